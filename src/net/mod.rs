@@ -1,0 +1,3 @@
+//! The shell around quinn.
+
+pub mod tls;
