@@ -2,11 +2,13 @@
 //!
 //! Pure: no sockets, files, tasks, clocks or randomness of its own, so that thousands of simulated
 //! networks can be run over it. [`plan`] knows which bytes are left, [`prime`] when a connection's
-//! window is open.
+//! window is open, and [`health`] how well it does.
 
+pub mod health;
 pub mod plan;
 pub mod prime;
 
+pub use health::{HealthConfig, Meter, Siblings, Verdict};
 pub use plan::{Extent, Item, ItemId, Plan, Stripe, StripeId};
 pub use prime::{PrimeConfig, PrimeEnd, Primer};
 

@@ -1,0 +1,354 @@
+//! Health: how well a connection does, and when it is unsatisfactory.
+//!
+//! The score is the RTT-weighted goodput: bytes that the receiver acknowledged per second, times
+//! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less. It is judged against
+//! the connection's siblings and against what it did itself before: where all slow down alike, nobody
+//! is condemned.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Sample;
+
+/// When a connection is unsatisfactory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HealthConfig {
+    /// The share of the siblings' median, and of its own reference, below which a score is too low.
+    pub threshold: f64,
+    /// Goodput below which a connection is unsatisfactory whatever its siblings do; 0 turns it off.
+    pub floor_bytes_per_s: u64,
+    /// Round-trip time above which a connection is unsatisfactory.
+    pub rtt_max: Option<Duration>,
+}
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self { threshold: 0.5, floor_bytes_per_s: 0, rtt_max: None }
+    }
+}
+
+/// Why a connection is given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing comes back although its siblings make progress.
+    Silent,
+    /// Its RTT-weighted goodput is below the threshold.
+    Slow,
+    /// Its congestion window has collapsed.
+    Collapsed,
+    /// Its goodput is below the floor that the user set.
+    BelowFloor,
+    /// Its round-trip time is above the ceiling that the user set.
+    RttTooHigh,
+    /// It was primed to much less than its siblings.
+    PrimedBadly,
+    /// It could not be opened, or the transport lost it.
+    Lost,
+}
+
+/// Evaluations in a row, each over at least a round trip, that must agree before a connection is
+/// condemned for being slow.
+pub const STRIKES: u32 = 4;
+/// Far below its siblings for this many evaluations, its own past does not excuse it.
+const STRIKES_FAR_BELOW: u32 = 12;
+/// What "far" is, as a share of the threshold.
+const FAR_BELOW: f64 = 0.25;
+/// A window below this share of the siblings' median has collapsed.
+const COLLAPSE_SHARE: f64 = 0.125;
+/// Memory of the reference that a connection is held against.
+const REFERENCE_TIME: Duration = Duration::from_secs(5);
+/// Goodput is measured over at least this long.
+const WINDOW_MIN: Duration = Duration::from_millis(200);
+/// Samples kept at most.
+const SAMPLES_MAX: usize = 64;
+
+/// What one connection delivered lately. Feed it every sample while the connection has data to send.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    samples: VecDeque<(Instant, u64)>,
+    last: Sample,
+    busy_since: Instant,
+    progress_at: Instant,
+    evaluated_at: Instant,
+    reference: f64,
+    strikes: u32,
+    far_strikes: u32,
+    collapse_strikes: u32,
+    limit_strikes: u32,
+}
+
+/// What a connection is compared with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Siblings {
+    /// Median of the other active connections' scores.
+    pub score: f64,
+    /// Median of their congestion windows, in bytes.
+    pub window_bytes: f64,
+}
+
+impl Meter {
+    /// Starts measuring.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            samples: VecDeque::new(),
+            last: Sample::default(),
+            busy_since: now,
+            progress_at: now,
+            evaluated_at: now,
+            reference: 0.0,
+            strikes: 0,
+            far_strikes: 0,
+            collapse_strikes: 0,
+            limit_strikes: 0,
+        }
+    }
+
+    /// The connection was idle and now has data to send: what it did before says nothing about now.
+    pub fn resume(&mut self, now: Instant) {
+        self.samples.clear();
+        self.samples.push_back((now, self.last.delivered_bytes));
+        self.busy_since = now;
+        self.progress_at = now;
+        self.evaluated_at = now;
+        self.strikes = 0;
+        self.far_strikes = 0;
+        self.collapse_strikes = 0;
+        self.limit_strikes = 0;
+    }
+
+    /// Takes a new sample in.
+    pub fn on_sample(&mut self, sample: Sample, now: Instant) {
+        if sample.delivered_bytes > self.last.delivered_bytes {
+            self.progress_at = now;
+        }
+        self.last = sample;
+        // Samples come every few milliseconds; a long window keeps only as many as resolve it.
+        let spacing = self.window() / (SAMPLES_MAX as u32 / 2);
+        let replace_last = self.samples.len() > 1
+            && self.samples.iter().rev().nth(1).is_some_and(|&(at, _)| now - at < spacing);
+        if replace_last {
+            self.samples.pop_back();
+        }
+        self.samples.push_back((now, sample.delivered_bytes));
+        let start = now.checked_sub(self.window());
+        while self.samples.len() > SAMPLES_MAX
+            || (self.samples.len() > 2 && start.is_some_and(|start| self.samples[1].0 < start))
+        {
+            self.samples.pop_front();
+        }
+    }
+
+    /// Bytes acknowledged per second, over the last few round trips.
+    pub fn goodput(&self) -> f64 {
+        let (Some(&(from, before)), Some(&(to, after))) =
+            (self.samples.front(), self.samples.back())
+        else {
+            return 0.0;
+        };
+        let seconds = (to - from).as_secs_f64();
+        if seconds > 0.0 { (after - before) as f64 / seconds } else { 0.0 }
+    }
+
+    /// The RTT-weighted goodput, in bytes per second.
+    pub fn score(&self) -> f64 {
+        if self.last.rtt.is_zero() {
+            return 0.0;
+        }
+        self.goodput() * self.last.rtt_min.as_secs_f64() / self.last.rtt.as_secs_f64()
+    }
+
+    /// The latest sample.
+    pub fn last(&self) -> &Sample {
+        &self.last
+    }
+
+    /// When an acknowledgement last came.
+    pub fn progress_at(&self) -> Instant {
+        self.progress_at
+    }
+
+    /// Whether it has been busy long enough for its score to mean something.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        now - self.busy_since >= self.window()
+    }
+
+    /// How long silence may last: loss recovery (RFC 9002, 6.2) answers within about two round trips.
+    pub fn silence_max(&self) -> Duration {
+        self.last.rtt * 3 + Duration::from_millis(50)
+    }
+
+    /// Whether nothing has come back for too long, while `others_at` says that the siblings' latest
+    /// acknowledgement is newer by that much. A stalled host or a cut path silences all alike.
+    pub fn is_silent(&self, others_at: Instant, now: Instant) -> bool {
+        let limit = self.silence_max();
+        now - self.progress_at > limit
+            && others_at.saturating_duration_since(self.progress_at) > limit
+    }
+
+    /// Judges the score, at most once a round trip. `None` if the connection is satisfactory so far.
+    pub fn evaluate(
+        &mut self,
+        config: &HealthConfig,
+        siblings: Option<Siblings>,
+        now: Instant,
+    ) -> Option<Verdict> {
+        let interval = self.last.rtt.max(WINDOW_MIN / 4);
+        if !self.is_settled(now) || now - self.evaluated_at < interval {
+            return None;
+        }
+        let elapsed = now - self.evaluated_at;
+        self.evaluated_at = now;
+        let limit = self.judge_limits(config);
+        let verdict = siblings.and_then(|siblings| self.judge(config, siblings));
+        self.remember(elapsed);
+        limit.or(verdict)
+    }
+
+    fn judge_limits(&mut self, config: &HealthConfig) -> Option<Verdict> {
+        let verdict = if self.goodput() < config.floor_bytes_per_s as f64 {
+            Some(Verdict::BelowFloor)
+        } else if config.rtt_max.is_some_and(|rtt_max| self.last.rtt > rtt_max) {
+            Some(Verdict::RttTooHigh)
+        } else {
+            None
+        };
+        self.limit_strikes = if verdict.is_some() { self.limit_strikes + 1 } else { 0 };
+        verdict.filter(|_| self.limit_strikes >= STRIKES)
+    }
+
+    fn judge(&mut self, config: &HealthConfig, siblings: Siblings) -> Option<Verdict> {
+        let score = self.score();
+        let threshold = config.threshold * siblings.score;
+        let slow = score < threshold && score < config.threshold * self.reference;
+        let far = score < FAR_BELOW * threshold;
+        let window_bytes = self.last.window_bytes as f64;
+        let collapsed =
+            window_bytes < COLLAPSE_SHARE * siblings.window_bytes && score < siblings.score;
+        self.strikes = if slow { self.strikes + 1 } else { 0 };
+        self.far_strikes = if far { self.far_strikes + 1 } else { 0 };
+        self.collapse_strikes = if collapsed { self.collapse_strikes + 1 } else { 0 };
+        if self.strikes >= STRIKES || self.far_strikes >= STRIKES_FAR_BELOW {
+            Some(Verdict::Slow)
+        } else if self.collapse_strikes >= STRIKES_FAR_BELOW {
+            Some(Verdict::Collapsed)
+        } else {
+            None
+        }
+    }
+
+    /// The reference rises at once and is forgotten slowly.
+    fn remember(&mut self, elapsed: Duration) {
+        let decay = (-elapsed.as_secs_f64() / REFERENCE_TIME.as_secs_f64()).exp();
+        let score = self.score();
+        self.reference = score.max(score + (self.reference - score) * decay);
+    }
+
+    fn window(&self) -> Duration {
+        (self.last.rtt * 4).max(WINDOW_MIN)
+    }
+}
+
+/// The median of `values`, the lower one of two; `None` if there are none.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len().checked_sub(1)? / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(50);
+    const STEP: Duration = Duration::from_millis(10);
+
+    struct Run {
+        meter: Meter,
+        sample: Sample,
+        now: Instant,
+    }
+
+    impl Run {
+        fn new() -> Self {
+            let now = Instant::now();
+            let sample =
+                Sample { rtt: RTT, rtt_min: RTT, window_bytes: 1 << 20, ..Sample::default() };
+            Self { meter: Meter::new(now), sample, now }
+        }
+
+        /// Delivers at `rate` bytes per second for `time`; says when a verdict fell.
+        fn go(
+            &mut self,
+            rate: f64,
+            time: Duration,
+            siblings: f64,
+            config: &HealthConfig,
+        ) -> Option<(Verdict, Duration)> {
+            let began = self.now;
+            while self.now - began < time {
+                self.now += STEP;
+                self.sample.delivered_bytes += (rate * STEP.as_secs_f64()) as u64;
+                self.meter.on_sample(self.sample, self.now);
+                let siblings = Siblings { score: siblings, window_bytes: 1e6 };
+                if let Some(verdict) = self.meter.evaluate(config, Some(siblings), self.now) {
+                    return Some((verdict, self.now - began));
+                }
+            }
+            None
+        }
+    }
+
+    #[test]
+    fn a_sudden_drop_below_the_siblings_is_noticed_within_a_few_round_trips() {
+        let config = HealthConfig::default();
+        let mut run = Run::new();
+        assert_eq!(run.go(1e7, Duration::from_secs(2), 1e7, &config), None);
+        let (verdict, after) = run.go(5e5, Duration::from_secs(5), 1e7, &config).unwrap();
+        assert_eq!(verdict, Verdict::Slow);
+        assert!(after < RTT * 9, "{after:?}");
+    }
+
+    #[test]
+    fn when_all_slow_down_alike_nobody_is_condemned() {
+        let config = HealthConfig::default();
+        let mut run = Run::new();
+        assert_eq!(run.go(1e7, Duration::from_secs(2), 1e7, &config), None);
+        assert_eq!(run.go(5e5, Duration::from_secs(5), 5e5, &config), None);
+    }
+
+    #[test]
+    fn one_that_was_never_faster_is_condemned_only_far_below_the_others() {
+        let config = HealthConfig::default();
+        assert_eq!(Run::new().go(4e6, Duration::from_secs(20), 1e7, &config), None);
+        let (verdict, _) = Run::new().go(1e5, Duration::from_secs(20), 1e7, &config).unwrap();
+        assert_eq!(verdict, Verdict::Slow);
+    }
+
+    #[test]
+    fn the_users_floor_and_ceiling_hold_without_siblings() {
+        let floor = HealthConfig { floor_bytes_per_s: 1_000_000, ..HealthConfig::default() };
+        let slow = Run::new().go(5e5, Duration::from_secs(5), 0.0, &floor);
+        assert_eq!(slow.unwrap().0, Verdict::BelowFloor);
+        let ceiling = HealthConfig { rtt_max: Some(RTT / 2), ..HealthConfig::default() };
+        let late = Run::new().go(1e7, Duration::from_secs(5), 0.0, &ceiling);
+        assert_eq!(late.unwrap().0, Verdict::RttTooHigh);
+    }
+
+    #[test]
+    fn silence_counts_only_while_others_hear_something() {
+        let mut run = Run::new();
+        run.go(1e7, Duration::from_secs(1), 1e7, &HealthConfig::default());
+        let later = run.now + Duration::from_millis(400);
+        assert!(run.meter.is_silent(later, later));
+        assert!(!run.meter.is_silent(run.now, later));
+    }
+
+    #[test]
+    fn a_growing_queue_lowers_the_score() {
+        let mut run = Run::new();
+        run.go(1e7, Duration::from_secs(1), 1e7, &HealthConfig::default());
+        let before = run.meter.score();
+        run.sample.rtt = RTT * 2;
+        run.go(1e7, Duration::from_secs(1), 1e7, &HealthConfig::default());
+        assert!(run.meter.score() < before * 0.6);
+    }
+}
