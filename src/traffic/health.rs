@@ -177,12 +177,16 @@ impl Meter {
         self.last.rtt * 3 + Duration::from_millis(50)
     }
 
-    /// Whether nothing has come back for too long, while `others_at` says that the siblings' latest
-    /// acknowledgement is newer by that much. A stalled host or a cut path silences all alike.
+    /// Whether nothing has come back for too long.
+    pub fn is_quiet(&self, now: Instant) -> bool {
+        now - self.progress_at > self.silence_max()
+    }
+
+    /// Whether it is quiet while `others_at` says that the siblings' latest acknowledgement is newer by
+    /// as much. A stalled host or a cut path silences all alike.
     pub fn is_silent(&self, others_at: Instant, now: Instant) -> bool {
-        let limit = self.silence_max();
-        now - self.progress_at > limit
-            && others_at.saturating_duration_since(self.progress_at) > limit
+        let behind = others_at.saturating_duration_since(self.progress_at);
+        self.is_quiet(now) && behind > self.silence_max()
     }
 
     /// Judges the score, at most once a round trip. `None` if the connection is satisfactory so far.

@@ -1,0 +1,559 @@
+//! The pool: who is active, who is in reserve, who carries what, and who is given up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::health::median;
+use super::{
+    ConnId, HealthConfig, Input, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
+    Siblings, StripeId, Verdict,
+};
+
+/// Sizes and limits of a connection set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoolConfig {
+    /// N, the connections of the set.
+    pub connections: usize,
+    /// M, how many of them carry data at a time.
+    pub active: usize,
+    /// The smallest stripe, in bytes; a power of two.
+    pub stripe_bytes_min: u64,
+    /// The largest stripe, in bytes; a power of two.
+    pub stripe_bytes_max: u64,
+    /// Bytes that may be sent and not confirmed, over all connections.
+    pub flying_bytes_max: u64,
+    /// Stripes that a connection carries before a reserve takes its turn.
+    pub turn_stripes: u64,
+    /// A reserve that was idle for longer is primed again.
+    pub reprime_after: Duration,
+    /// With no connection for this long, the transfer is stuck.
+    pub stuck_after: Duration,
+    /// How connections are primed.
+    pub prime: PrimeConfig,
+    /// When connections are unsatisfactory.
+    pub health: HealthConfig,
+}
+
+impl Default for PoolConfig {
+    fn default() -> Self {
+        Self {
+            connections: 10,
+            active: 8,
+            stripe_bytes_min: 64 << 10,
+            stripe_bytes_max: 1 << 20,
+            flying_bytes_max: 96 << 20,
+            turn_stripes: 8,
+            reprime_after: Duration::from_secs(10),
+            stuck_after: Duration::from_secs(30),
+            prime: PrimeConfig::default(),
+            health: HealthConfig::default(),
+        }
+    }
+}
+
+/// What a connection is for at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its handshake is under way.
+    Opening,
+    /// It carries padding.
+    Priming,
+    /// It is ready and waits for its turn.
+    Reserve,
+    /// It is given stripes.
+    Active,
+}
+
+/// What happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Connections opened.
+    pub opened: u64,
+    /// Connections given up.
+    pub condemned: u64,
+    /// Connections given up while they carried stripes, which others took over.
+    pub takeovers: u64,
+    /// Stripes sent again.
+    pub stripes_again: u64,
+    /// Turns taken by connections; M of them are a sub-transfer.
+    pub turns: u64,
+}
+
+/// How often silence is looked for.
+const TICK: Duration = Duration::from_millis(20);
+/// Nobody is condemned for being slow twice within this time: the set must settle first.
+const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
+/// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
+const REOPEN_MIN: Duration = Duration::from_millis(50);
+const REOPEN_MAX: Duration = Duration::from_secs(5);
+/// Rounds that a priming must have lasted for its result to be held against the connection.
+const PRIMING_ROUNDS_TOLD: u32 = 4;
+/// Primed to less than this share of the threshold, a connection is replaced before use.
+const PRIMED_BADLY_SHARE: f64 = 0.25;
+/// A stripe should keep a connection busy for about this long, or a round trip.
+const STRIPE_TIME: Duration = Duration::from_millis(20);
+
+/// The connection set of one transfer, and its plan.
+#[derive(Debug)]
+pub struct Pool {
+    config: PoolConfig,
+    plan: Plan,
+    conns: BTreeMap<ConnId, Conn>,
+    /// Reserves, the one that has waited longest first.
+    reserve: VecDeque<ConnId>,
+    outputs: VecDeque<Output>,
+    rng: SmallRng,
+    next_conn: u32,
+    accepted: bool,
+    source_done: bool,
+    drained: bool,
+    stuck: bool,
+    failures: u32,
+    reopen_at: Instant,
+    tick_at: Instant,
+    condemned_at: Option<Instant>,
+    alive_at: Instant,
+    stats: PoolStats,
+}
+
+#[derive(Debug)]
+struct Conn {
+    state: State,
+    sample: Sample,
+    meter: Meter,
+    stripes: BTreeMap<StripeId, u64>,
+    flying_bytes: u64,
+    turn_bytes: u64,
+    used_at: Instant,
+    /// What it delivered in its best round trip of priming; 0 before it was fully primed.
+    primed_bytes: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening,
+    Priming(Box<Primer>),
+    Reserve,
+    Active,
+}
+
+impl Pool {
+    /// A set that has yet to be opened: the first outputs say so.
+    pub fn new(config: PoolConfig, seed: u64, now: Instant) -> Self {
+        assert!(config.stripe_bytes_min.is_power_of_two(), "a stripe is a power of two");
+        assert!(config.stripe_bytes_max.is_power_of_two(), "a stripe is a power of two");
+        let mut pool = Self {
+            config,
+            plan: Plan::default(),
+            conns: BTreeMap::new(),
+            reserve: VecDeque::new(),
+            outputs: VecDeque::new(),
+            rng: SmallRng::seed_from_u64(seed),
+            next_conn: 0,
+            accepted: false,
+            source_done: false,
+            drained: false,
+            stuck: false,
+            failures: 0,
+            reopen_at: now,
+            tick_at: now + TICK,
+            condemned_at: None,
+            alive_at: now,
+            stats: PoolStats::default(),
+        };
+        pool.open_missing(now);
+        pool
+    }
+
+    /// Takes an event in.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Offered(item) => {
+                self.plan.offer(item);
+                self.drained = false;
+            }
+            Input::SourceDone => self.source_done = true,
+            Input::Accepted => self.accepted = true,
+            Input::Up(conn) => self.on_up(conn, now),
+            Input::Sample(conn, sample) => self.on_sample(conn, sample, now),
+            Input::Confirmed(conn, stripe) => self.on_confirmed(conn, stripe, now),
+            Input::Damaged(conn, stripe) => self.on_damaged(conn, stripe),
+            Input::Lost(conn) => self.on_lost(conn, now),
+        }
+        self.assign(now);
+    }
+
+    /// The next thing to do, until there is none.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Pool::handle_timeout`] wants to be called at the latest.
+    pub fn poll_timeout(&self) -> Instant {
+        self.tick_at
+    }
+
+    /// Looks for what time alone brings: silence, idle reserves, connections to open again.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if now < self.tick_at {
+            return;
+        }
+        self.tick_at = now + TICK;
+        self.judge_silence(now);
+        self.reprime_idle(now);
+        self.open_missing(now);
+        let alive = self.conns.values().any(|conn| !matches!(conn.state, State::Opening));
+        if alive {
+            self.alive_at = now;
+        } else if now - self.alive_at >= self.config.stuck_after && !self.stuck {
+            self.stuck = true;
+            self.outputs.push_back(Output::Stuck);
+        }
+        self.assign(now);
+    }
+
+    /// What is left, in flight and confirmed.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> PoolStats {
+        self.stats
+    }
+
+    /// A connection's role; `None` if it is gone.
+    pub fn role(&self, conn: ConnId) -> Option<Role> {
+        self.conns.get(&conn).map(|conn| match conn.state {
+            State::Opening => Role::Opening,
+            State::Priming(_) => Role::Priming,
+            State::Reserve => Role::Reserve,
+            State::Active => Role::Active,
+        })
+    }
+
+    /// How many connections have `role`.
+    pub fn count(&self, role: Role) -> usize {
+        self.conns.keys().filter(|&&conn| self.role(conn) == Some(role)).count()
+    }
+
+    fn on_up(&mut self, id: ConnId, now: Instant) {
+        self.failures = 0;
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let primer = Primer::new(self.config.prime, conn.sample, now);
+        conn.state = State::Priming(Box::new(primer));
+        conn.used_at = now;
+        let budget_bytes = self.config.prime.budget_bytes;
+        self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
+    }
+
+    fn on_sample(&mut self, id: ConnId, sample: Sample, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.sample = sample;
+        conn.meter.on_sample(sample, now);
+        match &mut conn.state {
+            State::Priming(primer) => {
+                if let Some(end) = primer.on_sample(sample, now) {
+                    self.end_priming(id, end, now);
+                }
+            }
+            State::Active => self.judge(id, now),
+            State::Opening | State::Reserve => {}
+        }
+    }
+
+    fn on_confirmed(&mut self, by: ConnId, stripe: StripeId, now: Instant) {
+        let Some((holders, bytes)) = self.plan.confirm(stripe) else { return };
+        for id in holders {
+            if let Some(conn) = self.conns.get_mut(&id) {
+                if conn.stripes.remove(&stripe).is_some() {
+                    conn.flying_bytes -= bytes;
+                }
+                conn.used_at = now;
+                if id != by {
+                    self.outputs.push_back(Output::Abandon { conn: id, stripe });
+                }
+            }
+        }
+        if self.source_done && self.plan.is_drained() && !self.drained {
+            self.drained = true;
+            self.outputs.push_back(Output::Drained);
+        }
+    }
+
+    fn on_damaged(&mut self, id: ConnId, stripe: StripeId) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if let Some(bytes) = conn.stripes.remove(&stripe) {
+            conn.flying_bytes -= bytes;
+            self.plan.release(stripe, id);
+        }
+    }
+
+    fn on_lost(&mut self, id: ConnId, now: Instant) {
+        let Some(conn) = self.conns.get(&id) else { return };
+        if matches!(conn.state, State::Opening) {
+            self.failures = self.failures.saturating_add(1);
+            let factor = 1_u32 << self.failures.min(10);
+            let wait = (REOPEN_MIN * factor).min(REOPEN_MAX);
+            self.reopen_at = now + wait.mul_f64(self.rng.random_range(0.5..1.0));
+        }
+        self.condemn(id, Verdict::Lost, now);
+    }
+
+    fn end_priming(&mut self, id: ConnId, end: PrimeEnd, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let State::Priming(primer) = &conn.state else { return };
+        // Only a priming that ran its course says something about the path.
+        if end != PrimeEnd::Data && primer.rounds() >= PRIMING_ROUNDS_TOLD {
+            conn.primed_bytes = primer.best_bytes().max(1);
+        }
+        conn.state = State::Reserve;
+        conn.used_at = now;
+        self.outputs.push_back(Output::StopPrime { conn: id, end });
+        if self.is_primed_badly(id) {
+            self.reopen_at = now + CONDEMN_INTERVAL;
+            self.condemn(id, Verdict::PrimedBadly, now);
+        } else {
+            self.reserve.push_back(id);
+        }
+    }
+
+    /// Whether its siblings were primed to several times as much.
+    fn is_primed_badly(&self, id: ConnId) -> bool {
+        let primed_bytes = self.conns[&id].primed_bytes;
+        let others =
+            self.conns.iter().filter(|&(&other, conn)| other != id && conn.primed_bytes > 0);
+        let mut others: Vec<f64> = others.map(|(_, conn)| conn.primed_bytes as f64).collect();
+        let share = self.config.health.threshold * PRIMED_BADLY_SHARE;
+        primed_bytes > 0
+            && median(&mut others).is_some_and(|median| (primed_bytes as f64) < share * median)
+    }
+
+    /// Fills the active subset and gives out stripes.
+    fn assign(&mut self, now: Instant) {
+        if !self.accepted {
+            return;
+        }
+        while self.plan.has_waiting() && self.count(Role::Active) < self.config.active {
+            if !self.activate_next(now) {
+                break;
+            }
+        }
+        let mut ids = self.active_ids();
+        // The emptiest goes first, so that what is left spreads evenly.
+        ids.sort_by_key(|id| self.conns[id].flying_bytes);
+        for id in ids {
+            self.feed(id, now);
+        }
+    }
+
+    fn active_ids(&self) -> Vec<ConnId> {
+        let active = self.conns.iter().filter(|(_, conn)| matches!(conn.state, State::Active));
+        active.map(|(&id, _)| id).collect()
+    }
+
+    /// Makes the reserve that has waited longest active; without one, a connection that is still being
+    /// primed: data has the right of way. False if there is neither.
+    fn activate_next(&mut self, now: Instant) -> bool {
+        if self.reserve.is_empty() {
+            let priming =
+                self.conns.iter().find(|(_, conn)| matches!(conn.state, State::Priming(_)));
+            let Some((&id, _)) = priming else { return false };
+            self.end_priming(id, PrimeEnd::Data, now);
+        }
+        let Some(id) = self.reserve.pop_front() else { return false };
+        let Some(conn) = self.conns.get_mut(&id) else { return false };
+        conn.state = State::Active;
+        conn.turn_bytes = 0;
+        conn.used_at = now;
+        self.stats.turns += 1;
+        true
+    }
+
+    fn feed(&mut self, id: ConnId, now: Instant) {
+        let mut flying_total: u64 = self.conns.values().map(|conn| conn.flying_bytes).sum();
+        loop {
+            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let stripe_len = stripe_len(&self.config, conn);
+            let full = conn.flying_bytes >= flying_target(&self.config, conn, stripe_len);
+            if full || flying_total + stripe_len > self.config.flying_bytes_max {
+                return;
+            }
+            let Some((stripe, again)) = self.plan.next(id, stripe_len) else { return };
+            if conn.stripes.is_empty() {
+                conn.meter.resume(now);
+            }
+            conn.stripes.insert(stripe.id, stripe.bytes);
+            conn.flying_bytes += stripe.bytes;
+            conn.turn_bytes += stripe.bytes;
+            flying_total += stripe.bytes;
+            self.stats.stripes_again += u64::from(again);
+            let turn_over = conn.turn_bytes >= self.config.turn_stripes * stripe_len;
+            self.outputs.push_back(Output::Send { conn: id, stripe, again });
+            if turn_over && self.plan.has_waiting() {
+                self.rotate(id, now);
+                return;
+            }
+        }
+    }
+
+    /// `id` has had its turn: the next reserve becomes active in its place.
+    fn rotate(&mut self, id: ConnId, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.turn_bytes = 0;
+        if self.reserve.is_empty() {
+            self.stats.turns += 1;
+            return;
+        }
+        conn.state = State::Reserve;
+        self.reserve.push_back(id);
+        if self.activate_next(now) {
+            let newest = self.active_ids().into_iter().find(|id| self.conns[id].turn_bytes == 0);
+            if let Some(newest) = newest {
+                self.feed(newest, now);
+            }
+        }
+    }
+
+    fn judge(&mut self, id: ConnId, now: Instant) {
+        let siblings = self.siblings(id, now);
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        if conn.stripes.is_empty() {
+            return;
+        }
+        let Some(verdict) = conn.meter.evaluate(&self.config.health, siblings, now) else { return };
+        let too_soon = self.condemned_at.is_some_and(|at| now - at < CONDEMN_INTERVAL);
+        // A slow connection is better than none: it goes when another can take over.
+        if !too_soon && !self.reserve.is_empty() {
+            self.condemned_at = Some(now);
+            self.condemn(id, verdict, now);
+        }
+    }
+
+    fn siblings(&self, id: ConnId, now: Instant) -> Option<Siblings> {
+        let others: Vec<&Conn> = self
+            .conns
+            .iter()
+            .filter(|&(&other, conn)| {
+                other != id && !conn.stripes.is_empty() && conn.meter.is_settled(now)
+            })
+            .map(|(_, conn)| conn)
+            .collect();
+        let mut scores: Vec<f64> = others.iter().map(|conn| conn.meter.score()).collect();
+        let mut windows: Vec<f64> =
+            others.iter().map(|conn| conn.sample.window_bytes as f64).collect();
+        Some(Siblings { score: median(&mut scores)?, window_bytes: median(&mut windows)? })
+    }
+
+    fn judge_silence(&mut self, now: Instant) {
+        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
+        for id in ids {
+            let others = self.conns.iter().filter(|&(&other, _)| other != id);
+            let others_at = others.map(|(_, conn)| conn.meter.progress_at()).max();
+            let conn = &self.conns[&id];
+            if conn.stripes.is_empty() || !conn.meter.is_quiet(now) {
+                continue;
+            }
+            if others_at.is_some_and(|others_at| conn.meter.is_silent(others_at, now)) {
+                self.condemn(id, Verdict::Silent, now);
+            } else {
+                self.probe(id, now);
+            }
+        }
+    }
+
+    /// `id` is silent, and so may be the whole path: no sibling has had anything to send. Its oldest
+    /// stripe goes out over an idle connection too, which either brings the stripe or tells them apart.
+    fn probe(&mut self, id: ConnId, now: Instant) {
+        let busy_and_well = |conn: &Conn| !conn.stripes.is_empty() && !conn.meter.is_quiet(now);
+        if self.conns.values().any(busy_and_well) {
+            return;
+        }
+        let idle = self
+            .conns
+            .iter()
+            .find(|(_, conn)| conn.stripes.is_empty() && !matches!(conn.state, State::Opening));
+        let Some((&idle, _)) = idle else { return };
+        let Some((&stripe, &bytes)) = self.conns[&id].stripes.first_key_value() else { return };
+        let Some(stripe) = self.plan.double(stripe, idle) else { return };
+        let Some(conn) = self.conns.get_mut(&idle) else { return };
+        conn.meter.resume(now);
+        conn.stripes.insert(stripe.id, bytes);
+        conn.flying_bytes += bytes;
+        self.stats.stripes_again += 1;
+        self.outputs.push_back(Output::Send { conn: idle, stripe, again: true });
+    }
+
+    fn reprime_idle(&mut self, now: Instant) {
+        let after = self.config.reprime_after;
+        for _ in 0..self.reserve.len() {
+            let Some(id) = self.reserve.pop_front() else { return };
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            if conn.stripes.is_empty() && now - conn.used_at >= after {
+                conn.used_at = now;
+                conn.state =
+                    State::Priming(Box::new(Primer::new(self.config.prime, conn.sample, now)));
+                let budget_bytes = self.config.prime.budget_bytes;
+                self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
+            } else {
+                self.reserve.push_back(id);
+            }
+        }
+    }
+
+    /// Gives a connection up: what the receiver has not confirmed goes out again, and a new connection
+    /// is opened in its place.
+    fn condemn(&mut self, id: ConnId, verdict: Verdict, now: Instant) {
+        let Some(conn) = self.conns.remove(&id) else { return };
+        self.reserve.retain(|&other| other != id);
+        let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
+        self.stats.condemned += 1;
+        self.stats.takeovers += u64::from(orphans > 0);
+        self.outputs.push_back(Output::Close { conn: id, verdict, stripes: orphans });
+        self.open_missing(now);
+    }
+
+    fn open_missing(&mut self, now: Instant) {
+        while self.conns.len() < self.config.connections && now >= self.reopen_at && !self.drained {
+            let id = ConnId(self.next_conn);
+            self.next_conn += 1;
+            self.stats.opened += 1;
+            let conn = Conn {
+                state: State::Opening,
+                sample: Sample::default(),
+                meter: Meter::new(now),
+                stripes: BTreeMap::new(),
+                flying_bytes: 0,
+                turn_bytes: 0,
+                used_at: now,
+                primed_bytes: 0,
+            };
+            self.conns.insert(id, conn);
+            self.outputs.push_back(Output::Open { conn: id });
+        }
+    }
+}
+
+/// A predetermined amount that fits the connection's window: what it delivers in a round trip, or in
+/// `STRIPE_TIME` where the round trip is shorter.
+fn stripe_len(config: &PoolConfig, conn: &Conn) -> u64 {
+    let goodput = conn.meter.goodput();
+    if goodput == 0.0 {
+        return (256 << 10_u64).clamp(config.stripe_bytes_min, config.stripe_bytes_max);
+    }
+    let bytes = goodput * conn.sample.rtt.max(STRIPE_TIME).as_secs_f64();
+    let power = (bytes as u64).max(1).next_power_of_two();
+    power.clamp(config.stripe_bytes_min, config.stripe_bytes_max)
+}
+
+/// How much a connection may have unconfirmed, so that it neither runs dry nor hoards: two windows, but
+/// never on the word of a window alone that was not used.
+fn flying_target(config: &PoolConfig, conn: &Conn, stripe_len: u64) -> u64 {
+    let per_round = conn.meter.goodput() * conn.sample.rtt.as_secs_f64();
+    let window = (conn.sample.window_bytes as f64).min(per_round * 3.0).max(per_round);
+    let share = config.flying_bytes_max / config.active.max(1) as u64;
+    (2 * stripe_len + 2 * window as u64).min(share.max(stripe_len))
+}

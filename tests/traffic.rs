@@ -1,0 +1,189 @@
+//! The traffic manager alone, in virtual time, over random networks that go bad.
+//!
+//! A failing run prints its seed: add it to `SEEDS_THAT_FAILED`.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::time::{Duration, Instant};
+
+use qbulk::traffic::{
+    ConnId, Input, Item, ItemId, Output, Pool, PoolConfig, Role, Sample, StripeId, Verdict,
+};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+const SEEDS: u64 = 1_500;
+const SEEDS_THAT_FAILED: [u64; 1] = [12];
+const STEP: Duration = Duration::from_millis(5);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+const TIME_MAX: Duration = Duration::from_secs(600);
+
+/// A path that one connection is on: bytes per second, a round-trip time, a date on which it goes bad.
+struct Lane {
+    rate: f64,
+    rtt: Duration,
+    bad_at: Duration,
+    bad_rate: f64,
+}
+
+struct Link {
+    lane: Lane,
+    sample: Sample,
+    priming: bool,
+    queue: Vec<(StripeId, f64)>,
+}
+
+struct Outcome {
+    time: Duration,
+    takeovers: u64,
+    verdicts: Vec<Verdict>,
+}
+
+/// Draws a network from `seed` and moves random items over it.
+fn simulate(seed: u64, faults: bool) -> Outcome {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let start = Instant::now();
+    let connections = rng.random_range(2..=12);
+    let active = rng.random_range(1..=connections);
+    let config = PoolConfig { connections, active, ..PoolConfig::default() };
+    let rtt = Duration::from_millis(rng.random_range(1..200));
+    let rate = f64::from(rng.random_range(1_000_000..100_000_000));
+    let mut sizes = HashMap::new();
+    let mut pool = Pool::new(config.clone(), seed, start);
+    for id in 0..rng.random_range(1..60_u64) {
+        let item = if rng.random_bool(0.5) {
+            Item::split(ItemId(id), rng.random_range(1..8_000_000))
+        } else {
+            Item::whole(ItemId(id), rng.random_range(0..60_000), 100)
+        };
+        sizes.insert(item.id, item.bytes);
+        pool.handle(Input::Offered(item), start);
+    }
+    pool.handle(Input::SourceDone, start);
+
+    let mut links: BTreeMap<ConnId, Link> = BTreeMap::new();
+    let mut up: BinaryHeap<Reverse<(Instant, ConnId)>> = BinaryHeap::new();
+    let mut stripes = HashMap::new();
+    let mut written: HashMap<StripeId, u64> = HashMap::new();
+    let mut acks: BinaryHeap<Reverse<(Instant, ConnId, StripeId)>> = BinaryHeap::new();
+    let (mut now, mut verdicts, mut drained) = (start, Vec::new(), false);
+    while !drained {
+        assert!(now - start < TIME_MAX, "seed {seed}: not done in bounded time");
+        while let Some(output) = pool.poll() {
+            match output {
+                Output::Open { conn } => up.push(Reverse((now + rtt, conn))),
+                Output::Prime { conn, .. } => links.get_mut(&conn).expect("open").priming = true,
+                Output::StopPrime { conn, .. } => {
+                    links.get_mut(&conn).expect("open").priming = false;
+                }
+                Output::Send { conn, stripe, .. } => {
+                    assert_eq!(pool.role(conn).is_some(), links.contains_key(&conn), "seed {seed}");
+                    let link = links.get_mut(&conn).expect("only open connections send");
+                    link.queue.push((stripe.id, stripe.bytes as f64));
+                    stripes.insert(stripe.id, stripe);
+                }
+                Output::Abandon { conn, stripe } => {
+                    links.get_mut(&conn).expect("open").queue.retain(|&(id, _)| id != stripe);
+                }
+                Output::Close { conn, verdict, .. } => {
+                    links.remove(&conn);
+                    verdicts.push(verdict);
+                }
+                Output::Drained => drained = true,
+                Output::Stuck => panic!("seed {seed}: stuck"),
+            }
+        }
+        assert!(pool.count(Role::Active) <= active, "seed {seed}: more than M are active");
+        now += STEP;
+        while up.peek().is_some_and(|Reverse((at, _))| *at <= now) {
+            let Reverse((_, conn)) = up.pop().expect("peeked");
+            // The first connection stays well: a transfer ends while one lives.
+            let bad = faults && conn.0 > 0 && rng.random_bool(0.3);
+            let bad_at = Duration::from_millis(rng.random_range(0..3_000));
+            let lane = Lane {
+                rate: rate * rng.random_range(0.7..1.0),
+                rtt,
+                bad_at: if bad { bad_at } else { TIME_MAX },
+                bad_rate: if rng.random_bool(0.5) { 0.0 } else { rate * 0.01 },
+            };
+            let sample = Sample { window_bytes: 1 << 20, rtt, rtt_min: rtt, ..Sample::default() };
+            links.insert(conn, Link { lane, sample, priming: false, queue: Vec::new() });
+            pool.handle(Input::Up(conn), now);
+            pool.handle(Input::Accepted, now);
+        }
+        for (&conn, link) in &mut links {
+            let bad = now - start >= link.lane.bad_at;
+            let rate = if bad { link.lane.bad_rate } else { link.lane.rate };
+            let mut left = rate * STEP.as_secs_f64();
+            while left > 0.0 && !link.queue.is_empty() {
+                let took = left.min(link.queue[0].1);
+                link.queue[0].1 -= took;
+                left -= took;
+                link.sample.delivered_bytes += took as u64;
+                if link.queue[0].1 <= 0.0 {
+                    let (id, _) = link.queue.remove(0);
+                    acks.push(Reverse((now + link.lane.rtt, conn, id)));
+                }
+            }
+            if link.priming && link.queue.is_empty() {
+                link.sample.padding_bytes += left as u64;
+                link.sample.delivered_bytes += left as u64;
+            }
+        }
+        // The transport's own idle time-out ends what is dead for good.
+        let dead: Vec<ConnId> = links
+            .iter()
+            .filter(|(_, link)| link.lane.bad_rate == 0.0 && !link.queue.is_empty())
+            .filter(|(_, link)| now - start >= link.lane.bad_at + IDLE_TIMEOUT)
+            .map(|(&conn, _)| conn)
+            .collect();
+        for conn in dead {
+            pool.handle(Input::Lost(conn), now);
+        }
+        let samples: Vec<_> = links.iter().map(|(&conn, link)| (conn, link.sample)).collect();
+        for (conn, sample) in samples {
+            pool.handle(Input::Sample(conn, sample), now);
+        }
+        while acks.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+            let Reverse((_, conn, id)) = acks.pop().expect("peeked");
+            *written.entry(id).or_default() += 1;
+            if links.contains_key(&conn) {
+                pool.handle(Input::Confirmed(conn, id), now);
+            }
+        }
+        assert!(pool.plan().flying_stripes() as u64 * 1_024 <= config.flying_bytes_max);
+        if now >= pool.poll_timeout() {
+            pool.handle_timeout(now);
+        }
+    }
+
+    // Every byte of every item was written, and none by two different stripes.
+    let mut got: HashMap<ItemId, u64> = HashMap::new();
+    for id in written.keys() {
+        for extent in &stripes[id].extents {
+            *got.entry(extent.item).or_default() += extent.len;
+        }
+    }
+    for (item, bytes) in sizes {
+        assert_eq!(got.get(&item).copied().unwrap_or(0), bytes, "seed {seed}: {item:?}");
+    }
+    Outcome { time: now - start, takeovers: pool.stats().takeovers, verdicts }
+}
+
+#[test]
+fn every_byte_arrives_once_over_networks_that_go_bad() {
+    let mut takeovers = 0;
+    for seed in SEEDS_THAT_FAILED.into_iter().chain(0..SEEDS) {
+        takeovers += simulate(seed, true).takeovers;
+    }
+    assert!(takeovers > SEEDS / 10, "the networks were not bad enough: {takeovers} takeovers");
+}
+
+#[test]
+fn on_healthy_networks_nobody_is_condemned() {
+    for seed in 0..SEEDS {
+        let outcome = simulate(seed, false);
+        assert!(outcome.verdicts.is_empty(), "seed {seed}: {:?}", outcome.verdicts);
+        assert!(outcome.time < TIME_MAX);
+    }
+}
