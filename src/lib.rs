@@ -4,6 +4,7 @@
 //!
 //! - [`traffic`]: the traffic manager: which bytes are left, in flight, confirmed.
 //! - [`hashtree`]: a file's BLAKE3 hash from the hashes of its pieces.
+//! - [`wire`]: the messages, with their limits.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
 
@@ -12,3 +13,4 @@ pub mod hashtree;
 pub mod identity;
 pub mod net;
 pub mod traffic;
+pub mod wire;

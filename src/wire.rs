@@ -1,0 +1,335 @@
+//! The wire format: every message, with its limits.
+//!
+//! Integers are QUIC variable-length integers (RFC 9000, 16) unless a width is given; fixed widths are
+//! big-endian. `bytes` is a length followed by that many bytes. A peer is not trusted: every length and
+//! count is checked against its limit before anything is allocated.
+//!
+//! # Control stream
+//! One bidirectional stream per connection, opened by the client. Each message is a length (at most
+//! [`CONTROL_BYTES_MAX`]), then a type and its fields:
+//!
+//! | type | message | fields |
+//! |---|---|---|
+//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes) |
+//! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder) |
+//! | 3 | [`Control::Confirm`] | stripe |
+//! | 4 | [`Control::Damaged`] | stripe |
+//! | 5 | [`Control::Failed`] | item, message (bytes) |
+//! | 6 | [`Control::Drop`] | connection |
+//! | 7 | [`Control::Finish`] | files |
+//! | 8 | [`Control::Finished`] | files, padding in bytes |
+//! | 9 | [`Control::Refuse`] | message (bytes) |
+
+use bytes::{Buf, BufMut};
+
+/// The version of everything in this module.
+pub const VERSION: u64 = 1;
+/// A control message's length at most, in bytes.
+pub const CONTROL_BYTES_MAX: usize = 8 << 10;
+/// A path's length at most, in bytes (`PATH_MAX` on Linux).
+pub const PATH_BYTES_MAX: usize = 4_096;
+/// A message to a person, in bytes at most.
+pub const TEXT_BYTES_MAX: usize = 2_048;
+
+/// What a decoder found wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The message ends before its fields do.
+    #[error("the message is cut short")]
+    Short,
+    /// A length or count is beyond its limit.
+    #[error("{what} of {value} is above the limit of {limit}")]
+    Limit {
+        /// What was counted.
+        what: &'static str,
+        /// What the peer said.
+        value: u64,
+        /// What is allowed.
+        limit: u64,
+    },
+    /// A field has a value that means nothing.
+    #[error("unknown {what} {value}")]
+    Unknown {
+        /// The field.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+    },
+    /// Bytes are left after the last field.
+    #[error("{0} bytes are left over")]
+    LeftOver(usize),
+}
+
+/// What is at the destination before the transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Nothing.
+    Missing,
+    /// Something that is not a folder.
+    File,
+    /// A folder.
+    Folder,
+}
+
+/// A message on the control stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Client: this connection belongs to this transfer. The first one begins it.
+    Hello {
+        /// The protocol's version.
+        version: u64,
+        /// A secret that the client drew at random.
+        transfer: [u8; 16],
+        /// The connection's number within the transfer.
+        conn: u32,
+        /// Where to write, relative to the server's root.
+        destination: Vec<u8>,
+    },
+    /// Server: go ahead.
+    Welcome {
+        /// The protocol's version.
+        version: u64,
+        /// What is there.
+        destination: Destination,
+    },
+    /// Server: a stripe is verified and written.
+    Confirm(u64),
+    /// Server: a stripe did not match its hash.
+    Damaged(u64),
+    /// Server: an item could not be written; the transfer goes on.
+    Failed {
+        /// The item.
+        item: u64,
+        /// Why, for a person.
+        message: Vec<u8>,
+    },
+    /// Client: that connection is given up; what it holds can be freed.
+    Drop(u32),
+    /// Client: everything was confirmed; make it durable.
+    Finish {
+        /// Files that were sent.
+        files: u64,
+    },
+    /// Server: everything is durable and has its name.
+    Finished {
+        /// Files that have their name.
+        files: u64,
+        /// Padding that was received and thrown away.
+        padding_bytes: u64,
+    },
+    /// Server: the transfer ends here.
+    Refuse {
+        /// Why, for a person.
+        message: Vec<u8>,
+    },
+}
+
+impl Control {
+    /// Appends the message with its length in front.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let mut body = Vec::new();
+        match self {
+            Self::Hello { version, transfer, conn, destination } => {
+                put_all(&mut body, &[1, *version]);
+                body.put_slice(transfer);
+                put_varint(&mut body, u64::from(*conn));
+                put_bytes(&mut body, destination);
+            }
+            Self::Welcome { version, destination } => {
+                put_all(&mut body, &[2, *version, *destination as u64]);
+            }
+            Self::Confirm(stripe) => put_all(&mut body, &[3, *stripe]),
+            Self::Damaged(stripe) => put_all(&mut body, &[4, *stripe]),
+            Self::Failed { item, message } => {
+                put_all(&mut body, &[5, *item]);
+                put_bytes(&mut body, message);
+            }
+            Self::Drop(conn) => put_all(&mut body, &[6, u64::from(*conn)]),
+            Self::Finish { files } => put_all(&mut body, &[7, *files]),
+            Self::Finished { files, padding_bytes } => {
+                put_all(&mut body, &[8, *files, *padding_bytes]);
+            }
+            Self::Refuse { message } => {
+                put_varint(&mut body, 9);
+                put_bytes(&mut body, message);
+            }
+        }
+        put_bytes(out, &body);
+    }
+
+    /// Reads one message from the front of `input`: the message and how many bytes it took, or `None`
+    /// if more bytes are needed.
+    pub fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
+        let mut rest = input;
+        let len = match get_varint(&mut rest) {
+            Ok(len) => within("control message", len, CONTROL_BYTES_MAX)?,
+            Err(_) => return Ok(None),
+        };
+        let Some(mut body) = rest.get(..len) else { return Ok(None) };
+        let message = Self::decode_body(&mut body)?;
+        if body.has_remaining() {
+            return Err(WireError::LeftOver(body.remaining()));
+        }
+        Ok(Some((message, input.len() - rest.len() + len)))
+    }
+
+    fn decode_body(body: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(match get_varint(body)? {
+            1 => {
+                let version = get_varint(body)?;
+                let mut transfer = [0; 16];
+                body.try_copy_to_slice(&mut transfer).map_err(|_| WireError::Short)?;
+                let conn = get_u32("connection", body)?;
+                let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
+                Self::Hello { version, transfer, conn, destination }
+            }
+            2 => Self::Welcome {
+                version: get_varint(body)?,
+                destination: match get_varint(body)? {
+                    0 => Destination::Missing,
+                    1 => Destination::File,
+                    2 => Destination::Folder,
+                    value => return Err(WireError::Unknown { what: "destination", value }),
+                },
+            },
+            3 => Self::Confirm(get_varint(body)?),
+            4 => Self::Damaged(get_varint(body)?),
+            5 => Self::Failed {
+                item: get_varint(body)?,
+                message: get_bytes("message", body, TEXT_BYTES_MAX)?,
+            },
+            6 => Self::Drop(get_u32("connection", body)?),
+            7 => Self::Finish { files: get_varint(body)? },
+            8 => Self::Finished { files: get_varint(body)?, padding_bytes: get_varint(body)? },
+            9 => Self::Refuse { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
+            value => return Err(WireError::Unknown { what: "message type", value }),
+        })
+    }
+}
+
+/// Values up to here have an encoding (RFC 9000, 16).
+pub const VARINT_MAX: u64 = (1 << 62) - 1;
+
+/// Appends a variable-length integer. Values above [`VARINT_MAX`] never occur: they are cut to it.
+pub fn put_varint(out: &mut Vec<u8>, value: u64) {
+    let value = value.min(VARINT_MAX);
+    match value {
+        0..0x40 => out.put_u8(value as u8),
+        0x40..0x4000 => out.put_u16(0x4000 | value as u16),
+        0x4000..0x4000_0000 => out.put_u32(0x8000_0000 | value as u32),
+        _ => out.put_u64(0xc000_0000_0000_0000 | value),
+    }
+}
+
+/// Takes a variable-length integer from the front of `input`.
+pub fn get_varint(input: &mut &[u8]) -> Result<u64, WireError> {
+    let first = *input.first().ok_or(WireError::Short)?;
+    let len = 1_usize << (first >> 6);
+    let (head, rest) = input.split_at_checked(len).ok_or(WireError::Short)?;
+    *input = rest;
+    let first = u64::from(first & 0x3f);
+    Ok(head[1..].iter().fold(first, |value, &byte| value << 8 | u64::from(byte)))
+}
+
+fn put_all(out: &mut Vec<u8>, values: &[u64]) {
+    for &value in values {
+        put_varint(out, value);
+    }
+}
+
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.put_slice(bytes);
+}
+
+fn get_bytes(what: &'static str, input: &mut &[u8], limit: usize) -> Result<Vec<u8>, WireError> {
+    let len = within(what, get_varint(input)?, limit)?;
+    let (head, rest) = input.split_at_checked(len).ok_or(WireError::Short)?;
+    *input = rest;
+    Ok(head.to_vec())
+}
+
+fn get_u32(what: &'static str, input: &mut &[u8]) -> Result<u32, WireError> {
+    let value = get_varint(input)?;
+    u32::try_from(value).map_err(|_| WireError::Limit { what, value, limit: u32::MAX.into() })
+}
+
+fn within(what: &'static str, value: u64, limit: usize) -> Result<usize, WireError> {
+    let limit = limit as u64;
+    if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn control() -> impl Strategy<Value = Control> {
+        let number = 0..=VARINT_MAX;
+        let text = proptest::collection::vec(any::<u8>(), 0..300);
+        prop_oneof![
+            (number.clone(), any::<[u8; 16]>(), any::<u32>(), text.clone()).prop_map(
+                |(version, transfer, conn, destination)| Control::Hello {
+                    version,
+                    transfer,
+                    conn,
+                    destination
+                }
+            ),
+            Just(Control::Welcome { version: VERSION, destination: Destination::Folder }),
+            number.clone().prop_map(Control::Confirm),
+            number.clone().prop_map(Control::Damaged),
+            (number.clone(), text.clone())
+                .prop_map(|(item, message)| Control::Failed { item, message }),
+            any::<u32>().prop_map(Control::Drop),
+            number.clone().prop_map(|files| Control::Finish { files }),
+            (number.clone(), number)
+                .prop_map(|(files, padding_bytes)| Control::Finished { files, padding_bytes }),
+            text.prop_map(|message| Control::Refuse { message }),
+        ]
+    }
+
+    #[test]
+    fn varints_are_those_of_rfc_9000() {
+        // RFC 9000, appendix A.1.
+        for (value, bytes) in [
+            (151_288_809_941_952_652, &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..]),
+            (494_878_333, &[0x9d, 0x7f, 0x3e, 0x7d]),
+            (15_293, &[0x7b, 0xbd]),
+            (37, &[0x25]),
+        ] {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            assert_eq!(out, bytes);
+            assert_eq!(get_varint(&mut &*out), Ok(value));
+        }
+    }
+
+    #[test]
+    fn a_length_beyond_its_limit_is_refused_before_it_is_waited_for() {
+        let mut out = Vec::new();
+        put_varint(&mut out, 1 << 40);
+        assert!(matches!(Control::decode(&out), Err(WireError::Limit { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded_and_a_prefix_asks_for_more(message in control()) {
+            let mut out = Vec::new();
+            message.encode(&mut out);
+            for len in 0..out.len() {
+                prop_assert_eq!(Control::decode(&out[..len]), Ok(None));
+            }
+            let taken = out.len();
+            out.push(7);
+            prop_assert_eq!(Control::decode(&out), Ok(Some((message, taken))));
+        }
+
+        #[test]
+        fn no_input_makes_the_decoder_panic(input in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(Some((_, taken))) = Control::decode(&input) {
+                prop_assert!(taken <= input.len());
+            }
+        }
+    }
+}
