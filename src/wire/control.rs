@@ -1,10 +1,5 @@
-//! The wire format: every message, with its limits.
+//! What the two ends tell each other beside the data.
 //!
-//! Integers are QUIC variable-length integers (RFC 9000, 16) unless a width is given; fixed widths are
-//! big-endian. `bytes` is a length followed by that many bytes. A peer is not trusted: every length and
-//! count is checked against its limit before anything is allocated.
-//!
-//! # Control stream
 //! One bidirectional stream per connection, opened by the client. Each message is a length (at most
 //! [`CONTROL_BYTES_MAX`]), then a type and its fields:
 //!
@@ -22,43 +17,10 @@
 
 use bytes::{Buf, BufMut};
 
-/// The version of everything in this module.
-pub const VERSION: u64 = 1;
-/// A control message's length at most, in bytes.
-pub const CONTROL_BYTES_MAX: usize = 8 << 10;
-/// A path's length at most, in bytes (`PATH_MAX` on Linux).
-pub const PATH_BYTES_MAX: usize = 4_096;
-/// A message to a person, in bytes at most.
-pub const TEXT_BYTES_MAX: usize = 2_048;
-
-/// What a decoder found wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
-    /// The message ends before its fields do.
-    #[error("the message is cut short")]
-    Short,
-    /// A length or count is beyond its limit.
-    #[error("{what} of {value} is above the limit of {limit}")]
-    Limit {
-        /// What was counted.
-        what: &'static str,
-        /// What the peer said.
-        value: u64,
-        /// What is allowed.
-        limit: u64,
-    },
-    /// A field has a value that means nothing.
-    #[error("unknown {what} {value}")]
-    Unknown {
-        /// The field.
-        what: &'static str,
-        /// Its value.
-        value: u64,
-    },
-    /// Bytes are left after the last field.
-    #[error("{0} bytes are left over")]
-    LeftOver(usize),
-}
+use super::{
+    CONTROL_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_bytes, get_u32, get_varint,
+    put_all, put_bytes, put_varint, within,
+};
 
 /// What is at the destination before the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,60 +169,9 @@ impl Control {
     }
 }
 
-/// Values up to here have an encoding (RFC 9000, 16).
-pub const VARINT_MAX: u64 = (1 << 62) - 1;
-
-/// Appends a variable-length integer. Values above [`VARINT_MAX`] never occur: they are cut to it.
-pub fn put_varint(out: &mut Vec<u8>, value: u64) {
-    let value = value.min(VARINT_MAX);
-    match value {
-        0..0x40 => out.put_u8(value as u8),
-        0x40..0x4000 => out.put_u16(0x4000 | value as u16),
-        0x4000..0x4000_0000 => out.put_u32(0x8000_0000 | value as u32),
-        _ => out.put_u64(0xc000_0000_0000_0000 | value),
-    }
-}
-
-/// Takes a variable-length integer from the front of `input`.
-pub fn get_varint(input: &mut &[u8]) -> Result<u64, WireError> {
-    let first = *input.first().ok_or(WireError::Short)?;
-    let len = 1_usize << (first >> 6);
-    let (head, rest) = input.split_at_checked(len).ok_or(WireError::Short)?;
-    *input = rest;
-    let first = u64::from(first & 0x3f);
-    Ok(head[1..].iter().fold(first, |value, &byte| value << 8 | u64::from(byte)))
-}
-
-fn put_all(out: &mut Vec<u8>, values: &[u64]) {
-    for &value in values {
-        put_varint(out, value);
-    }
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.put_slice(bytes);
-}
-
-fn get_bytes(what: &'static str, input: &mut &[u8], limit: usize) -> Result<Vec<u8>, WireError> {
-    let len = within(what, get_varint(input)?, limit)?;
-    let (head, rest) = input.split_at_checked(len).ok_or(WireError::Short)?;
-    *input = rest;
-    Ok(head.to_vec())
-}
-
-fn get_u32(what: &'static str, input: &mut &[u8]) -> Result<u32, WireError> {
-    let value = get_varint(input)?;
-    u32::try_from(value).map_err(|_| WireError::Limit { what, value, limit: u32::MAX.into() })
-}
-
-fn within(what: &'static str, value: u64, limit: usize) -> Result<usize, WireError> {
-    let limit = limit as u64;
-    if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value as usize) }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{VARINT_MAX, VERSION, put_varint};
     use super::*;
     use proptest::prelude::*;
 
@@ -287,22 +198,6 @@ mod tests {
                 .prop_map(|(files, padding_bytes)| Control::Finished { files, padding_bytes }),
             text.prop_map(|message| Control::Refuse { message }),
         ]
-    }
-
-    #[test]
-    fn varints_are_those_of_rfc_9000() {
-        // RFC 9000, appendix A.1.
-        for (value, bytes) in [
-            (151_288_809_941_952_652, &[0xc2, 0x19, 0x7c, 0x5e, 0xff, 0x14, 0xe8, 0x8c][..]),
-            (494_878_333, &[0x9d, 0x7f, 0x3e, 0x7d]),
-            (15_293, &[0x7b, 0xbd]),
-            (37, &[0x25]),
-        ] {
-            let mut out = Vec::new();
-            put_varint(&mut out, value);
-            assert_eq!(out, bytes);
-            assert_eq!(get_varint(&mut &*out), Ok(value));
-        }
     }
 
     #[test]

@@ -1,0 +1,401 @@
+//! A stripe: a [`Header`], a table of [`Record`]s, and the content that they speak of.
+//!
+//! Stripes may arrive in any order and by any connection, so each record says all that is needed to
+//! act on it. Layout: header, table, then the records' content one after the other.
+//!
+//! | header field | width | |
+//! |---|---|---|
+//! | stripe | 8 | its number; a stripe that is sent again is the same, byte for byte |
+//! | table length | 4 | at most [`TABLE_BYTES_MAX`] |
+//! | content length | 4 | at most [`CONTENT_BYTES_MAX`] |
+//! | table hash | 32 | BLAKE3 of the table, which in turn holds the hashes of the content |
+//!
+//! | type | record | fields |
+//! |---|---|---|
+//! | 1 | [`Record::Folder`] | item, path, meta |
+//! | 2 | [`Record::Symlink`] | item, path, meta, target (bytes) |
+//! | 3 | [`Record::Piece`] | item, path, meta, file size, offset, length, runs, hash (32 bytes) |
+//! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
+//! | 5 | [`Record::Discard`] | item |
+//!
+//! `path` is relative to the destination: components that are not empty, `.` or `..`, joined by `/`.
+//! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
+//! for each run of content the hole before it and its length; what no run covers reads as zeros.
+
+use bytes::{Buf, BufMut};
+
+use super::{
+    PATH_BYTES_MAX, WireError, get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint,
+};
+use crate::hashtree::FILE_BYTES_MAX;
+
+/// A table's length at most, in bytes.
+pub const TABLE_BYTES_MAX: u32 = 1 << 20;
+/// The content of a stripe at most, in bytes.
+pub const CONTENT_BYTES_MAX: u32 = 16 << 20;
+/// Runs of content in one piece at most.
+pub const RUNS_MAX: usize = 4_096;
+/// A path component's length at most, in bytes (`NAME_MAX` on Linux).
+pub const NAME_BYTES_MAX: usize = 255;
+
+/// What a stripe begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The stripe's number.
+    pub stripe: u64,
+    /// The table's length, in bytes.
+    pub table_bytes: u32,
+    /// The content's length, in bytes.
+    pub content_bytes: u32,
+    /// BLAKE3 of the table.
+    pub table_hash: [u8; 32],
+}
+
+impl Header {
+    /// Its length on the wire, in bytes.
+    pub const BYTES: usize = 48;
+
+    /// Appends the header.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.stripe);
+        out.put_u32(self.table_bytes);
+        out.put_u32(self.content_bytes);
+        out.put_slice(&self.table_hash);
+    }
+
+    /// Reads a header from the front of `input`.
+    pub fn decode(mut input: &[u8]) -> Result<Self, WireError> {
+        if input.len() < Self::BYTES {
+            return Err(WireError::Short);
+        }
+        let mut header = Self {
+            stripe: input.get_u64(),
+            table_bytes: input.get_u32(),
+            content_bytes: input.get_u32(),
+            table_hash: [0; 32],
+        };
+        input.copy_to_slice(&mut header.table_hash);
+        limit("table", header.table_bytes.into(), TABLE_BYTES_MAX.into())?;
+        limit("content", header.content_bytes.into(), CONTENT_BYTES_MAX.into())?;
+        Ok(header)
+    }
+}
+
+/// What is kept of a file, folder or link beside its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, in whole seconds since 1970.
+    pub mtime_s: i64,
+    /// The rest of it, in nanoseconds.
+    pub mtime_ns: u32,
+}
+
+/// A run of content within a piece; around it are holes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Where it starts, in bytes from the piece's start.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+}
+
+/// One thing to do at the destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Make a folder and give it its final mode and time.
+    Folder {
+        /// The item.
+        item: u64,
+        /// Where; empty for the destination itself.
+        path: Vec<u8>,
+        /// Mode and time.
+        meta: Meta,
+    },
+    /// Make a symbolic link.
+    Symlink {
+        /// The item.
+        item: u64,
+        /// Where.
+        path: Vec<u8>,
+        /// Its time; links have no mode.
+        meta: Meta,
+        /// What it says, which may be any bytes.
+        target: Vec<u8>,
+    },
+    /// Write a part of a file, or all of it.
+    Piece(Piece),
+    /// All pieces of the file were sent, and this is the file's BLAKE3 hash: give it its name.
+    Seal {
+        /// The item.
+        item: u64,
+        /// The hash of the whole file.
+        hash: [u8; 32],
+    },
+    /// The source changed while it was read: forget the file.
+    Discard {
+        /// The item.
+        item: u64,
+    },
+}
+
+/// A part of a file. One that is all of its file needs no seal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The item.
+    pub item: u64,
+    /// Where.
+    pub path: Vec<u8>,
+    /// Mode and time that the file gets with its name.
+    pub meta: Meta,
+    /// The file's size, in bytes.
+    pub file_bytes: u64,
+    /// Where the piece starts in the file, in bytes.
+    pub offset: u64,
+    /// How much of the file it covers, holes included, in bytes.
+    pub len: u64,
+    /// What of it is content.
+    pub runs: Vec<Run>,
+    /// Its [`piece_hash`](crate::hashtree::piece_hash), with holes as zeros.
+    pub hash: [u8; 32],
+}
+
+impl Piece {
+    /// Bytes of content, holes left out.
+    pub fn content_bytes(&self) -> u64 {
+        self.runs.iter().map(|run| run.len).sum()
+    }
+}
+
+impl Record {
+    /// Appends the record.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Folder { item, path, meta } => {
+                put_all(out, &[1, *item]);
+                put_bytes(out, path);
+                put_meta(out, *meta);
+            }
+            Self::Symlink { item, path, meta, target } => {
+                put_all(out, &[2, *item]);
+                put_bytes(out, path);
+                put_meta(out, *meta);
+                put_bytes(out, target);
+            }
+            Self::Piece(piece) => {
+                put_all(out, &[3, piece.item]);
+                put_bytes(out, &piece.path);
+                put_meta(out, piece.meta);
+                put_all(out, &[piece.file_bytes, piece.offset, piece.len]);
+                put_runs(out, &piece.runs);
+                out.put_slice(&piece.hash);
+            }
+            Self::Seal { item, hash } => {
+                put_all(out, &[4, *item]);
+                out.put_slice(hash);
+            }
+            Self::Discard { item } => put_all(out, &[5, *item]),
+        }
+    }
+
+    /// Takes one record from the front of `input`. Paths are checked: they cannot lead out of the
+    /// destination by name.
+    pub fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(match get_varint(input)? {
+            1 => Self::Folder {
+                item: get_varint(input)?,
+                path: get_path(input, true)?,
+                meta: get_meta(input)?,
+            },
+            2 => Self::Symlink {
+                item: get_varint(input)?,
+                path: get_path(input, false)?,
+                meta: get_meta(input)?,
+                target: get_bytes("link target", input, PATH_BYTES_MAX)?,
+            },
+            3 => Self::Piece(get_piece(input)?),
+            4 => Self::Seal { item: get_varint(input)?, hash: get_hash(input)? },
+            5 => Self::Discard { item: get_varint(input)? },
+            value => return Err(WireError::Unknown { what: "record type", value }),
+        })
+    }
+}
+
+/// Whether `path` stays below the folder it is relative to and can be a path on Unix.
+pub fn is_path_safe(path: &[u8]) -> bool {
+    path.len() <= PATH_BYTES_MAX
+        && path.split(|&byte| byte == b'/').all(|name| {
+            !matches!(name, b"" | b"." | b"..")
+                && name.len() <= NAME_BYTES_MAX
+                && !name.contains(&0)
+        })
+}
+
+fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
+    let item = get_varint(input)?;
+    let path = get_path(input, false)?;
+    let meta = get_meta(input)?;
+    let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
+    let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
+    let len = limit("piece length", get_varint(input)?, file_bytes - offset)?;
+    let runs = get_runs(input, len)?;
+    Ok(Piece { item, path, meta, file_bytes, offset, len, runs, hash: get_hash(input)? })
+}
+
+fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
+    put_varint(out, runs.len() as u64);
+    let mut end = 0;
+    for run in runs {
+        put_all(out, &[run.offset - end, run.len]);
+        end = run.offset + run.len;
+    }
+}
+
+fn get_runs(input: &mut &[u8], piece_bytes: u64) -> Result<Vec<Run>, WireError> {
+    let count = limit("number of runs", get_varint(input)?, RUNS_MAX as u64)?;
+    let mut end = 0;
+    (0..count)
+        .map(|_| {
+            let offset = end + limit("hole", get_varint(input)?, piece_bytes - end)?;
+            let len = limit("run", get_varint(input)?, piece_bytes - offset)?;
+            end = offset + len;
+            Ok(Run { offset, len })
+        })
+        .collect()
+}
+
+fn put_meta(out: &mut Vec<u8>, meta: Meta) {
+    let zigzag = ((meta.mtime_s << 1) ^ (meta.mtime_s >> 63)).cast_unsigned();
+    put_all(out, &[meta.mode.into(), zigzag, meta.mtime_ns.into()]);
+}
+
+fn get_meta(input: &mut &[u8]) -> Result<Meta, WireError> {
+    let mode = get_u32("mode", input)?;
+    let zigzag = get_varint(input)?;
+    let mtime_s = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
+    let mtime_ns = limit("nanoseconds", get_varint(input)?, 999_999_999)? as u32;
+    Ok(Meta { mode, mtime_s, mtime_ns })
+}
+
+fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError> {
+    let path = get_bytes("path", input, PATH_BYTES_MAX)?;
+    if (may_be_empty && path.is_empty()) || is_path_safe(&path) {
+        Ok(path)
+    } else {
+        Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()))
+    }
+}
+
+fn get_hash(input: &mut &[u8]) -> Result<[u8; 32], WireError> {
+    let mut hash = [0; 32];
+    input.try_copy_to_slice(&mut hash).map_err(|_| WireError::Short)?;
+    Ok(hash)
+}
+
+fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
+    if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn meta() -> impl Strategy<Value = Meta> {
+        let seconds = -(1_i64 << 59)..(1 << 59);
+        (any::<u32>(), seconds, 0..1_000_000_000_u32).prop_map(|(mode, mtime_s, mtime_ns)| Meta {
+            mode,
+            mtime_s,
+            mtime_ns,
+        })
+    }
+
+    fn path() -> impl Strategy<Value = Vec<u8>> {
+        let name = "[^/\0.][^/\0]{0,20}";
+        proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/").into_bytes())
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let item = 0..1_u64 << 60;
+        let text = proptest::collection::vec(any::<u8>(), 0..100);
+        let runs = proptest::collection::vec((0..5_000_u64, 0..5_000_u64), 0..6);
+        prop_oneof![
+            (item.clone(), path(), meta()).prop_map(|(item, path, meta)| Record::Folder {
+                item,
+                path,
+                meta
+            }),
+            (item.clone(), path(), meta(), text).prop_map(|(item, path, meta, target)| {
+                Record::Symlink { item, path, meta, target }
+            }),
+            (item.clone(), path(), meta(), 0..1_u64 << 40, runs, any::<[u8; 32]>()).prop_map(
+                |(item, path, meta, offset, gaps, hash)| {
+                    let mut end = 0;
+                    let mut runs = Vec::new();
+                    for (hole, len) in gaps {
+                        runs.push(Run { offset: end + hole, len });
+                        end += hole + len;
+                    }
+                    let file_bytes = offset + end;
+                    let len = end;
+                    Record::Piece(Piece { item, path, meta, file_bytes, offset, len, runs, hash })
+                }
+            ),
+            (item.clone(), any::<[u8; 32]>()).prop_map(|(item, hash)| Record::Seal { item, hash }),
+            item.prop_map(|item| Record::Discard { item }),
+        ]
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_refused() {
+        for path in ["", "/etc/passwd", "..", "a/../b", "a/..", "a//b", "a/", "./a", "a/.", "a\0b"]
+        {
+            assert!(!is_path_safe(path.as_bytes()), "{path:?}");
+        }
+        assert!(!is_path_safe(&[b'a'; 256]));
+        assert!(!is_path_safe("a/".repeat(2_048).as_bytes()));
+        for path in ["a", "a/b", "..a", "...", ".hidden/x", "\u{fc}/\n"] {
+            assert!(is_path_safe(path.as_bytes()), "{path:?}");
+        }
+        assert!(is_path_safe(b"\xff\xfe"));
+    }
+
+    #[test]
+    fn a_header_above_its_limits_is_refused() {
+        let header = Header { stripe: 7, table_bytes: 1, content_bytes: 2, table_hash: [3; 32] };
+        let mut out = Vec::new();
+        header.encode(&mut out);
+        assert_eq!(out.len(), Header::BYTES);
+        assert_eq!(Header::decode(&out), Ok(header));
+        out[8] = 0xff;
+        assert!(matches!(Header::decode(&out), Err(WireError::Limit { what: "table", .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(records in proptest::collection::vec(record(), 0..8)) {
+            let mut out = Vec::new();
+            for record in &records {
+                record.encode(&mut out);
+            }
+            let mut input = &*out;
+            for record in &records {
+                prop_assert_eq!(&Record::decode(&mut input)?, record);
+            }
+            prop_assert!(input.is_empty());
+        }
+
+        #[test]
+        fn no_input_makes_the_decoder_panic_or_yields_an_unsafe_path(
+            mut input in proptest::collection::vec(any::<u8>(), 0..300),
+            kind in 1..6_u8,
+        ) {
+            input.insert(0, kind);
+            if let Ok(Record::Piece(piece)) = Record::decode(&mut &*input) {
+                prop_assert!(is_path_safe(&piece.path));
+                prop_assert!(piece.content_bytes() <= piece.len);
+            }
+        }
+    }
+}
