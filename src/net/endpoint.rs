@@ -1,0 +1,167 @@
+//! Sockets and the transport's settings.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::telemetry::{Observed, Telemetry};
+
+/// The largest datagram: quinn sends batches of ten as one buffer, which must stay below 64 KiB.
+pub const DATAGRAM_BYTES_MAX: u16 = 6_500;
+/// The least that QUIC needs (RFC 9000, 14).
+pub const DATAGRAM_BYTES_MIN: u16 = 1_200;
+
+/// What the receiver takes in per connection before it is read: more than a connection's share of
+/// 1 Gbit/s over 300 ms.
+const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
+/// What the sender keeps per connection until it is acknowledged.
+const SEND_WINDOW_BYTES: u64 = 32 << 20;
+/// Streams that a client may have open towards the server on one connection.
+const STREAMS_MAX: u32 = 256;
+/// Padding waits in a queue ahead of data: keep it to about one burst.
+const PADDING_QUEUE_BYTES: usize = 64 << 10;
+/// The receiver drops padding that it has not counted yet; this bounds what it keeps.
+const PADDING_RECEIVE_BYTES: usize = 1 << 20;
+/// What the socket may hold while the process does not run.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+const IDLE_TIMEOUT_MS: u32 = 15_000;
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+/// What the path to a peer can carry, as far as this host knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathMtu {
+    /// The largest datagram worth trying, in bytes of UDP payload.
+    pub max: u16,
+    /// Whether that needs no trying: the peer is this host.
+    pub sure: bool,
+}
+
+impl PathMtu {
+    /// Asks the system for the MTU of the route to `remote`; `limit` caps it.
+    pub fn of(remote: SocketAddr, limit: u16) -> Self {
+        let limit = limit.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
+        let headers = if remote.is_ipv4() { 28 } else { 48 };
+        let sure = is_loopback(remote.ip());
+        let max = match route_mtu(remote) {
+            Ok(mtu) => u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX),
+            Err(_) => 1_452,
+        };
+        Self { max: max.clamp(DATAGRAM_BYTES_MIN, limit), sure }
+    }
+}
+
+/// A client's endpoint on a socket and local port of its own.
+pub fn client(local: SocketAddr) -> io::Result<quinn::Endpoint> {
+    endpoint(local, None)
+}
+
+/// A server's endpoint.
+pub fn server(local: SocketAddr, tls: Arc<QuicServerConfig>) -> io::Result<quinn::Endpoint> {
+    let config = quinn::ServerConfig::with_crypto(tls);
+    endpoint(local, Some(config))
+}
+
+/// The address to bind to for reaching `remote` by any interface.
+pub fn any_local(remote: SocketAddr) -> SocketAddr {
+    let ip = match remote.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    SocketAddr::new(ip, 0)
+}
+
+/// The settings for one outgoing connection, which reports to `telemetry`.
+pub fn client_config(
+    tls: Arc<QuicClientConfig>,
+    mtu: PathMtu,
+    telemetry: Arc<Telemetry>,
+) -> quinn::ClientConfig {
+    let mut transport = transport(mtu);
+    let inner = Arc::new(CubicConfig::default());
+    transport.congestion_controller_factory(Arc::new(Observed { telemetry, inner }));
+    let mut config = quinn::ClientConfig::new(tls);
+    config.transport_config(Arc::new(transport));
+    config
+}
+
+/// The settings for one incoming connection.
+pub fn server_config(tls: Arc<QuicServerConfig>, mtu: PathMtu) -> quinn::ServerConfig {
+    let mut config = quinn::ServerConfig::with_crypto(tls);
+    config.transport_config(Arc::new(transport(mtu)));
+    config
+}
+
+fn transport(mtu: PathMtu) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(mtu.max);
+    let mut transport = TransportConfig::default();
+    transport
+        .stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
+        .send_window(SEND_WINDOW_BYTES)
+        .send_fairness(false)
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_bidi_streams(VarInt::from_u32(1))
+        .datagram_receive_buffer_size(Some(PADDING_RECEIVE_BYTES))
+        .datagram_send_buffer_size(PADDING_QUEUE_BYTES)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .initial_mtu(if mtu.sure { mtu.max } else { DATAGRAM_BYTES_MIN })
+        .mtu_discovery_config(Some(discovery));
+    transport
+}
+
+fn endpoint(local: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(io::Error::other)?;
+    let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
+    quinn::Endpoint::new(config, server, socket(local)?, runtime)
+}
+
+fn socket(local: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    // The system may grant less; what it grants is used.
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.bind(&local.into())?;
+    Ok(socket.into())
+}
+
+fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
+}
+
+/// Linux knows the MTU of the route that a connected socket takes, and what ICMP has told of the path.
+fn route_mtu(remote: SocketAddr) -> io::Result<u32> {
+    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
+    let socket = UdpSocket::bind(any_local(remote))?;
+    socket.connect(remote)?;
+    Ok(if remote.is_ipv4() {
+        rustix::net::sockopt::ip_mtu(&socket)?
+    } else {
+        rustix::net::sockopt::ipv6_mtu(&socket)?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_carries_the_largest_datagrams_and_a_limit_holds() {
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 4433));
+        let mtu = PathMtu::of(loopback, u16::MAX);
+        assert_eq!(mtu, PathMtu { max: DATAGRAM_BYTES_MAX, sure: true });
+        assert_eq!(PathMtu::of(loopback, 1_472).max, 1_472);
+        assert_eq!(PathMtu::of(loopback, 10).max, DATAGRAM_BYTES_MIN);
+    }
+}

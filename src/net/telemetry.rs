@@ -1,0 +1,143 @@
+//! What a connection's transport measures, told live and without taking the connection's lock.
+//!
+//! quinn calls its congestion controller for every packet that is sent, acknowledged or lost. This one
+//! counts and leaves the decisions to the controller inside it.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
+use quinn_proto::RttEstimator;
+
+use crate::traffic::Sample;
+
+/// A connection's counters.
+#[derive(Debug, Default)]
+pub struct Telemetry {
+    delivered_bytes: AtomicU64,
+    lost_bytes: AtomicU64,
+    padding_bytes: AtomicU64,
+    window_bytes: AtomicU64,
+    rtt_ns: AtomicU64,
+    rtt_min_ns: AtomicU64,
+}
+
+impl Telemetry {
+    /// Counts padding that was handed to the transport, in bytes.
+    pub fn add_padding(&self, bytes: u64) {
+        self.padding_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// All counters as they are now.
+    pub fn sample(&self) -> Sample {
+        Sample {
+            delivered_bytes: self.delivered_bytes.load(Relaxed),
+            padding_bytes: self.padding_bytes.load(Relaxed),
+            lost_bytes: self.lost_bytes.load(Relaxed),
+            window_bytes: self.window_bytes.load(Relaxed),
+            rtt: Duration::from_nanos(self.rtt_ns.load(Relaxed)),
+            rtt_min: Duration::from_nanos(self.rtt_min_ns.load(Relaxed)),
+        }
+    }
+}
+
+/// Builds controllers that report to one [`Telemetry`]: one factory for each connection.
+pub struct Observed {
+    /// Where the counts go.
+    pub telemetry: Arc<Telemetry>,
+    /// Builds the controllers that decide.
+    pub inner: Arc<dyn ControllerFactory + Send + Sync>,
+}
+
+impl fmt::Debug for Observed {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Observed")
+            .field("telemetry", &self.telemetry)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ControllerFactory for Observed {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let inner = Arc::clone(&self.inner).build(now, current_mtu);
+        self.telemetry.window_bytes.store(inner.window(), Relaxed);
+        Box::new(Observer { telemetry: Arc::clone(&self.telemetry), inner })
+    }
+}
+
+struct Observer {
+    telemetry: Arc<Telemetry>,
+    inner: Box<dyn Controller>,
+}
+
+impl Controller for Observer {
+    fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        self.inner.on_sent(now, bytes, last_packet_number);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        app_limited: bool,
+        rtt: &RttEstimator,
+    ) {
+        self.telemetry.delivered_bytes.fetch_add(bytes, Relaxed);
+        self.telemetry.rtt_ns.store(rtt.get().as_nanos() as u64, Relaxed);
+        self.telemetry.rtt_min_ns.store(rtt.min().as_nanos() as u64, Relaxed);
+        self.inner.on_ack(now, sent, bytes, app_limited, rtt);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        largest_packet_num_acked: Option<u64>,
+    ) {
+        self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
+        self.telemetry.window_bytes.store(self.inner.window(), Relaxed);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        self.telemetry.lost_bytes.fetch_add(lost_bytes, Relaxed);
+        self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
+        self.telemetry.window_bytes.store(self.inner.window(), Relaxed);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.inner.on_mtu_update(new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.inner.window()
+    }
+
+    fn metrics(&self) -> ControllerMetrics {
+        self.inner.metrics()
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        let inner = self.inner.clone_box();
+        Box::new(Self { telemetry: Arc::clone(&self.telemetry), inner })
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.inner.initial_window()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}
