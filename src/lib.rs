@@ -7,10 +7,17 @@
 //! - [`wire`]: the messages, with their limits.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
+//! - [`push`] and [`serve`]: the two ends, composed of the above; they tell what happens by [`event`]s
+//!   and end with an [`error`].
 
 pub mod certs;
+pub mod error;
+pub mod event;
 pub mod hashtree;
 pub mod identity;
 pub mod net;
+pub mod push;
+pub mod serve;
+pub mod store;
 pub mod traffic;
 pub mod wire;

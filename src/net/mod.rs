@@ -1,5 +1,7 @@
 //! The shell around quinn: sockets, TLS, and what connections measure.
 
+pub mod control;
 pub mod endpoint;
+pub mod link;
 pub mod telemetry;
 pub mod tls;

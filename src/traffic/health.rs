@@ -46,6 +46,21 @@ pub enum Verdict {
     Lost,
 }
 
+impl Verdict {
+    /// Its name in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silent => "silent",
+            Self::Slow => "slow",
+            Self::Collapsed => "collapsed",
+            Self::BelowFloor => "below_floor",
+            Self::RttTooHigh => "rtt_too_high",
+            Self::PrimedBadly => "primed_badly",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// Evaluations in a row, each over at least a round trip, that must agree before a connection is
 /// condemned for being slow.
 pub const STRIKES: u32 = 4;

@@ -215,6 +215,11 @@ impl Pool {
         self.assign(now);
     }
 
+    /// How it was set up.
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
+    }
+
     /// What is left, in flight and confirmed.
     pub fn plan(&self) -> &Plan {
         &self.plan
@@ -278,10 +283,6 @@ impl Pool {
                 }
             }
         }
-        if self.source_done && self.plan.is_drained() && !self.drained {
-            self.drained = true;
-            self.outputs.push_back(Output::Drained);
-        }
     }
 
     fn on_damaged(&mut self, id: ConnId, stripe: StripeId) {
@@ -334,6 +335,10 @@ impl Pool {
 
     /// Fills the active subset and gives out stripes.
     fn assign(&mut self, now: Instant) {
+        if self.source_done && self.plan.is_drained() && !self.drained {
+            self.drained = true;
+            self.outputs.push_back(Output::Drained);
+        }
         if !self.accepted {
             return;
         }
@@ -488,6 +493,9 @@ impl Pool {
     }
 
     fn reprime_idle(&mut self, now: Instant) {
+        if self.drained {
+            return;
+        }
         let after = self.config.reprime_after;
         for _ in 0..self.reserve.len() {
             let Some(id) = self.reserve.pop_front() else { return };
@@ -517,7 +525,9 @@ impl Pool {
     }
 
     fn open_missing(&mut self, now: Instant) {
-        while self.conns.len() < self.config.connections && now >= self.reopen_at && !self.drained {
+        // Once all is confirmed, one connection is enough to hear that it is durable.
+        let wanted = if self.drained { 1 } else { self.config.connections };
+        while self.conns.len() < wanted && now >= self.reopen_at {
             let id = ConnId(self.next_conn);
             self.next_conn += 1;
             self.stats.opened += 1;

@@ -39,6 +39,19 @@ pub enum PrimeEnd {
     Data,
 }
 
+impl PrimeEnd {
+    /// Its name in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Target => "target",
+            Self::Plateau => "plateau",
+            Self::Congestion => "congestion",
+            Self::Budget => "budget",
+            Self::Data => "data",
+        }
+    }
+}
+
 /// Growth from one round to the next that still counts as growth (draft-ietf-ccwg-bbr, 5.3.1.2).
 const GROWTH_MIN: f64 = 1.25;
 /// Rounds without growth that make a plateau.

@@ -9,11 +9,13 @@
 //! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder) |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
-//! | 5 | [`Control::Failed`] | item, message (bytes) |
+//! | 5 | [`Control::Failed`] | path (bytes), message (bytes) |
 //! | 6 | [`Control::Drop`] | connection |
 //! | 7 | [`Control::Finish`] | files |
 //! | 8 | [`Control::Finished`] | files, padding in bytes |
-//! | 9 | [`Control::Refuse`] | message (bytes) |
+//!
+//! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] and says why in the
+//! reason phrase (RFC 9000, 19.19).
 
 use bytes::{Buf, BufMut};
 
@@ -21,6 +23,22 @@ use super::{
     CONTROL_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_bytes, get_u32, get_varint,
     put_all, put_bytes, put_varint, within,
 };
+
+/// The transfer is complete.
+pub const CLOSE_DONE: u32 = 0;
+/// Client: the connection was unsatisfactory; the transfer goes on over others.
+pub const CLOSE_CONDEMNED: u32 = 1;
+/// Client: the transfer is given up; what it left unfinished can be removed.
+pub const CLOSE_ABORTED: u32 = 2;
+/// Server: the transfer ends here, for the reason given.
+pub const CLOSE_REFUSED: u32 = 3;
+/// The peer did not keep to the protocol.
+pub const CLOSE_PROTOCOL: u32 = 4;
+
+/// A transfer's public name, which does not give its secret away.
+pub fn transfer_name(secret: &[u8; 16]) -> String {
+    blake3::hash(secret).to_hex()[..12].to_owned()
+}
 
 /// What is at the destination before the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,10 +76,10 @@ pub enum Control {
     Confirm(u64),
     /// Server: a stripe did not match its hash.
     Damaged(u64),
-    /// Server: an item could not be written; the transfer goes on.
+    /// Server: something could not be written; all else was. Comes before [`Control::Finished`].
     Failed {
-        /// The item.
-        item: u64,
+        /// Its path.
+        path: Vec<u8>,
         /// Why, for a person.
         message: Vec<u8>,
     },
@@ -78,11 +96,6 @@ pub enum Control {
         files: u64,
         /// Padding that was received and thrown away.
         padding_bytes: u64,
-    },
-    /// Server: the transfer ends here.
-    Refuse {
-        /// Why, for a person.
-        message: Vec<u8>,
     },
 }
 
@@ -102,18 +115,15 @@ impl Control {
             }
             Self::Confirm(stripe) => put_all(&mut body, &[3, *stripe]),
             Self::Damaged(stripe) => put_all(&mut body, &[4, *stripe]),
-            Self::Failed { item, message } => {
-                put_all(&mut body, &[5, *item]);
+            Self::Failed { path, message } => {
+                put_varint(&mut body, 5);
+                put_bytes(&mut body, path);
                 put_bytes(&mut body, message);
             }
             Self::Drop(conn) => put_all(&mut body, &[6, u64::from(*conn)]),
             Self::Finish { files } => put_all(&mut body, &[7, *files]),
             Self::Finished { files, padding_bytes } => {
                 put_all(&mut body, &[8, *files, *padding_bytes]);
-            }
-            Self::Refuse { message } => {
-                put_varint(&mut body, 9);
-                put_bytes(&mut body, message);
             }
         }
         put_bytes(out, &body);
@@ -157,13 +167,12 @@ impl Control {
             3 => Self::Confirm(get_varint(body)?),
             4 => Self::Damaged(get_varint(body)?),
             5 => Self::Failed {
-                item: get_varint(body)?,
+                path: get_bytes("path", body, PATH_BYTES_MAX)?,
                 message: get_bytes("message", body, TEXT_BYTES_MAX)?,
             },
             6 => Self::Drop(get_u32("connection", body)?),
             7 => Self::Finish { files: get_varint(body)? },
             8 => Self::Finished { files: get_varint(body)?, padding_bytes: get_varint(body)? },
-            9 => Self::Refuse { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -190,13 +199,11 @@ mod tests {
             Just(Control::Welcome { version: VERSION, destination: Destination::Folder }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
-            (number.clone(), text.clone())
-                .prop_map(|(item, message)| Control::Failed { item, message }),
+            (text.clone(), text).prop_map(|(path, message)| Control::Failed { path, message }),
             any::<u32>().prop_map(Control::Drop),
             number.clone().prop_map(|files| Control::Finish { files }),
             (number.clone(), number)
                 .prop_map(|(files, padding_bytes)| Control::Finished { files, padding_bytes }),
-            text.prop_map(|message| Control::Refuse { message }),
         ]
     }
 

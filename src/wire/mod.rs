@@ -10,7 +10,10 @@
 mod control;
 mod stripe;
 
-pub use control::{Control, Destination};
+pub use control::{
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control,
+    Destination, transfer_name,
+};
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RUNS_MAX, Record, Run, TABLE_BYTES_MAX,
     is_path_safe,
@@ -26,6 +29,9 @@ pub const CONTROL_BYTES_MAX: usize = 8 << 10;
 pub const PATH_BYTES_MAX: usize = 4_096;
 /// A message to a person, in bytes at most.
 pub const TEXT_BYTES_MAX: usize = 2_048;
+
+/// What padding datagrams hold: nothing. As large as a datagram can get.
+pub static DATAGRAM_PADDING: [u8; 65_536] = [0; 65_536];
 
 /// What a decoder found wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

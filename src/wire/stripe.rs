@@ -14,11 +14,11 @@
 //! |---|---|---|
 //! | 1 | [`Record::Folder`] | item, path, meta |
 //! | 2 | [`Record::Symlink`] | item, path, meta, target (bytes) |
-//! | 3 | [`Record::Piece`] | item, path, meta, file size, offset, length, runs, hash (32 bytes) |
+//! | 3 | [`Record::Piece`] | item, path, meta, file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
 //!
-//! `path` is relative to the destination: components that are not empty, `.` or `..`, joined by `/`.
+//! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
 //! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
 //! for each run of content the hole before it and its length; what no run covers reads as zeros.
 
@@ -30,7 +30,7 @@ use super::{
 use crate::hashtree::FILE_BYTES_MAX;
 
 /// A table's length at most, in bytes.
-pub const TABLE_BYTES_MAX: u32 = 1 << 20;
+pub const TABLE_BYTES_MAX: u32 = 16 << 20;
 /// The content of a stripe at most, in bytes.
 pub const CONTENT_BYTES_MAX: u32 = 16 << 20;
 /// Runs of content in one piece at most.
@@ -108,7 +108,7 @@ pub enum Record {
     Folder {
         /// The item.
         item: u64,
-        /// Where; empty for the destination itself.
+        /// Where; empty for the root itself.
         path: Vec<u8>,
         /// Mode and time.
         meta: Meta,
@@ -151,6 +151,8 @@ pub struct Piece {
     pub meta: Meta,
     /// The file's size, in bytes.
     pub file_bytes: u64,
+    /// The file has holes: what no run covers is not to be allocated.
+    pub sparse: bool,
     /// Where the piece starts in the file, in bytes.
     pub offset: u64,
     /// How much of the file it covers, holes included, in bytes.
@@ -187,7 +189,7 @@ impl Record {
                 put_all(out, &[3, piece.item]);
                 put_bytes(out, &piece.path);
                 put_meta(out, piece.meta);
-                put_all(out, &[piece.file_bytes, piece.offset, piece.len]);
+                put_all(out, &[piece.file_bytes, piece.sparse.into(), piece.offset, piece.len]);
                 put_runs(out, &piece.runs);
                 out.put_slice(&piece.hash);
             }
@@ -237,10 +239,12 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let path = get_path(input, false)?;
     let meta = get_meta(input)?;
     let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
+    let sparse = limit("sparse flag", get_varint(input)?, 1)? == 1;
     let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
-    let len = limit("piece length", get_varint(input)?, file_bytes - offset)?;
+    let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
+    let len = limit("piece length", get_varint(input)?, len_max)?;
     let runs = get_runs(input, len)?;
-    Ok(Piece { item, path, meta, file_bytes, offset, len, runs, hash: get_hash(input)? })
+    Ok(Piece { item, path, meta, file_bytes, sparse, offset, len, runs, hash: get_hash(input)? })
 }
 
 fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
@@ -329,8 +333,8 @@ mod tests {
             (item.clone(), path(), meta(), text).prop_map(|(item, path, meta, target)| {
                 Record::Symlink { item, path, meta, target }
             }),
-            (item.clone(), path(), meta(), 0..1_u64 << 40, runs, any::<[u8; 32]>()).prop_map(
-                |(item, path, meta, offset, gaps, hash)| {
+            (item.clone(), path(), meta(), any::<bool>(), 0..1_u64 << 40, runs, any::<[u8; 32]>())
+                .prop_map(|(item, path, meta, sparse, offset, gaps, hash)| {
                     let mut end = 0;
                     let mut runs = Vec::new();
                     for (hole, len) in gaps {
@@ -339,9 +343,18 @@ mod tests {
                     }
                     let file_bytes = offset + end;
                     let len = end;
-                    Record::Piece(Piece { item, path, meta, file_bytes, offset, len, runs, hash })
-                }
-            ),
+                    Record::Piece(Piece {
+                        item,
+                        path,
+                        meta,
+                        file_bytes,
+                        sparse,
+                        offset,
+                        len,
+                        runs,
+                        hash,
+                    })
+                }),
             (item.clone(), any::<[u8; 32]>()).prop_map(|(item, hash)| Record::Seal { item, hash }),
             item.prop_map(|item| Record::Discard { item }),
         ]

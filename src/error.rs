@@ -1,0 +1,48 @@
+//! What ends a command, and the exit code that scripts tell it by.
+
+use crate::identity::IdentityError;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// What was typed cannot be done.
+    #[error("{0}")]
+    Usage(String),
+    /// The server cannot be reached, or every connection to it was lost.
+    #[error("{0}")]
+    Connect(String),
+    /// One side does not accept the other's key.
+    #[error("{0}")]
+    Auth(String),
+    /// The other side refused or did not keep to the protocol.
+    #[error("{0}")]
+    Peer(String),
+    /// A file or folder of this host cannot be used.
+    #[error("{0}")]
+    Disk(String),
+    /// Stopped by the user.
+    #[error("interrupted")]
+    Interrupted,
+    /// Keys, certificates and trust files.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// The exit code of a push that moved all but some files.
+pub const EXIT_SOME_FAILED: u8 = 1;
+
+impl Error {
+    /// The exit code: 2 usage, 3 connect, 4 authentication, 5 peer, 6 local disk, 130 interrupted.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_)
+            | Self::Identity(IdentityError::BadFingerprint(_) | IdentityError::BadName { .. }) => 2,
+            Self::Connect(_) => 3,
+            Self::Peer(_) => 5,
+            Self::Disk(_) | Self::Identity(IdentityError::Io { .. }) => 6,
+            Self::Interrupted => 130,
+            Self::Auth(_) | Self::Identity(_) => 4,
+        }
+    }
+}

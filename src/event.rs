@@ -1,0 +1,174 @@
+//! What a transfer tells while it runs. Serialised, these are the lines of `--json`.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// What happens during a push.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PushEvent {
+    /// A connection of the set is up.
+    Connected {
+        /// Its number.
+        conn: u32,
+        /// Its local address.
+        local: SocketAddr,
+        /// The server's address.
+        remote: SocketAddr,
+    },
+    /// A connection's priming is over.
+    Primed {
+        /// Its number.
+        conn: u32,
+        /// Why: `target`, `plateau`, `congestion`, `budget` or `data`.
+        end: &'static str,
+        /// Its congestion window now, in bytes.
+        window_bytes: u64,
+        /// Padding sent on it so far, in bytes.
+        padding_bytes: u64,
+    },
+    /// A connection was given up and is being replaced.
+    Condemned {
+        /// Its number.
+        conn: u32,
+        /// Why: `silent`, `slow`, `collapsed`, `below_floor`, `rtt_too_high`, `primed_badly` or `lost`.
+        verdict: &'static str,
+        /// Stripes that other connections take over from it.
+        stripes: usize,
+    },
+    /// How far the transfer is; several times a second.
+    Progress(Progress),
+    /// A file, folder or link that could not be moved; the others go on.
+    Failed(Failure),
+    /// Everything that could be moved is durable at the destination.
+    Summary(Summary),
+}
+
+/// How far a push is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Progress {
+    /// Since the start, in seconds.
+    pub elapsed_s: f64,
+    /// Files, folders and links found so far.
+    pub found_items: u64,
+    /// Bytes of content found so far.
+    pub found_bytes: u64,
+    /// Whether the whole source has been looked through, so that the two above are final.
+    pub scan_done: bool,
+    /// Bytes that the receiver has verified and written.
+    pub confirmed_bytes: u64,
+    /// Bytes per second over the last second or so.
+    pub bytes_per_s: f64,
+    /// Connections that are up.
+    pub connections: usize,
+    /// Those of them that carry data.
+    pub active: usize,
+    /// Those of them that stand by, primed.
+    pub reserve: usize,
+    /// Connections given up while they carried data.
+    pub takeovers: u64,
+    /// Everything is sent, and the receiver makes it durable.
+    pub finishing: bool,
+}
+
+/// Something that could not be moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// Its path, as it was found.
+    pub path: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a push did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// The transfer's public number, for finding it in logs.
+    pub transfer: String,
+    /// Files that have their name at the destination.
+    pub files: u64,
+    /// Folders and links.
+    pub others: u64,
+    /// Bytes of the files, holes included.
+    pub bytes: u64,
+    /// What could not be moved, up to a limit.
+    pub failures: Vec<Failure>,
+    /// How many could not be moved.
+    pub failed: u64,
+    /// From start to durable, in seconds.
+    pub seconds: f64,
+    /// `bytes / seconds`.
+    pub bytes_per_s: f64,
+    /// Padding sent to open congestion windows, in bytes.
+    pub padding_sent_bytes: u64,
+    /// Padding that the receiver counted and threw away, in bytes.
+    pub padding_received_bytes: u64,
+    /// Padding as a share of all bytes sent, in per cent.
+    pub padding_percent: f64,
+    /// Connections opened.
+    pub connections_opened: u64,
+    /// Connections given up.
+    pub connections_condemned: u64,
+    /// Connections given up while they carried data, which others took over.
+    pub takeovers: u64,
+    /// Stripes confirmed.
+    pub stripes: u64,
+    /// Stripes sent more than once.
+    pub stripes_again: u64,
+    /// Sub-transfers: turns of the active set.
+    pub sub_transfers: u64,
+}
+
+/// What happens at a server.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ServeEvent {
+    /// Waiting for clients.
+    Listening {
+        /// The UDP address.
+        address: SocketAddr,
+    },
+    /// A transfer's first connection was accepted.
+    Started {
+        /// The transfer's public number.
+        transfer: String,
+        /// The client's fingerprint.
+        client: String,
+        /// The client's address.
+        remote: SocketAddr,
+        /// The destination, relative to the root.
+        destination: String,
+    },
+    /// A transfer is done and durable.
+    Finished {
+        /// The transfer's public number.
+        transfer: String,
+        /// Files that have their name.
+        files: u64,
+        /// Bytes written.
+        bytes: u64,
+        /// Files that could not be written.
+        failed: u64,
+        /// How long it took.
+        seconds: f64,
+        /// Padding received and thrown away, in bytes.
+        padding_bytes: u64,
+    },
+    /// A transfer ended without being done; what it had not completed was removed.
+    Aborted {
+        /// The transfer's public number.
+        transfer: String,
+        /// Why.
+        reason: String,
+    },
+    /// A client was turned away.
+    Refused {
+        /// Its address.
+        remote: SocketAddr,
+        /// Why.
+        reason: String,
+    },
+}

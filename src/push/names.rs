@@ -1,0 +1,80 @@
+//! What things are called at the destination, as `cp` and `rsync` users expect.
+
+use crate::error::Error;
+use crate::store::scan::{Start, join};
+use crate::store::shown;
+use crate::wire::Destination;
+
+/// How names below the sources become paths below the server's root.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Everything goes into this folder.
+    Into(Vec<u8>),
+    /// The one thing that is sent gets this path.
+    As(Vec<u8>),
+}
+
+impl Names {
+    /// One file or link gets the destination's name, unless that is a folder or was written as one.
+    /// Everything else goes into the destination.
+    pub(super) fn new(typed: &[u8], found: Destination, starts: &[Start]) -> Result<Self, Error> {
+        let slashes = typed.iter().rev().take_while(|&&byte| byte == b'/').count();
+        let path = typed[..typed.len() - slashes].to_vec();
+        let is_one = matches!(starts, [start] if start.is_leaf);
+        let is_folder = path.is_empty() || found == Destination::Folder;
+        if is_one && !is_folder && slashes == 0 {
+            return Ok(Self::As(path));
+        }
+        if found == Destination::File {
+            return Err(Error::Usage(format!(
+                "the destination {:?} is a file there; what is pushed needs a folder",
+                shown(&path)
+            )));
+        }
+        Ok(Self::Into(path))
+    }
+
+    /// The path of what is called `name` below its source.
+    pub(super) fn remote(&self, name: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Into(folder) => join(folder, name),
+            Self::As(path) => path.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remote(source: &str, typed: &str, found: Destination) -> Option<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("tree")).unwrap();
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        let start = Start::new(&dir.path().join(source)).unwrap();
+        let name = start.name().to_vec();
+        let names = Names::new(typed.as_bytes(), found, &[start]).ok()?;
+        Some(String::from_utf8(names.remote(&name)).unwrap())
+    }
+
+    #[test]
+    fn a_file_gets_the_destinations_name_unless_that_is_a_folder() {
+        use Destination::{File, Folder, Missing};
+        for (source, typed, found, want) in [
+            ("file", "new", Missing, Some("new")),
+            ("file", "old", File, Some("old")),
+            ("file", "dir", Folder, Some("dir/file")),
+            ("file", "dir/", Missing, Some("dir/file")),
+            ("file", "old/", File, None),
+            ("file", "", Folder, Some("file")),
+            ("tree", "a/b", Missing, Some("a/b/tree")),
+            ("tree", "a/b/", Folder, Some("a/b/tree")),
+            ("tree/", "a/b", Missing, Some("a/b")),
+            ("tree/", "", Folder, Some("")),
+            ("tree", "old", File, None),
+        ] {
+            let got = remote(source, typed, found);
+            assert_eq!(got.as_deref(), want, "{source} to {typed:?}, which is {found:?}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! Taking transfers into a folder.
+
+mod conn;
+mod ledger;
+mod transfer;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, Incoming, VarInt};
+use tokio::task::JoinSet;
+
+use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
+use self::transfer::Transfer;
+use crate::error::Error;
+use crate::event::ServeEvent;
+use crate::identity::{Fingerprint, Identity};
+use crate::net::endpoint::{self, PathMtu};
+use crate::net::tls::{self, ServerTrust};
+use crate::store::sink::{Sink, inspect};
+use crate::store::{reason, shown};
+use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name};
+
+/// Where to listen, and what to write to.
+#[derive(Clone)]
+pub struct ServeConfig {
+    /// The UDP address; port 0 lets the system choose one.
+    pub listen: SocketAddr,
+    /// The folder that transfers are written below.
+    pub root: PathBuf,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Which clients may write.
+    pub trust: ServerTrust,
+    /// Datagrams are never larger than this, in bytes of UDP payload.
+    pub datagram_bytes_max: u16,
+}
+
+/// Called with every event; it must not block for long.
+pub type ServeReporter = Arc<dyn Fn(ServeEvent) + Send + Sync>;
+
+/// A transfer without a connection is kept for this long: its client may come back.
+const DESERTED_TIME: Duration = Duration::from_secs(30);
+/// Transfers that run at the same time, and connections of each, at most.
+const TRANSFERS_MAX: usize = 256;
+const CONNECTIONS_MAX: usize = 4_096;
+/// How long closing may take.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
+
+/// A server that has its socket and root folder.
+pub struct Server {
+    endpoint: Endpoint,
+    address: SocketAddr,
+    tls: Arc<QuicServerConfig>,
+    datagram_bytes_max: u16,
+    root: Arc<Dir>,
+}
+
+impl Server {
+    /// Opens the root folder and the socket. Needs a tokio runtime.
+    pub fn bind(config: ServeConfig) -> Result<Self, Error> {
+        let root = Dir::open_ambient_dir(&config.root, ambient_authority()).map_err(|error| {
+            let root = config.root.display();
+            Error::Disk(format!("cannot open the root folder {root}: {}", reason(&error)))
+        })?;
+        raise_file_limit();
+        let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
+        let listen = |error: std::io::Error| {
+            Error::Connect(format!("cannot listen on {}: {}", config.listen, reason(&error)))
+        };
+        let endpoint = endpoint::server(config.listen, Arc::clone(&tls)).map_err(listen)?;
+        let address = endpoint.local_addr().map_err(listen)?;
+        Ok(Self {
+            endpoint,
+            address,
+            tls,
+            datagram_bytes_max: config.datagram_bytes_max,
+            root: Arc::new(root),
+        })
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes transfers until `stop` resolves; then unfinished ones are cleaned up.
+    pub async fn run(
+        self,
+        report: ServeReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), Error> {
+        report(ServeEvent::Listening { address: self.address });
+        let desk = Arc::new(Desk { root: self.root, report, transfers: Mutex::default() });
+        let mut tasks = JoinSet::new();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut stop => break,
+                incoming = self.endpoint.accept() => match incoming {
+                    Some(incoming) if tasks.len() < CONNECTIONS_MAX => {
+                        let mtu = PathMtu::of(incoming.remote_address(), self.datagram_bytes_max);
+                        let config = endpoint::server_config(Arc::clone(&self.tls), mtu);
+                        tasks.spawn(Arc::clone(&desk).serve(incoming, Arc::new(config)));
+                    }
+                    Some(incoming) => incoming.refuse(),
+                    None => break,
+                },
+                Some(_) = tasks.join_next() => {}
+            }
+        }
+        let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
+        for transfer in running {
+            transfer.end("the server is being stopped");
+        }
+        self.endpoint.close(VarInt::from_u32(CLOSE_REFUSED), b"the server is being stopped");
+        drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
+        tasks.shutdown().await;
+        // What is unfinished goes with the last reference to it; that touches the disk.
+        drop(tokio::task::spawn_blocking(move || drop(desk)).await);
+        Ok(())
+    }
+}
+
+/// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
+type TransferKey = (Fingerprint, [u8; 16]);
+
+/// Where connections are brought together to transfers.
+struct Desk {
+    root: Arc<Dir>,
+    report: ServeReporter,
+    transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
+}
+
+impl Desk {
+    async fn serve(self: Arc<Self>, incoming: Incoming, config: Arc<quinn::ServerConfig>) {
+        let remote = incoming.remote_address();
+        let refused = |reason: String| (self.report)(ServeEvent::Refused { remote, reason });
+        let connecting = match incoming.accept_with(config) {
+            Ok(connecting) => connecting,
+            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
+        };
+        let connection = match connecting.await {
+            Ok(connection) => connection,
+            Err(error) if tls::is_auth_failure(&error) => return refused(error.to_string()),
+            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
+        };
+        let Some(client) = tls::peer_fingerprint(&connection) else {
+            return refused("it showed no certificate".into());
+        };
+        let close =
+            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
+        let (conn, hello) = match greeting {
+            Ok(Ok(greeted)) => greeted,
+            Ok(Err(error)) => {
+                close(CLOSE_PROTOCOL, &error.to_string());
+                return refused(error.to_string());
+            }
+            Err(_) => {
+                close(CLOSE_PROTOCOL, "no hello");
+                return refused("it did not say what it wants".into());
+            }
+        };
+        let key = (client, hello.transfer);
+        match self.admit(key, &hello, remote).await {
+            Ok(transfer) => {
+                if transfer.join(conn.number, &connection) {
+                    self.attend(key, conn, &transfer).await;
+                } else {
+                    let ended = transfer.end_reason();
+                    close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
+                }
+            }
+            Err(reason) => {
+                close(CLOSE_REFUSED, &reason);
+                refused(reason);
+                // The client should hear why before this end forgets the connection.
+                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+            }
+        }
+    }
+
+    /// The transfer that a connection belongs to; the first one begins it.
+    async fn admit(
+        &self,
+        key: TransferKey,
+        hello: &Hello,
+        remote: SocketAddr,
+    ) -> Result<Arc<Transfer>, String> {
+        if let Some(transfer) = lock(&self.transfers).get(&key) {
+            return Ok(Arc::clone(transfer));
+        }
+        let Hello { version, destination, .. } = hello;
+        if *version != VERSION {
+            return Err(format!(
+                "the server speaks version {VERSION} of the protocol, not {version}"
+            ));
+        }
+        let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
+        let path = destination[..destination.len() - slashes].to_vec();
+        if !path.is_empty() && !is_path_safe(&path) {
+            return Err(format!("the destination {:?} is not allowed", shown(&path)));
+        }
+        let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
+        let (found, sink) = tokio::task::spawn_blocking({
+            let (path, name) = (path.clone(), name.clone());
+            move || {
+                let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
+                Sink::new(root, name).map(|sink| (found, sink))
+            }
+        })
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("cannot write to {:?}: {}", shown(&path), reason(&error)))?;
+
+        let mut transfers = lock(&self.transfers);
+        if let Some(transfer) = transfers.get(&key) {
+            return Ok(Arc::clone(transfer)); // another connection was quicker
+        }
+        if transfers.len() >= TRANSFERS_MAX {
+            return Err("the server has too many transfers: try again later".into());
+        }
+        let transfer = Arc::new(Transfer::new(name.clone(), found, sink));
+        transfers.insert(key, Arc::clone(&transfer));
+        drop(transfers);
+        (self.report)(ServeEvent::Started {
+            transfer: name,
+            client: key.0.to_string(),
+            remote,
+            destination: shown(destination),
+        });
+        Ok(transfer)
+    }
+
+    /// Serves a connection to its end, and sees the transfer off if it was the last.
+    async fn attend(&self, key: TransferKey, conn: Conn, transfer: &Arc<Transfer>) {
+        let (number, connection) = (conn.number, conn.connection.clone());
+        let error = conn.serve(transfer).await;
+        tracing::debug!(transfer = transfer.name, number, %error, "connection over");
+        match &error {
+            ConnError::Aborted => transfer.end(&error.to_string()),
+            ConnError::Protocol(_) | ConnError::Sink(_) => {
+                connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
+                transfer.end(&error.to_string());
+            }
+            ConnError::Lost(_) | ConnError::Done => {}
+        }
+        if transfer.leave(number) > 0 {
+            return;
+        }
+        let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
+        if transfer.end_reason().is_none() && !heard {
+            tokio::time::sleep(DESERTED_TIME).await;
+            if !transfer.is_deserted() {
+                return;
+            }
+            transfer.end("its client was lost");
+        }
+        self.forget(key, transfer).await;
+    }
+
+    async fn forget(&self, key: TransferKey, transfer: &Arc<Transfer>) {
+        let Some(removed) = lock(&self.transfers).remove(&key) else { return };
+        match removed.outcome() {
+            Some(outcome) => (self.report)(ServeEvent::Finished {
+                transfer: removed.name.clone(),
+                files: outcome.files,
+                bytes: outcome.bytes,
+                failed: outcome.failed,
+                seconds: removed.began.elapsed().as_secs_f64(),
+                padding_bytes: removed.padding_bytes(),
+            }),
+            None => (self.report)(ServeEvent::Aborted {
+                transfer: removed.name.clone(),
+                reason: removed.end_reason().unwrap_or_default(),
+            }),
+        }
+        let last = Arc::clone(transfer);
+        drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
+    }
+}
+
+/// Every unfinished file is open, and the usual limit of 1,024 is not enough for a wide transfer.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,216 @@
+//! One connection at the receiver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, VarInt};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinSet;
+
+use super::transfer::Transfer;
+use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::store::sink::SinkError;
+use crate::wire::{CLOSE_ABORTED, CLOSE_DONE, Control, Header, VERSION, WireError};
+
+/// A client must say who it is within this time.
+pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
+
+/// What a client says first.
+#[derive(Debug)]
+pub(super) struct Hello {
+    pub(super) version: u64,
+    pub(super) transfer: [u8; 16],
+    pub(super) destination: Vec<u8>,
+}
+
+/// A connection whose client has said what it is for.
+pub(super) struct Conn {
+    pub(super) connection: Connection,
+    pub(super) number: u32,
+    messages: ControlReader,
+    sender: UnboundedSender<Control>,
+    tasks: JoinSet<()>,
+}
+
+/// Why a connection is no longer served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ConnError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error("the client broke the protocol: {0}")]
+    Protocol(String),
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    #[error("the client gave the transfer up")]
+    Aborted,
+    #[error("the client has heard that all is done")]
+    Done,
+}
+
+impl From<ControlError> for ConnError {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Wire(error) => error.into(),
+            ControlError::Read(error) => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+impl From<WireError> for ConnError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl Conn {
+    /// Waits for the client to say what the connection is for.
+    pub(super) async fn greet(connection: Connection) -> Result<(Self, Hello), ConnError> {
+        let lost = |error: ConnectionError| ConnError::Lost(error.to_string());
+        let (control_out, control_in) = connection.accept_bi().await.map_err(lost)?;
+        let mut messages = ControlReader::new(control_in);
+        let Some(Control::Hello { version, transfer, conn, destination }) = messages.next().await?
+        else {
+            return Err(ConnError::Protocol("the first message is not a hello".into()));
+        };
+        let (sender, queue) = unbounded_channel();
+        let mut tasks = JoinSet::new();
+        // If this fails, so does the connection, which is noticed by who reads from it.
+        tasks.spawn(async move { drop(send_all(control_out, queue).await) });
+        let hello = Hello { version, transfer, destination };
+        Ok((Self { connection, number: conn, messages, sender, tasks }, hello))
+    }
+
+    /// Takes what comes over it, until it is closed.
+    pub(super) async fn serve(mut self, transfer: &Arc<Transfer>) -> ConnError {
+        self.say(Control::Welcome { version: VERSION, destination: transfer.found });
+        self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(transfer)));
+        let error = loop {
+            tokio::select! {
+                message = self.messages.next() => match message {
+                    Ok(Some(message)) => if let Err(error) = self.on_message(message, transfer) {
+                        break error;
+                    },
+                    Ok(None) | Err(ControlError::Read(_)) => break self.lost().await,
+                    Err(error) => break error.into(),
+                },
+                stream = self.connection.accept_uni() => match stream {
+                    Ok(stream) => self.receive(stream, transfer),
+                    Err(_) => break self.lost().await,
+                },
+                Some(_) = self.tasks.join_next() => {}
+            }
+        };
+        self.tasks.shutdown().await;
+        error
+    }
+
+    fn say(&self, message: Control) {
+        drop(self.sender.send(message));
+    }
+
+    async fn lost(&self) -> ConnError {
+        let error = self.connection.closed().await;
+        let code = match &error {
+            ConnectionError::ApplicationClosed(close) => {
+                u32::try_from(close.error_code.into_inner()).ok()
+            }
+            _ => None,
+        };
+        match code {
+            Some(CLOSE_ABORTED) => ConnError::Aborted,
+            Some(CLOSE_DONE) => ConnError::Done,
+            _ => ConnError::Lost(error.to_string()),
+        }
+    }
+
+    fn on_message(&mut self, message: Control, transfer: &Arc<Transfer>) -> Result<(), ConnError> {
+        match message {
+            Control::Drop(number) if number != self.number => transfer.drop_connection(number),
+            Control::Finish { .. } => {
+                let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
+                self.tasks.spawn(async move { finish(&transfer, &sender).await });
+            }
+            other => return Err(ConnError::Protocol(format!("unexpected message {other:?}"))),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, stream: RecvStream, transfer: &Arc<Transfer>) {
+        let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
+        self.tasks.spawn(async move {
+            match receive(stream, &transfer, &sender).await {
+                Ok(()) | Err(ConnError::Lost(_)) => {}
+                Err(error) => transfer.end(&error.to_string()),
+            }
+        });
+    }
+}
+
+async fn finish(transfer: &Transfer, sender: &UnboundedSender<Control>) {
+    match transfer.finish().await {
+        Ok(outcome) => {
+            for failed in outcome.failures {
+                let mut message = failed.reason.into_bytes();
+                message.truncate(crate::wire::TEXT_BYTES_MAX);
+                drop(sender.send(Control::Failed { path: failed.path, message }));
+            }
+            let padding_bytes = transfer.padding_bytes();
+            drop(sender.send(Control::Finished { files: outcome.files, padding_bytes }));
+        }
+        Err(error) => transfer.end(&error.to_string()),
+    }
+}
+
+async fn receive(
+    mut stream: RecvStream,
+    transfer: &Arc<Transfer>,
+    sender: &UnboundedSender<Control>,
+) -> Result<(), ConnError> {
+    let mut header = [0; Header::BYTES];
+    if let Err(error) = stream.read_exact(&mut header).await {
+        return match error {
+            ReadExactError::FinishedEarly(_) => Err(WireError::Short.into()),
+            ReadExactError::ReadError(error) => Err(ConnError::Lost(error.to_string())),
+        };
+    }
+    let header = Header::decode(&header)?;
+    if transfer.is_written(header.stripe) {
+        // Fails only if all of it has come, and then there is nothing to stop.
+        drop(stream.stop(VarInt::from_u32(0)));
+        drop(sender.send(Control::Confirm(header.stripe)));
+        return Ok(());
+    }
+    let bytes = header.table_bytes + header.content_bytes;
+    let Ok(_room) = transfer.room.acquire_many(bytes).await else { return Ok(()) };
+    let body = read_body(stream, bytes as usize).await?;
+    transfer.take(header, body, sender).await?;
+    Ok(())
+}
+
+/// Reads the rest of a stream in whatever order it arrives.
+async fn read_body(mut stream: RecvStream, bytes: usize) -> Result<Vec<u8>, ConnError> {
+    let mut body = vec![0; bytes];
+    let mut missing = bytes;
+    loop {
+        // One byte more than is missing, so that a stream that is too long is noticed.
+        let chunk = match stream.read_chunk(missing + 1, false).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) if missing == 0 => return Ok(body),
+            Ok(None) => return Err(WireError::Short.into()),
+            Err(ReadError::Reset(_)) => return Err(ConnError::Lost("the stream was reset".into())),
+            Err(error) => return Err(ConnError::Lost(error.to_string())),
+        };
+        let start = usize::try_from(chunk.offset).ok().and_then(|at| at.checked_sub(Header::BYTES));
+        let place = start.and_then(|start| body.get_mut(start..start + chunk.bytes.len()));
+        let Some(place) = place else { return Err(WireError::LeftOver(chunk.bytes.len()).into()) };
+        place.copy_from_slice(&chunk.bytes);
+        missing -= chunk.bytes.len();
+    }
+}
+
+/// Padding is counted and thrown away.
+async fn count_padding(connection: Connection, transfer: Arc<Transfer>) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        transfer.add_padding(datagram.len() as u64);
+    }
+}

@@ -1,0 +1,178 @@
+//! One transfer at the receiver: what its connections share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use quinn::{Connection, VarInt};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::ledger::{Claim, Ledger};
+use crate::store::sink::{Applied, Outcome, Sink, SinkError};
+use crate::wire::{CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header};
+
+/// Stripes that are being received or written may take this much, in bytes.
+const BUFFER_BYTES: usize = 96 << 20;
+/// A close frame carries this much of a reason; more would not fit into one packet.
+const CLOSE_REASON_MAX: usize = 900;
+
+/// A transfer that has begun.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    /// Its public name.
+    pub(super) name: String,
+    pub(super) began: Instant,
+    /// What was at its destination.
+    pub(super) found: Destination,
+    /// Room for stripes that are being received, in bytes.
+    pub(super) room: Arc<Semaphore>,
+    sink: Arc<Sink>,
+    ledger: Mutex<Ledger<UnboundedSender<Control>>>,
+    connections: Mutex<HashMap<u32, Connection>>,
+    padding_bytes: AtomicU64,
+    outcome: OnceCell<Result<Outcome, SinkError>>,
+    /// Why it has come to an end before it was done.
+    end: Mutex<Option<String>>,
+}
+
+impl Transfer {
+    pub(super) fn new(name: String, found: Destination, sink: Sink) -> Self {
+        Self {
+            name,
+            began: Instant::now(),
+            found,
+            room: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            sink: Arc::new(sink),
+            ledger: Mutex::default(),
+            connections: Mutex::default(),
+            padding_bytes: AtomicU64::new(0),
+            outcome: OnceCell::new(),
+            end: Mutex::default(),
+        }
+    }
+
+    /// Adds a connection. False if the client has used its number before, or the transfer has ended.
+    pub(super) fn join(&self, number: u32, connection: &Connection) -> bool {
+        let ended = lock(&self.end).is_some();
+        let mut connections = lock(&self.connections);
+        if ended || connections.contains_key(&number) {
+            return false;
+        }
+        connections.insert(number, connection.clone());
+        true
+    }
+
+    /// A connection is over. Returns how many are left.
+    pub(super) fn leave(&self, number: u32) -> usize {
+        let mut connections = lock(&self.connections);
+        connections.remove(&number);
+        connections.len()
+    }
+
+    /// Whether no connection is left.
+    pub(super) fn is_deserted(&self) -> bool {
+        lock(&self.connections).is_empty()
+    }
+
+    /// The client has given up connection `number`: what it holds is freed.
+    pub(super) fn drop_connection(&self, number: u32) {
+        if let Some(connection) = lock(&self.connections).get(&number) {
+            connection.close(VarInt::from_u32(CLOSE_CONDEMNED), b"");
+        }
+    }
+
+    pub(super) fn add_padding(&self, bytes: u64) {
+        self.padding_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn padding_bytes(&self) -> u64 {
+        self.padding_bytes.load(Relaxed)
+    }
+
+    pub(super) fn is_written(&self, stripe: u64) -> bool {
+        lock(&self.ledger).is_written(stripe)
+    }
+
+    /// Verifies and writes a stripe that has arrived in full, and tells whoever sent it.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        header: Header,
+        body: Vec<u8>,
+        sender: &UnboundedSender<Control>,
+    ) -> Result<(), SinkError> {
+        let stripe = header.stripe;
+        match lock(&self.ledger).claim(stripe, sender.clone()) {
+            Claim::Write => {}
+            Claim::Wait => return Ok(()),
+            Claim::Known => {
+                drop(sender.send(Control::Confirm(stripe)));
+                return Ok(());
+            }
+            Claim::TooFar => {
+                return Err(SinkError::Protocol(format!("stripe {stripe} is too far ahead")));
+            }
+        }
+        let sink = Arc::clone(&self.sink);
+        let applied = blocking(move || {
+            let (table, content) = body.split_at(header.table_bytes as usize);
+            sink.apply(&header, table, content)
+        })
+        .await;
+        let (waiting, message) = match applied {
+            Ok(Applied::Written) => (lock(&self.ledger).written(stripe), Control::Confirm(stripe)),
+            Ok(Applied::Damaged) => (lock(&self.ledger).failed(stripe), Control::Damaged(stripe)),
+            Err(error) => {
+                lock(&self.ledger).failed(stripe);
+                return Err(error);
+            }
+        };
+        for sender in waiting.iter().chain([sender]) {
+            // A connection that is gone needs no answer.
+            drop(sender.send(message.clone()));
+        }
+        Ok(())
+    }
+
+    /// Makes everything durable; once, however often it is asked for.
+    pub(super) async fn finish(&self) -> Result<Outcome, SinkError> {
+        let finish = || {
+            let sink = Arc::clone(&self.sink);
+            blocking(move || sink.finish())
+        };
+        self.outcome.get_or_init(finish).await.clone()
+    }
+
+    /// What became of it, once it is finished.
+    pub(super) fn outcome(&self) -> Option<&Outcome> {
+        self.outcome.get().and_then(|outcome| outcome.as_ref().ok())
+    }
+
+    /// Ends the transfer: all its connections are closed with `reason`. The first reason counts.
+    pub(super) fn end(&self, reason: &str) {
+        lock(&self.end).get_or_insert_with(|| reason.into());
+        let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
+        let code = if self.outcome().is_some() { CLOSE_DONE } else { CLOSE_REFUSED };
+        for connection in lock(&self.connections).values() {
+            connection.close(VarInt::from_u32(code), text);
+        }
+    }
+
+    pub(super) fn end_reason(&self) -> Option<String> {
+        lock(&self.end).clone()
+    }
+}
+
+/// Runs what blocks where it may. A panic there ends the transfer and no other.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+) -> Result<T, SinkError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(SinkError::Disk(format!("internal error: {error}"))))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,571 @@
+//! Writing what arrives: verified before it is written, under a temporary name until it is whole.
+//!
+//! A client is not trusted. Every path is opened relative to the root's descriptor and cannot lead out
+//! of it, neither by its name nor by a link on the way.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use cap_std::fs::Dir;
+use rustix::fs::{Access, AtFlags, FallocateFlags, Mode, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use super::commit::{CommitResult, Committer, Complete, TempFile, readable, sync_files};
+use super::reason;
+use super::source::hash_runs;
+use crate::hashtree::HashTree;
+use crate::wire::{Destination, Header, Meta, Piece, Record, WireError};
+
+/// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
+const PARTIAL_MAX: usize = 4_096;
+/// Failures whose path and reason are kept; more are only counted.
+const FAILURES_MAX: usize = 1_000;
+/// What the folders' paths may take, in bytes, while their modes and times wait for the end.
+const FOLDER_BYTES_MAX: usize = 64 << 20;
+/// Open folders that are kept for the next file.
+const PARENTS_MAX: usize = 128;
+/// Items that the client has taken back, at most.
+const DISCARDED_MAX: usize = 1 << 20;
+
+/// What became of a stripe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It was as announced, and all that could be written of it was.
+    Written,
+    /// It does not match its hashes: nothing of it was written.
+    Damaged,
+}
+
+/// What ends a transfer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The client does not keep to the protocol.
+    #[error("the client broke the protocol: {0}")]
+    Protocol(String),
+    /// Nothing more can be written.
+    #[error("{0}")]
+    Disk(String),
+}
+
+impl From<WireError> for SinkError {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// Something that could not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a transfer left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Files that have their name.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// What could not be written; the first of them.
+    pub failures: Vec<Failed>,
+    /// How many could not be written.
+    pub failed: u64,
+}
+
+/// One transfer's view of the disk.
+#[derive(Debug)]
+pub struct Sink {
+    root: Arc<Dir>,
+    tag: String,
+    partials: Mutex<HashMap<u64, Arc<Partial>>>,
+    discarded: Mutex<HashSet<u64>>,
+    parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
+    folders: Mutex<Folders>,
+    tally: Arc<Tally>,
+    committer: Committer,
+}
+
+#[derive(Debug, Default)]
+struct Folders {
+    metas: Vec<(Vec<u8>, Meta)>,
+    path_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    failures: Mutex<(Vec<Failed>, u64)>,
+    fatal: OnceLock<String>,
+}
+
+/// A file that is partly there.
+#[derive(Debug)]
+struct Partial {
+    path: Vec<u8>,
+    meta: Meta,
+    bytes: u64,
+    temp: OnceLock<Result<Arc<TempFile>, String>>,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Debug)]
+struct Progress {
+    tree: HashTree,
+    seal: Option<[u8; 32]>,
+}
+
+/// Looks at a destination before a transfer: what is there, and whether it can be written.
+pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
+    let mut below = destination;
+    let kind = if below.as_os_str().is_empty() {
+        Destination::Folder
+    } else {
+        match root.metadata(below) {
+            Ok(found) if found.is_dir() => Destination::Folder,
+            Ok(_) => Destination::File,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Destination::Missing,
+            Err(error) => return Err(error),
+        }
+    };
+    if kind != Destination::Folder {
+        below = below.parent().unwrap_or(Path::new(""));
+    }
+    let folder = loop {
+        if below.as_os_str().is_empty() {
+            break root.try_clone()?;
+        }
+        match root.open_dir(below) {
+            Ok(folder) => break folder,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                below = below.parent().unwrap_or(Path::new(""));
+            }
+            Err(error) => return Err(error),
+        }
+    };
+    rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+    Ok(kind)
+}
+
+impl Sink {
+    /// Writes below `root`; `tag` tells this transfer's temporary files from others'.
+    pub fn new(root: Arc<Dir>, tag: String) -> io::Result<Self> {
+        let tally = Arc::new(Tally::default());
+        let told = Arc::clone(&tally);
+        let committer = Committer::start(move |path: &[u8], result: CommitResult| match result {
+            Ok(()) => {
+                told.files.fetch_add(1, Relaxed);
+            }
+            Err(error) => told.fail(path, &error),
+        })?;
+        Ok(Self {
+            root,
+            tag,
+            partials: Mutex::default(),
+            discarded: Mutex::default(),
+            parents: Mutex::default(),
+            folders: Mutex::default(),
+            tally,
+            committer,
+        })
+    }
+
+    /// Verifies a stripe and writes what it holds.
+    pub fn apply(
+        &self,
+        header: &Header,
+        table: &[u8],
+        content: &[u8],
+    ) -> Result<Applied, SinkError> {
+        self.check_disk()?;
+        if *blake3::hash(table).as_bytes() != header.table_hash {
+            return Ok(Applied::Damaged);
+        }
+        let records = decode(table)?;
+        let contents = split(&records, content)?;
+        let intact = records.iter().zip(&contents).all(|(record, content)| match record {
+            Record::Piece(piece) => {
+                let (offset, len) = (piece.offset, piece.len);
+                hash_runs(offset, len, &piece.runs, content, piece.file_bytes) == piece.hash
+            }
+            _ => true,
+        });
+        if !intact {
+            return Ok(Applied::Damaged);
+        }
+        for (record, content) in records.iter().zip(contents) {
+            self.act(record, content)?;
+        }
+        self.check_disk()?;
+        Ok(Applied::Written)
+    }
+
+    /// Makes everything durable and gives folders their modes and times. Files that are not whole by
+    /// now are removed.
+    pub fn finish(&self) -> Result<Outcome, SinkError> {
+        let partials = std::mem::take(&mut *lock(&self.partials));
+        for partial in partials.into_values() {
+            let reason = match partial.temp.get() {
+                Some(Err(reason)) => reason.clone(),
+                _ => "not all of it arrived".into(),
+            };
+            self.tally.note(&partial.path, reason);
+        }
+        self.committer.flush();
+        self.finish_folders();
+        self.check_disk()?;
+        let (failures, failed) = lock(&self.tally.failures).clone();
+        let files = self.tally.files.load(Relaxed);
+        let bytes = self.tally.bytes.load(Relaxed);
+        Ok(Outcome { files, bytes, failures, failed })
+    }
+
+    fn check_disk(&self) -> Result<(), SinkError> {
+        match self.tally.fatal.get() {
+            Some(reason) => Err(SinkError::Disk(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn act(&self, record: &Record, content: &[u8]) -> Result<(), SinkError> {
+        match record {
+            Record::Folder { path, meta, .. } => {
+                if let Err(error) = self.make_folder(path, *meta) {
+                    self.tally.fail(path, &error);
+                }
+            }
+            Record::Symlink { item, path, meta, target } => {
+                if let Err(error) = self.make_symlink(*item, path, *meta, target) {
+                    self.tally.fail(path, &error);
+                }
+            }
+            Record::Piece(piece) => self.write_piece(piece, content)?,
+            Record::Seal { item, hash } => self.seal(*item, *hash),
+            Record::Discard { item } => self.discard(*item)?,
+        }
+        Ok(())
+    }
+
+    fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
+        if lock(&self.discarded).contains(&piece.item) {
+            return Ok(());
+        }
+        let whole = piece.len == piece.file_bytes;
+        let partial = if whole { Arc::new(Partial::new(piece)) } else { self.partial(piece)? };
+        let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
+            Ok(temp) => temp,
+            Err(reason) if whole => {
+                self.tally.note(&partial.path, reason.clone());
+                return Ok(());
+            }
+            Err(_) => return Ok(()),
+        };
+        if let Err(error) = write_runs(temp, piece, content) {
+            self.give_up(piece.item, &partial.path, &error);
+            return Ok(());
+        }
+        let is_done = {
+            let mut progress = lock(&partial.progress);
+            // What is whole was verified as a whole.
+            if !whole && !progress.tree.add(piece.offset, piece.len, piece.hash) {
+                return Err(SinkError::Protocol("the pieces of a file do not fit together".into()));
+            }
+            whole || progress.seal.is_some() && progress.tree.root().is_some()
+        };
+        if is_done {
+            self.complete(piece.item, &partial);
+        }
+        Ok(())
+    }
+
+    fn partial(&self, piece: &Piece) -> Result<Arc<Partial>, SinkError> {
+        let mut partials = lock(&self.partials);
+        if partials.len() >= PARTIAL_MAX && !partials.contains_key(&piece.item) {
+            return Err(SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files")));
+        }
+        let partial = partials.entry(piece.item).or_insert_with(|| Arc::new(Partial::new(piece)));
+        if partial.bytes != piece.file_bytes || partial.path != piece.path {
+            return Err(SinkError::Protocol("one item is two files".into()));
+        }
+        Ok(Arc::clone(partial))
+    }
+
+    /// Makes the file under its temporary name, with all the room that it will need.
+    fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
+        let create = || {
+            let (parent, _) = self.parent(&partial.path)?;
+            let temp_name = format!(".qbulk-{}-{}.part", self.tag, piece.item);
+            let temp = TempFile::create(parent, temp_name)?;
+            allocate(&temp, partial.bytes, piece.sparse)?;
+            Ok(Arc::new(temp))
+        };
+        create().map_err(|error: io::Error| {
+            self.tally.note_fatal(&partial.path, &error);
+            reason(&error)
+        })
+    }
+
+    fn seal(&self, item: u64, hash: [u8; 32]) {
+        let partial = lock(&self.partials).get(&item).cloned();
+        let Some(partial) = partial else { return };
+        let is_done = {
+            let mut progress = lock(&partial.progress);
+            progress.seal = Some(hash);
+            progress.tree.root().is_some()
+        };
+        if is_done || matches!(partial.temp.get(), Some(Err(_))) {
+            self.complete(item, &partial);
+        }
+    }
+
+    /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
+    /// the last of its pieces and its seal gets here.
+    fn complete(&self, item: u64, partial: &Partial) {
+        lock(&self.partials).remove(&item);
+        let path = &partial.path;
+        let temp = match partial.temp.get() {
+            Some(Ok(temp)) => Arc::clone(temp),
+            Some(Err(reason)) => return self.tally.note(path, reason.clone()),
+            None => return,
+        };
+        {
+            let progress = lock(&partial.progress);
+            let root = progress.tree.root().map(|root| *root.as_bytes());
+            if progress.seal.is_some() && progress.seal != root {
+                let reason = "what arrived does not match the file's hash";
+                return self.tally.note(path, reason.into());
+            }
+        }
+        if let Err(error) = set_meta(temp.file(), partial.meta) {
+            return self.tally.fail(path, &error);
+        }
+        self.tally.bytes.fetch_add(partial.bytes, Relaxed);
+        let name = name_of(path);
+        self.committer.commit(Complete { temp, name, path: path.clone() });
+    }
+
+    fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
+        lock(&self.partials).remove(&item);
+        let first = lock(&self.discarded).insert(item);
+        if first {
+            self.tally.fail(path, error);
+        }
+    }
+
+    fn discard(&self, item: u64) -> Result<(), SinkError> {
+        lock(&self.partials).remove(&item);
+        let mut discarded = lock(&self.discarded);
+        discarded.insert(item);
+        if discarded.len() > DISCARDED_MAX {
+            return Err(SinkError::Protocol("too many files were taken back".into()));
+        }
+        Ok(())
+    }
+
+    fn make_folder(&self, path: &[u8], meta: Meta) -> io::Result<()> {
+        if path.is_empty() {
+            return Ok(()); // the root is the server's own
+        }
+        self.folder(path)?;
+        let mut folders = lock(&self.folders);
+        if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
+            folders.path_bytes += path.len();
+            folders.metas.push((path.to_vec(), meta));
+        }
+        Ok(())
+    }
+
+    /// Modes and times come last, deepest first: what is made in a folder changes its time, and its
+    /// mode may forbid making anything.
+    fn finish_folders(&self) {
+        let mut metas = std::mem::take(&mut *lock(&self.folders)).metas;
+        let depth = |path: &[u8]| os(path).components().count();
+        metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+        lock(&self.parents).clear();
+        for batch in metas.chunks(PARENTS_MAX) {
+            let mut done = Vec::new();
+            for (path, meta) in batch {
+                let result = self.root.open_dir(os(path)).and_then(|folder| {
+                    let folder = readable(&folder)?;
+                    set_meta(&folder, *meta).map(|()| folder)
+                });
+                match result {
+                    Ok(folder) => done.push(folder),
+                    Err(error) => self.tally.fail(path, &error),
+                }
+            }
+            for error in sync_files(done.iter()).into_iter().filter_map(Result::err) {
+                self.tally.fail(b"", &error);
+            }
+        }
+    }
+
+    fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
+        let (parent, name) = self.parent(path)?;
+        let temp_name = format!(".qbulk-{}-{item}.part", self.tag);
+        parent.symlink_contents(os(target), &temp_name)?;
+        let times = timestamps(meta);
+        let placed =
+            rustix::fs::utimensat(&*parent, temp_name.as_str(), &times, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(io::Error::from)
+                .and_then(|()| parent.rename(&temp_name, &parent, name));
+        if placed.is_err() {
+            parent.remove_file(&temp_name)?;
+        }
+        self.committer.touched(parent);
+        placed
+    }
+
+    /// The folder that `path` is in, made if it is missing, and the name within it.
+    fn parent(&self, path: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
+        let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
+        Ok((self.folder(&path[..end])?, name_of(path)))
+    }
+
+    fn folder(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
+        if path.is_empty() {
+            return Ok(Arc::clone(&self.root));
+        }
+        if let Some(folder) = lock(&self.parents).get(path) {
+            return Ok(Arc::clone(folder));
+        }
+        let folder = match self.root.open_dir(os(path)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.root.create_dir_all(os(path))?;
+                let folder = Arc::new(self.root.open_dir(os(path))?);
+                self.committer.touched(Arc::clone(&folder));
+                folder
+            }
+            opened => Arc::new(opened?),
+        };
+        let mut parents = lock(&self.parents);
+        if parents.len() >= PARENTS_MAX {
+            parents.clear();
+        }
+        parents.insert(path.to_vec(), Arc::clone(&folder));
+        Ok(folder)
+    }
+}
+
+impl Partial {
+    fn new(piece: &Piece) -> Self {
+        let progress = Progress { tree: HashTree::new(piece.file_bytes), seal: None };
+        Self {
+            path: piece.path.clone(),
+            meta: piece.meta,
+            bytes: piece.file_bytes,
+            temp: OnceLock::new(),
+            progress: Mutex::new(progress),
+        }
+    }
+}
+
+impl Tally {
+    fn fail(&self, path: &[u8], error: &io::Error) {
+        self.note_fatal(path, error);
+        self.note(path, reason(error));
+    }
+
+    fn note(&self, path: &[u8], reason: String) {
+        let mut failures = lock(&self.failures);
+        failures.1 += 1;
+        if failures.0.len() < FAILURES_MAX {
+            failures.0.push(Failed { path: path.to_vec(), reason });
+        }
+    }
+
+    /// What fails one file may well fail all.
+    fn note_fatal(&self, path: &[u8], error: &io::Error) {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO)) {
+            let path = super::shown(path);
+            self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
+        }
+    }
+}
+
+fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
+    let mut records = Vec::new();
+    while !table.is_empty() {
+        records.push(Record::decode(&mut table)?);
+    }
+    Ok(records)
+}
+
+/// The part of `content` that belongs to each record.
+fn split<'a>(records: &[Record], mut content: &'a [u8]) -> Result<Vec<&'a [u8]>, SinkError> {
+    let mut parts = Vec::with_capacity(records.len());
+    for record in records {
+        let bytes = if let Record::Piece(piece) = record { piece.content_bytes() } else { 0 };
+        let (part, rest) = usize::try_from(bytes)
+            .ok()
+            .and_then(|bytes| content.split_at_checked(bytes))
+            .ok_or_else(|| SinkError::Protocol("a stripe's content is too short".into()))?;
+        parts.push(part);
+        content = rest;
+    }
+    if content.is_empty() {
+        Ok(parts)
+    } else {
+        Err(SinkError::Protocol("a stripe's content is too long".into()))
+    }
+}
+
+/// Room for the whole file, so that a full disk is known at once and the file is in one place.
+fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
+    if bytes == 0 {
+        return Ok(());
+    }
+    if !sparse {
+        match rustix::fs::fallocate(temp.file(), FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => return Ok(()),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    temp.file().set_len(bytes)
+}
+
+fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<()> {
+    for run in &piece.runs {
+        let (bytes, rest) = content.split_at(run.len as usize);
+        temp.file().write_all_at(bytes, piece.offset + run.offset)?;
+        content = rest;
+    }
+    Ok(())
+}
+
+/// Permission bits and time; never set-user-id, set-group-id or sticky, which are the receiver's to give.
+fn set_meta(fd: impl std::os::fd::AsFd, meta: Meta) -> io::Result<()> {
+    rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode & 0o777))?;
+    rustix::fs::futimens(&fd, &timestamps(meta))?;
+    Ok(())
+}
+
+fn timestamps(meta: Meta) -> Timestamps {
+    let modified = Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.into() };
+    let unchanged = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
+    Timestamps { last_access: unchanged, last_modification: modified }
+}
+
+fn os(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
+}
+
+fn name_of(path: &[u8]) -> OsString {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    OsStr::from_bytes(name).to_owned()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,282 @@
+//! Reading the source: what a stripe holds, ready to be sent.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use rustix::fs::{OFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::scan::{FileInfo, Kind};
+use super::{reason, shown};
+use crate::event::Failure;
+use crate::hashtree::{HashTree, piece_hash};
+use crate::wire::{Header, Piece, RUNS_MAX, Record, Run};
+
+/// Something to send, under the name that it gets at the destination.
+#[derive(Debug)]
+pub struct SourceItem {
+    /// Its number.
+    pub id: u64,
+    /// Where it is.
+    pub local: PathBuf,
+    /// Its path below the server's root.
+    pub path: Vec<u8>,
+    /// What it is.
+    pub kind: SourceKind,
+    /// The file's pieces that have been read so far.
+    tree: Mutex<Option<HashTree>>,
+    failed: AtomicBool,
+}
+
+/// What an item is: something that was found, or the last word on a file that was cut.
+#[derive(Debug)]
+pub enum SourceKind {
+    /// What was found.
+    Found(Kind),
+    /// A file's hash, once all of it has been read.
+    Seal {
+        /// The file's item.
+        of: u64,
+        /// Its BLAKE3 hash.
+        hash: [u8; 32],
+    },
+}
+
+impl SourceItem {
+    /// An item that has not been read.
+    pub fn new(id: u64, local: PathBuf, path: Vec<u8>, kind: SourceKind) -> Self {
+        let tree = match &kind {
+            SourceKind::Found(Kind::File(info)) => Some(HashTree::new(info.bytes)),
+            _ => None,
+        };
+        Self { id, local, path, kind, tree: Mutex::new(tree), failed: AtomicBool::new(false) }
+    }
+}
+
+/// A part of an item, to be read.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The item.
+    pub item: Arc<SourceItem>,
+    /// Where the part starts, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes.
+    pub len: u64,
+}
+
+/// A stripe, ready to be sent as often as it takes.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    /// Header and table.
+    pub head: Bytes,
+    /// Content.
+    pub content: Bytes,
+}
+
+/// What reading a stripe brought to light.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The stripe.
+    pub prepared: Prepared,
+    /// Files of several pieces whose last piece this was, with their hash.
+    pub sealed: Vec<(Arc<SourceItem>, [u8; 32])>,
+    /// What could not be read.
+    pub failures: Vec<Failure>,
+}
+
+/// Reads and hashes `parts`, and puts them together as a stripe.
+///
+/// What cannot be read, or changed since it was found, is told and left out: the receiver is asked to
+/// forget what it has of it.
+pub fn prepare(stripe: u64, parts: &[Part]) -> Outcome {
+    let bytes: u64 = parts.iter().map(|part| part.len).sum();
+    let mut content = Content { buffer: vec![0; bytes as usize], filled: 0 };
+    let mut table = Vec::new();
+    let (mut sealed, mut failures) = (Vec::new(), Vec::new());
+    for part in parts {
+        let start = content.filled;
+        match record(part, &mut content) {
+            Ok((record, root)) => {
+                record.encode(&mut table);
+                sealed.extend(root.map(|root| (Arc::clone(&part.item), root)));
+            }
+            Err(reason) => {
+                content.filled = start;
+                Record::Discard { item: part.item.id }.encode(&mut table);
+                // A file of many pieces is told once.
+                if !part.item.failed.swap(true, Relaxed) {
+                    failures.push(Failure { path: shown(part.item.local_bytes()), reason });
+                }
+            }
+        }
+    }
+    let header = Header {
+        stripe,
+        table_bytes: table.len() as u32,
+        content_bytes: content.filled as u32,
+        table_hash: *blake3::hash(&table).as_bytes(),
+    };
+    let mut head = Vec::with_capacity(Header::BYTES + table.len());
+    header.encode(&mut head);
+    head.extend_from_slice(&table);
+    content.buffer.truncate(content.filled);
+    let prepared = Prepared { head: head.into(), content: content.buffer.into() };
+    Outcome { prepared, sealed, failures }
+}
+
+/// A stripe's content as it is read. Allocated at once, since zeroed pages come free of charge.
+struct Content {
+    buffer: Vec<u8>,
+    filled: usize,
+}
+
+impl Content {
+    fn read(&mut self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        let end = self.filled + len as usize;
+        file.read_exact_at(&mut self.buffer[self.filled..end], offset)?;
+        self.filled = end;
+        Ok(())
+    }
+}
+
+impl SourceItem {
+    fn local_bytes(&self) -> &[u8] {
+        self.local.as_os_str().as_bytes()
+    }
+}
+
+/// The record for `part`, whose content is appended to `content`, and the file's hash if this was its
+/// last piece of several.
+fn record(part: &Part, content: &mut Content) -> Result<(Record, Option<[u8; 32]>), String> {
+    let (item, path) = (part.item.id, part.item.path.clone());
+    Ok(match &part.item.kind {
+        SourceKind::Found(Kind::Folder(meta)) => (Record::Folder { item, path, meta: *meta }, None),
+        SourceKind::Found(Kind::Symlink { meta, target }) => {
+            (Record::Symlink { item, path, meta: *meta, target: target.clone() }, None)
+        }
+        SourceKind::Seal { of, hash } => (Record::Seal { item: *of, hash: *hash }, None),
+        SourceKind::Found(Kind::File(info)) => {
+            let (runs, hash) = read_piece(part, info, content)?;
+            let piece = Piece {
+                item,
+                path,
+                meta: info.meta,
+                file_bytes: info.bytes,
+                sparse: info.sparse,
+                offset: part.offset,
+                len: part.len,
+                runs,
+                hash,
+            };
+            (Record::Piece(piece), add_piece(part, info, hash)?)
+        }
+    })
+}
+
+/// Adds a piece's hash to its file's. A file of one piece needs no seal.
+fn add_piece(part: &Part, info: &FileInfo, hash: [u8; 32]) -> Result<Option<[u8; 32]>, String> {
+    if part.len == info.bytes {
+        return Ok(None);
+    }
+    let mut tree = part.item.tree.lock().unwrap_or_else(PoisonError::into_inner);
+    let tree = tree.as_mut().ok_or("not a file")?;
+    if !tree.add(part.offset, part.len, hash) {
+        return Err("its pieces do not fit together".into());
+    }
+    Ok(tree.root().map(|root| *root.as_bytes()))
+}
+
+fn read_piece(
+    part: &Part,
+    info: &FileInfo,
+    content: &mut Content,
+) -> Result<(Vec<Run>, [u8; 32]), String> {
+    const CHANGED: &str = "it changed while it was read";
+    if part.item.failed.load(Relaxed) {
+        return Err(CHANGED.into());
+    }
+    let told = |error: io::Error| reason(&error);
+    let file = open(part).map_err(told)?;
+    let current = |file: &File| file.metadata().map(|metadata| FileInfo::of(&metadata));
+    if !info.is_unchanged(&current(&file).map_err(told)?) {
+        return Err("it changed after it was found".into());
+    }
+    let runs = if info.sparse { data_runs(&file, part).map_err(told)? } else { whole(part) };
+    let start = content.filled;
+    for run in &runs {
+        content
+            .read(&file, part.offset + run.offset, run.len)
+            .map_err(|error| if is_short(&error) { CHANGED.into() } else { told(error) })?;
+    }
+    if !info.is_unchanged(&current(&file).map_err(told)?) {
+        return Err(CHANGED.into());
+    }
+    let hash =
+        hash_runs(part.offset, part.len, &runs, &content.buffer[start..content.filled], info.bytes);
+    Ok((runs, hash))
+}
+
+/// Opens the file without being led elsewhere by a link that has taken its place, and without waiting
+/// if it has become a pipe.
+fn open(part: &Part) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&part.item.local)
+}
+
+fn whole(part: &Part) -> Vec<Run> {
+    if part.len == 0 { Vec::new() } else { vec![Run { offset: 0, len: part.len }] }
+}
+
+/// Where the part has content. Too many runs to tell are told as one.
+fn data_runs(file: &File, part: &Part) -> io::Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    let mut at = part.offset;
+    let end = part.offset + part.len;
+    while let Some(data) = next_data(file, at, end)? {
+        if runs.len() == RUNS_MAX {
+            return Ok(whole(part));
+        }
+        runs.push(Run { offset: data.start - part.offset, len: data.end - data.start });
+        at = data.end;
+    }
+    Ok(runs)
+}
+
+fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= end {
+        return Ok(None);
+    }
+    let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(start) if start < end => start,
+        Ok(_) | Err(Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let stop = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+    Ok(Some(start..stop.min(end)))
+}
+
+fn is_short(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
+/// The [`piece_hash`] of a piece of which `content` holds the runs, and holes are zeros.
+pub fn hash_runs(offset: u64, len: u64, runs: &[Run], content: &[u8], file_bytes: u64) -> [u8; 32] {
+    if content.len() as u64 == len {
+        return piece_hash(offset, content, file_bytes);
+    }
+    let mut piece = vec![0; len as usize];
+    let mut rest = content;
+    for run in runs {
+        let (bytes, after) = rest.split_at(run.len as usize);
+        piece[run.offset as usize..][..bytes.len()].copy_from_slice(bytes);
+        rest = after;
+    }
+    piece_hash(offset, &piece, file_bytes)
+}

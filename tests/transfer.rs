@@ -1,0 +1,118 @@
+//! Whole transfers over loopback, through the library.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use qbulk::error::Error;
+use qbulk::event::Summary;
+use qbulk::identity::Identity;
+use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
+use qbulk::net::tls::{ClientTrust, ServerTrust};
+use qbulk::push::{PushConfig, push};
+use qbulk::serve::{ServeConfig, Server};
+use qbulk::traffic::PoolConfig;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+struct Pair {
+    dir: tempfile::TempDir,
+    identity: Arc<Identity>,
+    servers: Vec<std::net::SocketAddr>,
+    _stop: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Pair {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let identity = Arc::new(Identity::load_or_create(dir.path()).expect("an identity"));
+        let root = dir.path().join("root");
+        fs::create_dir(&root).expect("a root");
+        fs::create_dir(dir.path().join("src")).expect("a source");
+        let config = ServeConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            root,
+            identity: Arc::clone(&identity),
+            trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+        };
+        let server = Server::bind(config).expect("a server");
+        let servers = vec![server.local_addr()];
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        tokio::spawn(server.run(Arc::new(|event| eprintln!("{event:?}")), async {
+            stopped.await.ok();
+        }));
+        Self { dir, identity, servers, _stop: stop }
+    }
+
+    fn source(&self, name: &str) -> PathBuf {
+        self.dir.path().join("src").join(name)
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root").join(name)
+    }
+
+    async fn push(&self, source: &Path, destination: &str) -> Result<Summary, Error> {
+        let config = PushConfig {
+            sources: vec![source.to_owned()],
+            servers: self.servers.clone(),
+            server_name: "localhost".into(),
+            destination: destination.into(),
+            bind: vec![],
+            identity: Arc::clone(&self.identity),
+            trust: ClientTrust::Pinned([self.identity.fingerprint()].into()),
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            pool: PoolConfig::default(),
+            connect_timeout: Duration::from_secs(10),
+        };
+        push(config, Arc::new(|_| ()), std::future::pending()).await
+    }
+}
+
+fn random(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut data = vec![0; bytes];
+    SmallRng::seed_from_u64(seed).fill_bytes(&mut data);
+    data
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_arrives() {
+    let pair = Pair::start();
+    let data = random(1, 50_000_003);
+    fs::write(pair.source("big"), &data).unwrap();
+    let summary = pair.push(&pair.source("big"), "copy").await.unwrap();
+    assert!(fs::read(pair.target("copy")).unwrap() == data);
+    assert_eq!((summary.files, summary.bytes, summary.failed), (1, 50_000_003, 0));
+    eprintln!("{summary:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tree_arrives_with_all_that_is_in_it() {
+    let pair = Pair::start();
+    let tree = pair.source("tree");
+    fs::create_dir_all(tree.join("a/b/empty")).unwrap();
+    fs::write(tree.join("zero"), b"").unwrap();
+    fs::write(tree.join("a/small"), b"hello").unwrap();
+    fs::write(tree.join("a/b/medium"), random(2, 300_000)).unwrap();
+    fs::write(tree.join("a/b/large"), random(3, 5_000_000)).unwrap();
+    symlink("../nowhere", tree.join("a/link")).unwrap();
+    fs::set_permissions(tree.join("a/small"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(tree.join("a/b/empty"), fs::Permissions::from_mode(0o500)).unwrap();
+    let summary = pair.push(&tree, "").await.unwrap();
+    eprintln!("{summary:#?}");
+    assert_eq!(summary.failed, 0);
+    for path in ["zero", "a/small", "a/b/medium", "a/b/large"] {
+        let (from, to) = (tree.join(path), pair.target("tree").join(path));
+        assert!(fs::read(&from).unwrap() == fs::read(&to).unwrap(), "{path}");
+    }
+    for path in ["", "zero", "a", "a/b", "a/small", "a/link", "a/b/empty", "a/b/large"] {
+        let from = fs::symlink_metadata(tree.join(path)).unwrap();
+        let to = fs::symlink_metadata(pair.target("tree").join(path)).unwrap();
+        assert_eq!((from.mtime(), from.mtime_nsec()), (to.mtime(), to.mtime_nsec()), "{path}");
+        assert_eq!(from.mode(), to.mode(), "{path}");
+    }
+    assert_eq!(fs::read_link(pair.target("tree/a/link")).unwrap(), Path::new("../nowhere"));
+}
