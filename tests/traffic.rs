@@ -106,7 +106,13 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
                 bad_at: if bad { bad_at } else { TIME_MAX },
                 bad_rate: if rng.random_bool(0.5) { 0.0 } else { rate * 0.01 },
             };
-            let sample = Sample { window_bytes: 1 << 20, rtt, rtt_min: rtt, ..Sample::default() };
+            let sample = Sample {
+                window_bytes: 1 << 20,
+                rtt,
+                rtt_min: rtt,
+                pto: rtt + Duration::from_millis(25),
+                ..Sample::default()
+            };
             links.insert(conn, Link { lane, sample, priming: false, queue: Vec::new() });
             pool.handle(Input::Up(conn), now);
             pool.handle(Input::Accepted, now);
@@ -125,6 +131,7 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
                     acks.push(Reverse((now + link.lane.rtt, conn, id)));
                 }
             }
+            link.sample.in_flight_bytes = u64::from(!link.queue.is_empty());
             if link.priming && link.queue.is_empty() {
                 link.sample.padding_bytes += left as u64;
                 link.sample.delivered_bytes += left as u64;

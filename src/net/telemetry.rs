@@ -14,6 +14,13 @@ use quinn_proto::RttEstimator;
 
 use crate::traffic::Sample;
 
+/// What is sent and is no larger than this holds acknowledgements alone, which nobody answers.
+const ACK_BYTES_MAX: u64 = 128;
+/// RFC 9002, 6.1.2.
+const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
+/// How long a receiver may hold an acknowledgement back (RFC 9000, 18.2: the default).
+const MAX_ACK_DELAY: Duration = Duration::from_millis(25);
+
 /// A connection's counters.
 #[derive(Debug, Default)]
 pub struct Telemetry {
@@ -23,6 +30,8 @@ pub struct Telemetry {
     window_bytes: AtomicU64,
     rtt_ns: AtomicU64,
     rtt_min_ns: AtomicU64,
+    pto_ns: AtomicU64,
+    in_flight_bytes: AtomicU64,
 }
 
 impl Telemetry {
@@ -40,6 +49,8 @@ impl Telemetry {
             window_bytes: self.window_bytes.load(Relaxed),
             rtt: Duration::from_nanos(self.rtt_ns.load(Relaxed)),
             rtt_min: Duration::from_nanos(self.rtt_min_ns.load(Relaxed)),
+            pto: Duration::from_nanos(self.pto_ns.load(Relaxed)),
+            in_flight_bytes: self.in_flight_bytes.load(Relaxed),
         }
     }
 }
@@ -65,17 +76,22 @@ impl ControllerFactory for Observed {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::clone(&self.inner).build(now, current_mtu);
         self.telemetry.window_bytes.store(inner.window(), Relaxed);
-        Box::new(Observer { telemetry: Arc::clone(&self.telemetry), inner })
+        let telemetry = Arc::clone(&self.telemetry);
+        Box::new(Observer { telemetry, rtt_var: Duration::ZERO, inner })
     }
 }
 
 struct Observer {
     telemetry: Arc<Telemetry>,
+    rtt_var: Duration,
     inner: Box<dyn Controller>,
 }
 
 impl Controller for Observer {
     fn on_sent(&mut self, now: Instant, bytes: u64, last_packet_number: u64) {
+        if bytes > ACK_BYTES_MAX {
+            self.telemetry.in_flight_bytes.fetch_add(bytes, Relaxed);
+        }
         self.inner.on_sent(now, bytes, last_packet_number);
     }
 
@@ -88,6 +104,11 @@ impl Controller for Observer {
         rtt: &RttEstimator,
     ) {
         self.telemetry.delivered_bytes.fetch_add(bytes, Relaxed);
+        // RFC 9002, 5.3 and 6.2.1; quinn keeps the variation to itself.
+        let deviation = rtt.get().abs_diff(now.saturating_duration_since(sent));
+        self.rtt_var = (self.rtt_var * 3 + deviation) / 4;
+        let pto = rtt.get() + (self.rtt_var * 4).max(TIMER_GRANULARITY) + MAX_ACK_DELAY;
+        self.telemetry.pto_ns.store(pto.as_nanos() as u64, Relaxed);
         self.telemetry.rtt_ns.store(rtt.get().as_nanos() as u64, Relaxed);
         self.telemetry.rtt_min_ns.store(rtt.min().as_nanos() as u64, Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
@@ -102,6 +123,7 @@ impl Controller for Observer {
     ) {
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
         self.telemetry.window_bytes.store(self.inner.window(), Relaxed);
+        self.telemetry.in_flight_bytes.store(in_flight, Relaxed);
     }
 
     fn on_congestion_event(
@@ -130,7 +152,7 @@ impl Controller for Observer {
 
     fn clone_box(&self) -> Box<dyn Controller> {
         let inner = self.inner.clone_box();
-        Box::new(Self { telemetry: Arc::clone(&self.telemetry), inner })
+        Box::new(Self { telemetry: Arc::clone(&self.telemetry), rtt_var: self.rtt_var, inner })
     }
 
     fn initial_window(&self) -> u64 {

@@ -86,12 +86,20 @@ pub struct Outcome {
 pub struct Sink {
     root: Arc<Dir>,
     tag: String,
-    partials: Mutex<HashMap<u64, Arc<Partial>>>,
+    partials: Mutex<Partials>,
     discarded: Mutex<HashSet<u64>>,
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
     committer: Committer,
+}
+
+/// Files that are not whole yet.
+#[derive(Debug, Default)]
+struct Partials {
+    files: HashMap<u64, Arc<Partial>>,
+    /// Seals that have overtaken all of their file's pieces.
+    early_seals: HashMap<u64, [u8; 32]>,
 }
 
 #[derive(Debug, Default)]
@@ -213,7 +221,7 @@ impl Sink {
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
-        for partial in partials.into_values() {
+        for partial in partials.files.into_values() {
             let reason = match partial.temp.get() {
                 Some(Err(reason)) => reason.clone(),
                 _ => "not all of it arrived".into(),
@@ -249,7 +257,7 @@ impl Sink {
                 }
             }
             Record::Piece(piece) => self.write_piece(piece, content)?,
-            Record::Seal { item, hash } => self.seal(*item, *hash),
+            Record::Seal { item, hash } => self.seal(*item, *hash)?,
             Record::Discard { item } => self.discard(*item)?,
         }
         Ok(())
@@ -289,10 +297,15 @@ impl Sink {
 
     fn partial(&self, piece: &Piece) -> Result<Arc<Partial>, SinkError> {
         let mut partials = lock(&self.partials);
-        if partials.len() >= PARTIAL_MAX && !partials.contains_key(&piece.item) {
-            return Err(SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files")));
+        let Partials { files, early_seals } = &mut *partials;
+        if files.len() >= PARTIAL_MAX && !files.contains_key(&piece.item) {
+            return Err(too_many());
         }
-        let partial = partials.entry(piece.item).or_insert_with(|| Arc::new(Partial::new(piece)));
+        let partial = files.entry(piece.item).or_insert_with(|| {
+            let partial = Partial::new(piece);
+            lock(&partial.progress).seal = early_seals.remove(&piece.item);
+            Arc::new(partial)
+        });
         if partial.bytes != piece.file_bytes || partial.path != piece.path {
             return Err(SinkError::Protocol("one item is two files".into()));
         }
@@ -314,9 +327,20 @@ impl Sink {
         })
     }
 
-    fn seal(&self, item: u64, hash: [u8; 32]) {
-        let partial = lock(&self.partials).get(&item).cloned();
-        let Some(partial) = partial else { return };
+    fn seal(&self, item: u64, hash: [u8; 32]) -> Result<(), SinkError> {
+        let partial = {
+            let mut partials = lock(&self.partials);
+            let Some(partial) = partials.files.get(&item).cloned() else {
+                if partials.early_seals.len() >= PARTIAL_MAX {
+                    return Err(too_many());
+                }
+                if !lock(&self.discarded).contains(&item) {
+                    partials.early_seals.insert(item, hash);
+                }
+                return Ok(());
+            };
+            partial
+        };
         let is_done = {
             let mut progress = lock(&partial.progress);
             progress.seal = Some(hash);
@@ -325,12 +349,13 @@ impl Sink {
         if is_done || matches!(partial.temp.get(), Some(Err(_))) {
             self.complete(item, &partial);
         }
+        Ok(())
     }
 
     /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
     fn complete(&self, item: u64, partial: &Partial) {
-        lock(&self.partials).remove(&item);
+        lock(&self.partials).files.remove(&item);
         let path = &partial.path;
         let temp = match partial.temp.get() {
             Some(Ok(temp)) => Arc::clone(temp),
@@ -354,7 +379,7 @@ impl Sink {
     }
 
     fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
-        lock(&self.partials).remove(&item);
+        lock(&self.partials).files.remove(&item);
         let first = lock(&self.discarded).insert(item);
         if first {
             self.tally.fail(path, error);
@@ -362,7 +387,7 @@ impl Sink {
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        lock(&self.partials).remove(&item);
+        lock(&self.partials).files.remove(&item);
         let mut discarded = lock(&self.discarded);
         discarded.insert(item);
         if discarded.len() > DISCARDED_MAX {
@@ -491,6 +516,10 @@ impl Tally {
             self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
         }
     }
+}
+
+fn too_many() -> SinkError {
+    SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files"))
 }
 
 fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {

@@ -74,6 +74,8 @@ const COLLAPSE_SHARE: f64 = 0.125;
 const REFERENCE_TIME: Duration = Duration::from_secs(5);
 /// Goodput is measured over at least this long.
 const WINDOW_MIN: Duration = Duration::from_millis(200);
+/// What a busy host may add to a silence.
+const SILENCE_MARGIN: Duration = Duration::from_millis(20);
 /// Samples kept at most.
 const SAMPLES_MAX: usize = 64;
 
@@ -133,7 +135,8 @@ impl Meter {
 
     /// Takes a new sample in.
     pub fn on_sample(&mut self, sample: Sample, now: Instant) {
-        if sample.delivered_bytes > self.last.delivered_bytes {
+        // Where nothing is under way, nothing can come back.
+        if sample.delivered_bytes > self.last.delivered_bytes || sample.in_flight_bytes == 0 {
             self.progress_at = now;
         }
         self.last = sample;
@@ -187,9 +190,10 @@ impl Meter {
         now - self.busy_since >= self.window()
     }
 
-    /// How long silence may last: loss recovery (RFC 9002, 6.2) answers within about two round trips.
+    /// How long silence may last: by then two probes have gone unanswered, the first after one probe
+    /// timeout, the second after two more (RFC 9002, 6.2).
     pub fn silence_max(&self) -> Duration {
-        self.last.rtt * 3 + Duration::from_millis(50)
+        self.last.pto.max(self.last.rtt) * 3 + SILENCE_MARGIN
     }
 
     /// Whether nothing has come back for too long.

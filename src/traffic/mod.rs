@@ -129,4 +129,8 @@ pub struct Sample {
     pub rtt: Duration,
     /// The least round-trip time seen.
     pub rtt_min: Duration,
+    /// The probe timeout: how late an acknowledgement may be (RFC 9002, 6.2.1).
+    pub pto: Duration,
+    /// Bytes sent that are neither acknowledged nor declared lost.
+    pub in_flight_bytes: u64,
 }

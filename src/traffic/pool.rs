@@ -86,6 +86,8 @@ pub struct PoolStats {
 const TICK: Duration = Duration::from_millis(20);
 /// Nobody is condemned for being slow twice within this time: the set must settle first.
 const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
+/// Connections are given up for being silent at this pace at most, after as many at once as the set has.
+const SILENT_INTERVAL: Duration = Duration::from_secs(1);
 /// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
 const REOPEN_MIN: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(5);
@@ -115,6 +117,9 @@ pub struct Pool {
     reopen_at: Instant,
     tick_at: Instant,
     condemned_at: Option<Instant>,
+    /// How many may be given up for being silent now, and when one more was allowed.
+    silent_allowed: usize,
+    silent_allowed_at: Instant,
     alive_at: Instant,
     stats: PoolStats,
 }
@@ -145,6 +150,7 @@ impl Pool {
     pub fn new(config: PoolConfig, seed: u64, now: Instant) -> Self {
         assert!(config.stripe_bytes_min.is_power_of_two(), "a stripe is a power of two");
         assert!(config.stripe_bytes_max.is_power_of_two(), "a stripe is a power of two");
+        let connections = config.connections;
         let mut pool = Self {
             config,
             plan: Plan::default(),
@@ -161,6 +167,8 @@ impl Pool {
             reopen_at: now,
             tick_at: now + TICK,
             condemned_at: None,
+            silent_allowed: connections,
+            silent_allowed_at: now,
             alive_at: now,
             stats: PoolStats::default(),
         };
@@ -454,6 +462,10 @@ impl Pool {
     }
 
     fn judge_silence(&mut self, now: Instant) {
+        while now - self.silent_allowed_at >= SILENT_INTERVAL {
+            self.silent_allowed_at += SILENT_INTERVAL;
+            self.silent_allowed = (self.silent_allowed + 1).min(self.config.connections);
+        }
         let ids: Vec<ConnId> = self.conns.keys().copied().collect();
         for id in ids {
             let others = self.conns.iter().filter(|&(&other, _)| other != id);
@@ -463,7 +475,10 @@ impl Pool {
                 continue;
             }
             if others_at.is_some_and(|others_at| conn.meter.is_silent(others_at, now)) {
-                self.condemn(id, Verdict::Silent, now);
+                if self.silent_allowed > 0 {
+                    self.silent_allowed -= 1;
+                    self.condemn(id, Verdict::Silent, now);
+                }
             } else {
                 self.probe(id, now);
             }
