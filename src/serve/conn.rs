@@ -146,7 +146,7 @@ impl Conn {
     }
 }
 
-async fn finish(transfer: &Transfer, sender: &UnboundedSender<Control>) {
+async fn finish(transfer: &Arc<Transfer>, sender: &UnboundedSender<Control>) {
     match transfer.finish().await {
         Ok(outcome) => {
             for failed in outcome.failures {
@@ -181,9 +181,10 @@ async fn receive(
         return Ok(());
     }
     let bytes = header.table_bytes + header.content_bytes;
-    let Ok(_room) = transfer.room.acquire_many(bytes).await else { return Ok(()) };
+    let room = Arc::clone(&transfer.room).acquire_many_owned(bytes).await;
+    let Ok(room) = room else { return Ok(()) };
     let body = read_body(stream, bytes as usize).await?;
-    transfer.take(header, body, sender).await?;
+    transfer.take(header, body, room, sender).await;
     Ok(())
 }
 

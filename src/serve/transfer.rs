@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
@@ -95,37 +95,53 @@ impl Transfer {
         lock(&self.ledger).is_written(stripe)
     }
 
-    /// Verifies and writes a stripe that has arrived in full, and tells whoever sent it.
+    /// Verifies and writes a stripe that has arrived in full, and tells whoever sent it. Goes on to its
+    /// end even if the connection that brought the stripe ends before.
     pub(super) async fn take(
         self: &Arc<Self>,
         header: Header,
         body: Vec<u8>,
+        room: OwnedSemaphorePermit,
+        sender: &UnboundedSender<Control>,
+    ) {
+        let (transfer, sender) = (Arc::clone(self), sender.clone());
+        let taken = blocking(move || {
+            let taken = transfer.take_blocking(&header, &body, &sender);
+            drop((body, room));
+            if let Err(error) = &taken {
+                transfer.end(&error.to_string());
+            }
+            taken
+        });
+        if let Err(error) = taken.await {
+            self.end(&error.to_string());
+        }
+    }
+
+    fn take_blocking(
+        &self,
+        header: &Header,
+        body: &[u8],
         sender: &UnboundedSender<Control>,
     ) -> Result<(), SinkError> {
         let stripe = header.stripe;
-        match lock(&self.ledger).claim(stripe, sender.clone()) {
-            Claim::Write => {}
+        let claim = lock(&self.ledger).claim(stripe, sender.clone());
+        let (waiting, message) = match claim {
             Claim::Wait => return Ok(()),
-            Claim::Known => {
-                drop(sender.send(Control::Confirm(stripe)));
-                return Ok(());
-            }
+            Claim::Known => (Vec::new(), Control::Confirm(stripe)),
             Claim::TooFar => {
                 return Err(SinkError::Protocol(format!("stripe {stripe} is too far ahead")));
             }
-        }
-        let sink = Arc::clone(&self.sink);
-        let applied = blocking(move || {
-            let (table, content) = body.split_at(header.table_bytes as usize);
-            sink.apply(&header, table, content)
-        })
-        .await;
-        let (waiting, message) = match applied {
-            Ok(Applied::Written) => (lock(&self.ledger).written(stripe), Control::Confirm(stripe)),
-            Ok(Applied::Damaged) => (lock(&self.ledger).failed(stripe), Control::Damaged(stripe)),
-            Err(error) => {
-                lock(&self.ledger).failed(stripe);
-                return Err(error);
+            Claim::Write => {
+                let (table, content) = body.split_at(header.table_bytes as usize);
+                match self.sink.apply(header, table, content)? {
+                    Applied::Written => {
+                        (lock(&self.ledger).written(stripe), Control::Confirm(stripe))
+                    }
+                    Applied::Damaged => {
+                        (lock(&self.ledger).failed(stripe), Control::Damaged(stripe))
+                    }
+                }
             }
         };
         for sender in waiting.iter().chain([sender]) {
@@ -135,13 +151,17 @@ impl Transfer {
         Ok(())
     }
 
-    /// Makes everything durable; once, however often it is asked for.
-    pub(super) async fn finish(&self) -> Result<Outcome, SinkError> {
-        let finish = || {
-            let sink = Arc::clone(&self.sink);
-            blocking(move || sink.finish())
-        };
-        self.outcome.get_or_init(finish).await.clone()
+    /// Makes everything durable; once, however often it is asked for, and even if who asked is gone.
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<Outcome, SinkError> {
+        let transfer = Arc::clone(self);
+        let finishing = tokio::spawn(async move {
+            let finish = || {
+                let sink = Arc::clone(&transfer.sink);
+                blocking(move || sink.finish())
+            };
+            transfer.outcome.get_or_init(finish).await.clone()
+        });
+        finishing.await.unwrap_or_else(|error| Err(internal(&error)))
     }
 
     /// What became of it, once it is finished.
@@ -168,9 +188,11 @@ impl Transfer {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
 ) -> Result<T, SinkError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| Err(SinkError::Disk(format!("internal error: {error}"))))
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(internal(&error)))
+}
+
+fn internal(error: &tokio::task::JoinError) -> SinkError {
+    SinkError::Disk(format!("internal error: {error}"))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
