@@ -1,12 +1,41 @@
-//! The command line.
+//! The command line: what can be typed, and what it means.
 
+mod file;
+mod net;
+mod push;
+mod serve;
+pub(crate) mod trust;
+mod url;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use bytesize::ByteSize;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Moves bulk data over primed sets of QUIC connections.
+pub(crate) use self::push::{PushArgs, local as local_push};
+pub(crate) use self::serve::ServeArgs;
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
+4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
+130 interrupted.
+
+Every option can be set by an environment variable (shown with it) or in the file config.toml in the \
+configuration folder ($QBULK_CONFIG_DIR, else ~/.config/qbulk), in a section per command:
+
+    [push]
+    connections = 16
+    [serve]
+    root = \"/srv/data\"
+
+The command line comes before the environment, and that before the file.";
+
+/// Moves bulk data between hosts over primed sets of QUIC connections.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, after_long_help = EXIT_CODES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -14,6 +43,16 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Send files and folders to a host that runs `qbulk serve`.
+    Push(Box<PushArgs>),
+    /// Take files from others into a folder, until stopped.
+    Serve(Box<ServeArgs>),
+    /// See it work: a real serve and a real push on this host, of a generated file.
+    Demo {
+        /// Size of the file.
+        #[arg(long, default_value = "1GiB", value_parser = bytes, env = "QBULK_DEMO_SIZE")]
+        size: u64,
+    },
     /// Show the fingerprint of your identity; makes the identity on first use.
     ///
     /// The other side is given this fingerprint to know you by.
@@ -45,4 +84,103 @@ pub(crate) enum CertCommand {
         #[arg(long, default_value = "certs", env = "QBULK_CERTS_DIR")]
         dir: PathBuf,
     },
+}
+
+/// What is told, and how.
+#[derive(Clone, Copy, Debug, Default, Args)]
+#[command(next_help_heading = "Output")]
+pub(crate) struct OutputArgs {
+    /// Say nothing but what went wrong.
+    #[arg(short, long, env = "QBULK_QUIET")]
+    pub(crate) quiet: bool,
+    /// Write every event to standard output as one line of JSON (see docs/json.md).
+    #[arg(long, env = "QBULK_JSON")]
+    pub(crate) json: bool,
+    /// Trace to standard error; twice for the transport as well. RUST_LOG has the last word.
+    #[arg(short, long, action = clap::ArgAction::Count, env = "QBULK_VERBOSE")]
+    pub(crate) verbose: u8,
+}
+
+/// The key to show instead of the user's own.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct IdentityArgs {
+    /// A certificate to show instead of your own identity's, as `qbulk cert issue` makes it.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "key",
+        env = "QBULK_CERT",
+        help_heading = "Identity"
+    )]
+    pub(crate) cert: Option<PathBuf>,
+    /// The key that goes with --cert.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "cert",
+        env = "QBULK_KEY",
+        help_heading = "Identity"
+    )]
+    pub(crate) key: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Reads command line, environment and configuration file; ends the process with a message if
+    /// what they say cannot be.
+    pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
+        let mut command = match file::add_defaults(Self::command()) {
+            Ok(command) => command,
+            Err(message) => Self::command().error(ErrorKind::ValueValidation, message).exit(),
+        };
+        let matches = command.try_get_matches_from_mut(args).unwrap_or_else(|error| error.exit());
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+    }
+
+    /// What is told, and how, where the command has a say in it.
+    pub(crate) fn output(&self) -> Option<OutputArgs> {
+        match &self.command {
+            Command::Push(args) => Some(args.output),
+            Command::Serve(args) => Some(args.output),
+            _ => None,
+        }
+    }
+}
+
+/// A number of bytes, as in `64KiB` or `5MB`.
+fn bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.parse().map_err(|_| "expected a size such as 64KiB or 5MB")?;
+    Ok(size.as_u64())
+}
+
+/// A stripe's size.
+fn stripe_bytes(text: &str) -> Result<u64, String> {
+    let size = bytes(text)?;
+    if size.is_power_of_two() && (64 << 10..=16 << 20).contains(&size) {
+        Ok(size)
+    } else {
+        Err("expected a power of two from 64KiB to 16MiB".into())
+    }
+}
+
+/// A span of time, as in `10s` or `250ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "expected a time such as 250ms or 10s".into())
+}
+
+/// A share between nothing and all.
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.05..=0.95).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0.05 to 0.95".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
 }

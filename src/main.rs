@@ -1,36 +1,113 @@
 //! The `qbulk` command.
 
 mod cli;
+mod demo;
+mod report;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::Parser;
 use qbulk::certs::{self, CertPaths};
-use qbulk::identity::{Identity, IdentityError, config_dir};
+use qbulk::error::{EXIT_SOME_FAILED, Error};
+use qbulk::event::{PushEvent, ServeEvent, Summary};
+use qbulk::identity::{Identity, config_dir};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
-use cli::{CertCommand, Cli, Command};
+use cli::{CertCommand, Cli, Command, OutputArgs, PushArgs, ServeArgs};
+use report::{PushReport, ServeReport};
+
+/// Threads that read, hash and write; the machine's cores are the limit anyway.
+const BLOCKING_THREADS: usize = 16;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = Cli::read(std::env::args_os());
+    let output = cli.output().unwrap_or_default();
+    trace(output.verbose);
+    match run(cli.command) {
+        Ok(code) => code,
         Err(error) => {
-            eprintln!("qbulk: {error}");
-            ExitCode::FAILURE
+            report::error(&error, output.json);
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
-fn run(cli: Cli) -> Result<(), IdentityError> {
-    match cli.command {
+fn run(command: Command) -> Result<ExitCode, Error> {
+    match command {
+        Command::Push(args) => return on_runtime(push(*args)),
+        Command::Serve(args) => return on_runtime(serve(*args)),
+        Command::Demo { size } => return on_runtime(demo(size)),
         Command::Id => println!("{}", Identity::load_or_create(&config_dir()?)?.fingerprint()),
-        Command::Cert(CertCommand::Ca { name, dir }) => {
-            show(&certs::create_ca(&dir, &name)?);
-        }
+        Command::Cert(CertCommand::Ca { name, dir }) => show(&certs::create_ca(&dir, &name)?),
         Command::Cert(CertCommand::Issue { subject, sans, dir }) => {
             show(&certs::issue(&dir, &subject, &sans)?);
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn push(args: PushArgs) -> Result<ExitCode, Error> {
+    let report = Arc::new(PushReport::new(args.output));
+    let tell = Arc::clone(&report);
+    let result =
+        args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
+    report.end();
+    result.map(|summary| exit_code(&summary))
+}
+
+async fn serve(args: ServeArgs) -> Result<ExitCode, Error> {
+    let stop = stop_signal()?;
+    let (server, own) = args.bind()?;
+    let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
+    let report = ServeReport { output: args.output, root, own };
+    server.run(Arc::new(move |event: ServeEvent| report.tell(&event)), stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn demo(bytes: u64) -> Result<ExitCode, Error> {
+    let report = Arc::new(PushReport::new(OutputArgs::default()));
+    let result = demo::run(bytes, Arc::clone(&report), stop_signal()?).await;
+    report.end();
+    result.map(|summary| exit_code(&summary))
+}
+
+fn exit_code(summary: &Summary) -> ExitCode {
+    if summary.failed > 0 { ExitCode::from(EXIT_SOME_FAILED) } else { ExitCode::SUCCESS }
+}
+
+fn on_runtime(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
+    tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Disk(format!("cannot start threads: {error}")))?
+        .block_on(command)
+}
+
+/// Resolves on Ctrl-C or SIGTERM.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send, Error> {
+    let listen = |kind| {
+        signal(kind).map_err(|error| Error::Disk(format!("cannot listen for signals: {error}")))
+    };
+    let (mut interrupt, mut terminate) =
+        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+fn trace(verbose: u8) {
+    let default = match verbose {
+        0 => "warn",
+        1 => "warn,qbulk=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 fn show(paths: &CertPaths) {

@@ -1,0 +1,231 @@
+//! `qbulk push`: its options, and the transfer that they describe.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use qbulk::error::Error;
+use qbulk::event::Summary;
+use qbulk::identity::{Fingerprint, Identity};
+use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::push::{PushConfig, PushReporter};
+use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
+
+use super::url::Destination;
+use super::{IdentityArgs, OutputArgs, bytes, duration, net, share, stripe_bytes, trust};
+
+const EXAMPLES: &str = "\
+A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
+  qbulk push photos  qbulk://host/backup    makes backup/photos on the server
+  qbulk push photos/ qbulk://host/backup    puts what is in photos into backup
+A single file is given the destination's name, unless that is a folder there or ends in a slash:
+  qbulk push a.iso qbulk://host/b.iso       makes b.iso
+  qbulk push a.iso qbulk://host/images/     makes images/a.iso
+The path is relative to the folder that the server serves. Links are sent as links. A file that is \
+there already is replaced as a whole once the new one is complete and verified, never before.
+
+Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
+4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, 130 interrupted.";
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct PushArgs {
+    /// Files and folders to send; a slash behind a folder means its contents.
+    #[arg(required = true, value_name = "SRC")]
+    sources: Vec<PathBuf>,
+    /// Where to: qbulk://HOST[:PORT]/PATH
+    #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
+    destination: Destination,
+
+    /// Accept the server with this key only; repeatable. `qbulk id` on the server shows it.
+    #[arg(
+        long,
+        value_name = "SHA256:...",
+        env = "QBULK_FINGERPRINT",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    fingerprint: Vec<Fingerprint>,
+    /// Accept a server that is not known yet, and remember its key, without asking.
+    #[arg(long, env = "QBULK_ACCEPT_NEW", help_heading = "Identity")]
+    accept_new: bool,
+    /// Accept servers with a certificate for their name from this authority.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "fingerprint",
+        env = "QBULK_CA",
+        help_heading = "Identity"
+    )]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
+
+    /// Send from this local address; repeatable: connections take turns.
+    #[arg(
+        long,
+        value_name = "IP",
+        env = "QBULK_BIND",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    bind: Vec<IpAddr>,
+    /// A further address of the same server; repeatable: connections take turns.
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        env = "QBULK_SERVER",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    server: Vec<String>,
+    /// The largest datagram, in bytes of UDP payload; the path's own limit is found anyway.
+    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
+        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
+    mtu: u16,
+    /// How long to try to reach the server.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
+    connect_timeout: Duration,
+
+    /// N: connections of the set, each from a port of its own.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    connections: u16,
+    /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]
+    #[arg(short = 'm', long, value_name = "M", env = "QBULK_ACTIVE", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=64))]
+    active: Option<u16>,
+    /// The smallest stripe; a power of two.
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
+    stripe_min: u64,
+    /// The largest stripe; a power of two.
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = stripe_bytes, env = "QBULK_STRIPE_MAX", help_heading = "Connection set")]
+    stripe_max: u64,
+    /// Stripes that a connection carries before a reserve takes its turn.
+    #[arg(long, value_name = "COUNT", default_value_t = 8, env = "QBULK_TURN", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    turn: u64,
+    /// A reserve that was idle for longer is primed again.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_REPRIME_AFTER", help_heading = "Connection set")]
+    reprime_after: Duration,
+
+    /// Bytes delivered per round trip at which a connection counts as primed.
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes, env = "QBULK_PRIME_TARGET", help_heading = "Priming")]
+    prime_target: u64,
+    /// Padding that one priming may cost; 0 turns priming off.
+    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
+    prime_budget: u64,
+    /// How long one priming may take.
+    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, env = "QBULK_PRIME_TIME", help_heading = "Priming")]
+    prime_time: Duration,
+
+    /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
+    /// connection is unsatisfactory.
+    #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
+    threshold: f64,
+    /// Goodput in bytes per second below which a connection is unsatisfactory in any case.
+    #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes, env = "QBULK_FLOOR", help_heading = "Health")]
+    floor: u64,
+    /// Round-trip time above which a connection is unsatisfactory in any case.
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
+    rtt_max: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl PushArgs {
+    /// Pushes; tells what happens to `report`.
+    pub(crate) async fn run(
+        self,
+        report: PushReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
+        let pool = self.pool()?;
+        let identity = Arc::new(trust::identity(&self.identity)?);
+        let servers = net::resolve(&self.destination, &self.server).await?;
+        let asked = trust::Asked {
+            server: self.destination.server(),
+            address: servers[0],
+            fingerprints: self.fingerprint.clone(),
+            accept_new: self.accept_new,
+            ca: self.ca.clone(),
+            timeout: self.connect_timeout,
+        };
+        tokio::pin!(stop);
+        let trust = tokio::select! {
+            trust = asked.trust(&identity) => trust?,
+            () = &mut stop => return Err(Error::Interrupted),
+        };
+        let config = PushConfig {
+            sources: self.sources,
+            servers,
+            server_name: self.destination.host,
+            destination: self.destination.path,
+            bind: self.bind,
+            identity: Arc::clone(&identity),
+            trust,
+            datagram_bytes_max: self.mtu,
+            pool,
+            connect_timeout: self.connect_timeout,
+        };
+        match qbulk::push::push(config, report, stop).await {
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
+            result => result,
+        }
+    }
+
+    fn pool(&self) -> Result<PoolConfig, Error> {
+        let connections = usize::from(self.connections);
+        let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
+        if active > connections {
+            return Err(Error::Usage(format!(
+                "--active {active} is more than --connections {connections}: at most all of them can be active"
+            )));
+        }
+        if self.stripe_min > self.stripe_max {
+            return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
+        }
+        Ok(PoolConfig {
+            connections,
+            active,
+            stripe_bytes_min: self.stripe_min,
+            stripe_bytes_max: self.stripe_max,
+            turn_stripes: self.turn,
+            reprime_after: self.reprime_after,
+            prime: PrimeConfig {
+                target_bytes: self.prime_target,
+                budget_bytes: self.prime_budget,
+                budget_time: self.prime_time,
+            },
+            health: HealthConfig {
+                threshold: self.threshold,
+                floor_bytes_per_s: self.floor,
+                rtt_max: self.rtt_max,
+            },
+            ..PoolConfig::default()
+        })
+    }
+}
+
+/// Just enough to push to a server in the same process.
+pub(crate) fn local(
+    source: PathBuf,
+    server: std::net::SocketAddr,
+    identity: &Arc<Identity>,
+) -> PushConfig {
+    PushConfig {
+        sources: vec![source],
+        servers: vec![server],
+        server_name: "localhost".into(),
+        destination: Vec::new(),
+        bind: Vec::new(),
+        identity: Arc::clone(identity),
+        trust: qbulk::net::tls::ClientTrust::Pinned([identity.fingerprint()].into()),
+        datagram_bytes_max: DATAGRAM_BYTES_MAX,
+        pool: PoolConfig::default(),
+        connect_timeout: Duration::from_secs(10),
+    }
+}

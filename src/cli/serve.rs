@@ -1,0 +1,74 @@
+//! `qbulk serve`: its options, and the server that they describe.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use qbulk::certs;
+use qbulk::error::Error;
+use qbulk::identity::{AuthorizedKeys, Fingerprint, config_dir};
+use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::net::tls::ServerTrust;
+use qbulk::serve::{ServeConfig, Server};
+
+use super::{IdentityArgs, OutputArgs, trust};
+
+const EXAMPLES: &str = "\
+Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
+configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
+Nobody else gets as far as naming a file.
+  qbulk serve --root /srv/data --authorize SHA256:...
+Stop it with Ctrl-C or SIGTERM: unfinished transfers are removed, finished files stay.";
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct ServeArgs {
+    /// The UDP address to listen on.
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", env = "QBULK_LISTEN")]
+    listen: SocketAddr,
+    /// The folder that all transfers are written below.
+    #[arg(long, value_name = "DIR", default_value = ".", env = "QBULK_ROOT")]
+    pub(crate) root: PathBuf,
+    /// A client's fingerprint that may write; repeatable.
+    #[arg(
+        long,
+        value_name = "SHA256:...",
+        env = "QBULK_AUTHORIZE",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    authorize: Vec<Fingerprint>,
+    /// Accept clients with a certificate from this authority.
+    #[arg(long, value_name = "FILE", env = "QBULK_CA", help_heading = "Identity")]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// The largest datagram, in bytes of UDP payload; a path's own limit is found anyway.
+    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
+        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
+    mtu: u16,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl ServeArgs {
+    /// Opens the socket and the root. Returns the server and its own fingerprint.
+    pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
+        let identity = Arc::new(trust::identity(&self.identity)?);
+        let own = identity.fingerprint();
+        let mut allowed =
+            AuthorizedKeys::load(&config_dir()?.join("authorized_keys"))?.fingerprints().clone();
+        allowed.extend(&self.authorize);
+        allowed.insert(own);
+        let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
+        let server = Server::bind(ServeConfig {
+            listen: self.listen,
+            root: self.root.clone(),
+            identity,
+            trust: ServerTrust { allowed, ca },
+            datagram_bytes_max: self.mtu,
+        })?;
+        Ok((server, own))
+    }
+}

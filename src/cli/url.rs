@@ -1,0 +1,135 @@
+//! Where to push to: `qbulk://HOST[:PORT]/PATH`.
+
+use std::str::FromStr;
+
+use url::{Host, Url};
+
+/// The port that `qbulk serve` listens on unless told otherwise.
+pub(crate) const DEFAULT_PORT: u16 = 4433;
+
+/// A place on a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    /// A name or address, lower-case; without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Relative to the server's root; a trailing slash is kept.
+    pub(crate) path: Vec<u8>,
+}
+
+impl Destination {
+    /// What known hosts are listed by: `host:port`, IPv6 addresses in brackets.
+    pub(crate) fn server(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const FORM: &str = "expected qbulk://HOST[:PORT]/PATH, as in qbulk://backup.example/data/";
+        let Some(rest) = text.strip_prefix("qbulk://") else { return Err(FORM.into()) };
+        // Names and paths follow the rules that every URL reader agrees on for https.
+        let url =
+            Url::parse(&format!("https://{rest}")).map_err(|error| format!("{error}; {FORM}"))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("a user has no place in it: you are known by your key (`qbulk id`)".into());
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("write ? as %3F and # as %23 in the path".into());
+        }
+        // The reader resolves `..`; what was typed must not be silently something else.
+        let typed = rest.split_once('/').map_or("", |(_, path)| path);
+        let path: Vec<u8> = percent_encoding::percent_decode_str(typed).collect();
+        if path.split(|&byte| byte == b'/').any(|name| matches!(name, b"." | b"..")) {
+            return Err(
+                "the path may not hold . or .. : it is relative to the server's root".into()
+            );
+        }
+        if path.contains(&0) {
+            return Err("the path may not hold a zero byte".into());
+        }
+        let path = squeeze(&path);
+        let host = match url.host() {
+            Some(Host::Domain(name)) => name.to_owned(),
+            Some(Host::Ipv4(ip)) => ip.to_string(),
+            Some(Host::Ipv6(ip)) => ip.to_string(),
+            None => return Err(FORM.into()),
+        };
+        // 443 is what https leaves out.
+        let port = if has_port(rest) { url.port().unwrap_or(443) } else { DEFAULT_PORT };
+        Ok(Self { host, port, path })
+    }
+}
+
+/// Leading slashes and doubled ones mean nothing.
+fn squeeze(path: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(path.len());
+    for &byte in path {
+        if byte != b'/' || out.last().is_some_and(|&last| last != b'/') {
+            out.push(byte);
+        }
+    }
+    out
+}
+
+fn has_port(rest: &str) -> bool {
+    let authority = rest.split('/').next().unwrap_or_default();
+    let after_ip6 = authority.rsplit(']').next().unwrap_or_default();
+    after_ip6.contains(':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (String, String) {
+        let destination: Destination =
+            text.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        (destination.server(), String::from_utf8_lossy(&destination.path).into_owned())
+    }
+
+    #[test]
+    fn hosts_ports_and_paths_are_understood() {
+        for (text, server, path) in [
+            ("qbulk://Backup.Example/a/b", "backup.example:4433", "a/b"),
+            ("qbulk://host:443/dir/", "host:443", "dir/"),
+            ("qbulk://host", "host:4433", ""),
+            ("qbulk://host/", "host:4433", ""),
+            ("qbulk://10.0.0.1:9//x///y", "10.0.0.1:9", "x/y"),
+            ("qbulk://[2001:DB8::1]:7000/x", "[2001:db8::1]:7000", "x"),
+            ("qbulk://[::1]/x", "[::1]:4433", "x"),
+            ("qbulk://h/a%20b%3F", "h:4433", "a b?"),
+            ("qbulk://h/\u{fc}", "h:4433", "\u{fc}"),
+        ] {
+            assert_eq!(parsed(text), (server.into(), path.into()), "{text}");
+        }
+        let raw: Destination = "qbulk://h/%ff".parse().unwrap();
+        assert_eq!(raw.path, [0xff]);
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        for text in [
+            "host:/path",
+            "/local/path",
+            "https://host/x",
+            "qbulk://",
+            "qbulk://u@host/x",
+            "qbulk://host/a?b",
+            "qbulk://host/a#b",
+            "qbulk://host/../x",
+            "qbulk://host/a/%2e%2e",
+            "qbulk://host:99999/x",
+            "qbulk://ho st/x",
+            "qbulk://h/%00",
+        ] {
+            assert!(text.parse::<Destination>().is_err(), "{text}");
+        }
+    }
+}

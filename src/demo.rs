@@ -1,0 +1,80 @@
+//! `qbulk demo`: a real serve and a real push on one host.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use qbulk::error::Error;
+use qbulk::event::{PushEvent, Summary};
+use qbulk::identity::Identity;
+use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
+use qbulk::net::tls::ServerTrust;
+use qbulk::serve::{ServeConfig, Server};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::cli;
+use crate::report::PushReport;
+
+/// Pushes a generated file of `bytes` bytes to a server in the same process, and compares what arrived.
+pub(crate) async fn run(
+    bytes: u64,
+    report: Arc<PushReport>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<Summary, Error> {
+    let disk = |error: io::Error| Error::Disk(format!("cannot write a temporary file: {error}"));
+    let dir = tempfile::Builder::new().prefix("qbulk-demo-").tempdir().map_err(disk)?;
+    let (source, root) = (dir.path().join("generated.bin"), dir.path().join("root"));
+    fs::create_dir(&root).map_err(disk)?;
+    eprintln!("generating {} in {}", source.display(), dir.path().display());
+    generate(&source, bytes).map_err(disk)?;
+
+    let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
+    let server = Server::bind(ServeConfig {
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        root: root.clone(),
+        identity: Arc::clone(&identity),
+        trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+        datagram_bytes_max: DATAGRAM_BYTES_MAX,
+    })?;
+    let address = server.local_addr();
+    eprintln!("qbulk serve listens on {address}; qbulk push sends to it over ten connections");
+    let (stop_server, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(Arc::new(|_| ()), async move { drop(stopped.await) }));
+    let config = cli::local_push(source.clone(), address, &identity);
+    let tell = Arc::clone(&report);
+    let pushed =
+        qbulk::push::push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop).await;
+    drop(stop_server);
+    drop(serving.await);
+    let summary = pushed?;
+    let arrived = root.join("generated.bin");
+    if hash(&source).map_err(disk)? != hash(&arrived).map_err(disk)? {
+        return Err(Error::Peer("what arrived is not what was sent".into()));
+    }
+    eprintln!("both files have the same BLAKE3 hash; removing them");
+    Ok(summary)
+}
+
+fn generate(path: &Path, bytes: u64) -> io::Result<()> {
+    const BLOCK: u64 = 1 << 20;
+    let mut file = BufWriter::new(File::create(path)?);
+    let mut random = SmallRng::seed_from_u64(7);
+    let mut block = vec![0; BLOCK as usize];
+    let mut left = bytes;
+    while left > 0 {
+        random.fill_bytes(&mut block);
+        let len = left.min(BLOCK);
+        file.write_all(&block[..len as usize])?;
+        left -= len;
+    }
+    file.flush()
+}
+
+fn hash(path: &Path) -> io::Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize())
+}

@@ -1,0 +1,62 @@
+//! What a user sees: a progress bar, plain lines, or JSON.
+
+mod push;
+mod serve;
+
+use std::io::Write;
+
+use bytesize::ByteSize;
+use qbulk::error::Error;
+use serde::Serialize;
+
+pub(crate) use self::push::PushReport;
+pub(crate) use self::serve::ServeReport;
+
+/// Says why a command failed.
+pub(crate) fn error(error: &Error, json: bool) {
+    if json {
+        json_line(&serde_json::json!({
+            "event": "error",
+            "code": error.exit_code(),
+            "message": error.to_string(),
+        }));
+    } else {
+        eprintln!("qbulk: {}", printable(&error.to_string()));
+    }
+}
+
+/// One line on standard output.
+fn json_line(value: &impl Serialize) {
+    let Ok(line) = serde_json::to_string(value) else { return };
+    // If nobody reads it any more, the transfer goes on all the same.
+    drop(writeln!(std::io::stdout().lock(), "{line}"));
+}
+
+/// Text that comes from a peer or a file name, without what could steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars()
+        .flat_map(|char| {
+            let escaped = char.is_control().then(|| char.escape_default());
+            let plain = escaped.is_none().then_some(char);
+            escaped.into_iter().flatten().chain(plain)
+        })
+        .collect()
+}
+
+fn size(bytes: u64) -> String {
+    ByteSize(bytes).display().iec().to_string()
+}
+
+fn rate(bytes_per_s: f64) -> String {
+    format!("{:.2} Gbit/s ({}/s)", bytes_per_s * 8e-9, size(bytes_per_s as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_steer_a_terminal_is_escaped() {
+        assert_eq!(printable("a\u{1b}[2Jb\n\u{fc}"), "a\\u{1b}[2Jb\\n\u{fc}");
+    }
+}

@@ -1,0 +1,47 @@
+//! What `qbulk serve` tells.
+
+use qbulk::event::ServeEvent;
+use qbulk::identity::Fingerprint;
+
+use super::{json_line, printable, rate, size};
+use crate::cli::OutputArgs;
+
+/// Tells a server's events.
+pub(crate) struct ServeReport {
+    pub(crate) output: OutputArgs,
+    pub(crate) root: String,
+    pub(crate) own: Fingerprint,
+}
+
+impl ServeReport {
+    pub(crate) fn tell(&self, event: &ServeEvent) {
+        if self.output.json {
+            json_line(event);
+        } else if !self.output.quiet
+            || matches!(event, ServeEvent::Aborted { .. } | ServeEvent::Refused { .. })
+        {
+            eprintln!("qbulk: {}", printable(&self.line(event)));
+        }
+    }
+
+    fn line(&self, event: &ServeEvent) -> String {
+        match event {
+            ServeEvent::Listening { address } => {
+                format!("listening on {address} (UDP), root {}, key {}", self.root, self.own)
+            }
+            ServeEvent::Started { transfer, client, remote, destination } => {
+                format!("{transfer}: from {remote} ({client}) to /{destination}")
+            }
+            ServeEvent::Finished { transfer, files, bytes, failed, seconds, .. } => format!(
+                "{transfer}: done, {files} files, {} in {seconds:.2} s, {}, {failed} failed",
+                size(*bytes),
+                rate(*bytes as f64 / seconds)
+            ),
+            ServeEvent::Aborted { transfer, reason } => {
+                format!("{transfer}: ended before it was done: {reason}")
+            }
+            ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
+            other => format!("{other:?}"),
+        }
+    }
+}
