@@ -131,7 +131,10 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
                     acks.push(Reverse((now + link.lane.rtt, conn, id)));
                 }
             }
-            link.sample.in_flight_bytes = u64::from(!link.queue.is_empty());
+            let busy = !link.queue.is_empty();
+            link.sample.in_flight_bytes = if busy { link.sample.window_bytes } else { 0 };
+            // A queue builds up where the rate has dropped.
+            link.sample.rtt = if bad { link.lane.rtt * 3 } else { link.lane.rtt };
             if link.priming && link.queue.is_empty() {
                 link.sample.padding_bytes += left as u64;
                 link.sample.delivered_bytes += left as u64;

@@ -3,7 +3,8 @@
 //! The score is the RTT-weighted goodput: bytes that the receiver acknowledged per second, times
 //! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less. It is judged against
 //! the connection's siblings and against what it did itself before: where all slow down alike, nobody
-//! is condemned.
+//! is condemned. And it is judged only while the network is what limits it: a connection that waits for
+//! a disk, a receiver or a core is not made faster by replacing it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -68,6 +69,11 @@ pub const STRIKES: u32 = 4;
 const STRIKES_FAR_BELOW: u32 = 12;
 /// What "far" is, as a share of the threshold.
 const FAR_BELOW: f64 = 0.25;
+/// A path is worse than the siblings' if it loses this many times as much, and this share more, or if
+/// its round trips are drawn out this much more.
+const LOSS_FACTOR: f64 = 3.0;
+const LOSS_MARGIN: f64 = 0.005;
+const INFLATION_FACTOR: f64 = 1.5;
 /// A window below this share of the siblings' median has collapsed.
 const COLLAPSE_SHARE: f64 = 0.125;
 /// Memory of the reference that a connection is held against.
@@ -82,7 +88,10 @@ const SAMPLES_MAX: usize = 64;
 /// What one connection delivered lately. Feed it every sample while the connection has data to send.
 #[derive(Clone, Debug)]
 pub struct Meter {
-    samples: VecDeque<(Instant, u64)>,
+    samples: VecDeque<(Instant, Sample)>,
+    /// Samples since the last evaluation, and those of them that show the network as the limit.
+    seen: u32,
+    limited: u32,
     last: Sample,
     busy_since: Instant,
     progress_at: Instant,
@@ -101,6 +110,10 @@ pub struct Siblings {
     pub score: f64,
     /// Median of their congestion windows, in bytes.
     pub window_bytes: f64,
+    /// Median of their loss shares.
+    pub loss_share: f64,
+    /// Median of their round trips' inflation.
+    pub inflation: f64,
 }
 
 impl Meter {
@@ -108,6 +121,8 @@ impl Meter {
     pub fn new(now: Instant) -> Self {
         Self {
             samples: VecDeque::new(),
+            seen: 0,
+            limited: 0,
             last: Sample::default(),
             busy_since: now,
             progress_at: now,
@@ -123,7 +138,9 @@ impl Meter {
     /// The connection was idle and now has data to send: what it did before says nothing about now.
     pub fn resume(&mut self, now: Instant) {
         self.samples.clear();
-        self.samples.push_back((now, self.last.delivered_bytes));
+        self.samples.push_back((now, self.last));
+        self.seen = 0;
+        self.limited = 0;
         self.busy_since = now;
         self.progress_at = now;
         self.evaluated_at = now;
@@ -139,6 +156,10 @@ impl Meter {
         if sample.delivered_bytes > self.last.delivered_bytes || sample.in_flight_bytes == 0 {
             self.progress_at = now;
         }
+        let loses = sample.lost_bytes > self.last.lost_bytes;
+        let fills_window = sample.in_flight_bytes * 2 >= sample.window_bytes;
+        self.seen += 1;
+        self.limited += u32::from(loses || fills_window);
         self.last = sample;
         // Samples come every few milliseconds; a long window keeps only as many as resolve it.
         let spacing = self.window() / (SAMPLES_MAX as u32 / 2);
@@ -147,7 +168,7 @@ impl Meter {
         if replace_last {
             self.samples.pop_back();
         }
-        self.samples.push_back((now, sample.delivered_bytes));
+        self.samples.push_back((now, sample));
         let start = now.checked_sub(self.window());
         while self.samples.len() > SAMPLES_MAX
             || (self.samples.len() > 2 && start.is_some_and(|start| self.samples[1].0 < start))
@@ -164,7 +185,25 @@ impl Meter {
             return 0.0;
         };
         let seconds = (to - from).as_secs_f64();
-        if seconds > 0.0 { (after - before) as f64 / seconds } else { 0.0 }
+        let bytes = after.delivered_bytes - before.delivered_bytes;
+        if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 }
+    }
+
+    /// The share of what was sent lately that was lost.
+    pub fn loss_share(&self) -> f64 {
+        let (Some((_, before)), Some((_, after))) = (self.samples.front(), self.samples.back())
+        else {
+            return 0.0;
+        };
+        let lost = (after.lost_bytes - before.lost_bytes) as f64;
+        let delivered = (after.delivered_bytes - before.delivered_bytes) as f64;
+        if lost > 0.0 { lost / (lost + delivered) } else { 0.0 }
+    }
+
+    /// How much longer round trips take than they could.
+    pub fn inflation(&self) -> f64 {
+        let rtt_min = self.last.rtt_min.as_secs_f64();
+        if rtt_min > 0.0 { self.last.rtt.as_secs_f64() / rtt_min } else { 1.0 }
     }
 
     /// The RTT-weighted goodput, in bytes per second.
@@ -221,8 +260,11 @@ impl Meter {
         }
         let elapsed = now - self.evaluated_at;
         self.evaluated_at = now;
+        let is_limited = self.limited * 2 >= self.seen;
+        self.seen = 0;
+        self.limited = 0;
         let limit = self.judge_limits(config);
-        let verdict = siblings.and_then(|siblings| self.judge(config, siblings));
+        let verdict = siblings.and_then(|siblings| self.judge(config, siblings, is_limited));
         self.remember(elapsed);
         limit.or(verdict)
     }
@@ -239,14 +281,25 @@ impl Meter {
         verdict.filter(|_| self.limit_strikes >= STRIKES)
     }
 
-    fn judge(&mut self, config: &HealthConfig, siblings: Siblings) -> Option<Verdict> {
+    fn judge(
+        &mut self,
+        config: &HealthConfig,
+        siblings: Siblings,
+        is_limited: bool,
+    ) -> Option<Verdict> {
         let score = self.score();
         let threshold = config.threshold * siblings.score;
-        let slow = score < threshold && score < config.threshold * self.reference;
-        let far = score < FAR_BELOW * threshold;
+        // Where all paths lose alike, luck decides who is fastest at the moment: only a path that is
+        // worse than the siblings' is left for one of theirs.
+        let path_is_worse = self.loss_share() > LOSS_FACTOR * siblings.loss_share + LOSS_MARGIN
+            || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0);
+        let below = score < threshold && score < config.threshold * self.reference;
+        let slow = is_limited && path_is_worse && below;
+        let far = is_limited && score < FAR_BELOW * threshold;
         let window_bytes = self.last.window_bytes as f64;
-        let collapsed =
-            window_bytes < COLLAPSE_SHARE * siblings.window_bytes && score < siblings.score;
+        let collapsed = is_limited
+            && window_bytes < COLLAPSE_SHARE * siblings.window_bytes
+            && score < siblings.score;
         self.strikes = if slow { self.strikes + 1 } else { 0 };
         self.far_strikes = if far { self.far_strikes + 1 } else { 0 };
         self.collapse_strikes = if collapsed { self.collapse_strikes + 1 } else { 0 };
@@ -288,6 +341,7 @@ mod tests {
         meter: Meter,
         sample: Sample,
         now: Instant,
+        loss: f64,
     }
 
     impl Run {
@@ -295,7 +349,7 @@ mod tests {
             let now = Instant::now();
             let sample =
                 Sample { rtt: RTT, rtt_min: RTT, window_bytes: 1 << 20, ..Sample::default() };
-            Self { meter: Meter::new(now), sample, now }
+            Self { meter: Meter::new(now), sample, now, loss: 0.0 }
         }
 
         /// Delivers at `rate` bytes per second for `time`; says when a verdict fell.
@@ -311,7 +365,10 @@ mod tests {
                 self.now += STEP;
                 self.sample.delivered_bytes += (rate * STEP.as_secs_f64()) as u64;
                 self.meter.on_sample(self.sample, self.now);
-                let siblings = Siblings { score: siblings, window_bytes: 1e6 };
+                self.sample.in_flight_bytes = self.sample.window_bytes;
+                self.sample.lost_bytes += (self.loss * rate * STEP.as_secs_f64()) as u64;
+                let siblings =
+                    Siblings { score: siblings, window_bytes: 1e6, ..Siblings::default() };
                 if let Some(verdict) = self.meter.evaluate(config, Some(siblings), self.now) {
                     return Some((verdict, self.now - began));
                 }
@@ -325,9 +382,27 @@ mod tests {
         let config = HealthConfig::default();
         let mut run = Run::new();
         assert_eq!(run.go(1e7, Duration::from_secs(2), 1e7, &config), None);
+        run.loss = 0.05;
         let (verdict, after) = run.go(5e5, Duration::from_secs(5), 1e7, &config).unwrap();
         assert_eq!(verdict, Verdict::Slow);
         assert!(after < RTT * 9, "{after:?}");
+    }
+
+    #[test]
+    fn a_connection_that_waits_for_something_else_than_the_network_is_left_alone() {
+        let config = HealthConfig::default();
+        let mut run = Run::new();
+        assert_eq!(run.go(1e7, Duration::from_secs(2), 1e7, &config), None);
+        let began = run.now;
+        while run.now - began < Duration::from_secs(5) {
+            run.now += STEP;
+            run.sample.window_bytes = 1 << 20;
+            run.sample.in_flight_bytes = 1;
+            run.sample.delivered_bytes += 1_000;
+            run.meter.on_sample(run.sample, run.now);
+            let siblings = Siblings { score: 1e7, window_bytes: 1e6, ..Siblings::default() };
+            assert_eq!(run.meter.evaluate(&config, Some(siblings), run.now), None);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use super::health::median;
 use super::{
     ConnId, HealthConfig, Input, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
-    Siblings, StripeId, Verdict,
+    Siblings, Stripe, StripeId, Verdict,
 };
 
 /// Sizes and limits of a connection set.
@@ -88,6 +88,9 @@ const TICK: Duration = Duration::from_millis(20);
 const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
 /// Connections are given up for being silent at this pace at most, after as many at once as the set has.
 const SILENT_INTERVAL: Duration = Duration::from_secs(1);
+/// A stripe is late when it has taken twice as long as predicted, and this much more.
+const LATE_MARGIN: Duration = Duration::from_millis(50);
+const LATE_MAX: Duration = Duration::from_secs(5);
 /// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
 const REOPEN_MIN: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(5);
@@ -129,12 +132,20 @@ struct Conn {
     state: State,
     sample: Sample,
     meter: Meter,
-    stripes: BTreeMap<StripeId, u64>,
+    stripes: BTreeMap<StripeId, Carried>,
     flying_bytes: u64,
     turn_bytes: u64,
     used_at: Instant,
     /// What it delivered in its best round trip of priming; 0 before it was fully primed.
     primed_bytes: u64,
+}
+
+/// A stripe that a connection has been given.
+#[derive(Clone, Copy, Debug)]
+struct Carried {
+    bytes: u64,
+    /// By its own prediction it is confirmed by then.
+    due_at: Instant,
 }
 
 #[derive(Debug)]
@@ -211,6 +222,7 @@ impl Pool {
         }
         self.tick_at = now + TICK;
         self.judge_silence(now);
+        self.hedge(now);
         self.reprime_idle(now);
         self.open_missing(now);
         let alive = self.conns.values().any(|conn| !matches!(conn.state, State::Opening));
@@ -295,8 +307,8 @@ impl Pool {
 
     fn on_damaged(&mut self, id: ConnId, stripe: StripeId) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if let Some(bytes) = conn.stripes.remove(&stripe) {
-            conn.flying_bytes -= bytes;
+        if let Some(carried) = conn.stripes.remove(&stripe) {
+            conn.flying_bytes -= carried.bytes;
             self.plan.release(stripe, id);
         }
     }
@@ -396,11 +408,7 @@ impl Pool {
                 return;
             }
             let Some((stripe, again)) = self.plan.next(id, stripe_len) else { return };
-            if conn.stripes.is_empty() {
-                conn.meter.resume(now);
-            }
-            conn.stripes.insert(stripe.id, stripe.bytes);
-            conn.flying_bytes += stripe.bytes;
+            conn.carry(&stripe, now);
             conn.turn_bytes += stripe.bytes;
             flying_total += stripe.bytes;
             self.stats.stripes_again += u64::from(again);
@@ -455,10 +463,15 @@ impl Pool {
             })
             .map(|(_, conn)| conn)
             .collect();
-        let mut scores: Vec<f64> = others.iter().map(|conn| conn.meter.score()).collect();
-        let mut windows: Vec<f64> =
-            others.iter().map(|conn| conn.sample.window_bytes as f64).collect();
-        Some(Siblings { score: median(&mut scores)?, window_bytes: median(&mut windows)? })
+        let of = |measure: fn(&Conn) -> f64| {
+            median(&mut others.iter().map(|conn| measure(conn)).collect::<Vec<f64>>())
+        };
+        Some(Siblings {
+            score: of(|conn| conn.meter.score())?,
+            window_bytes: of(|conn| conn.sample.window_bytes as f64)?,
+            loss_share: of(|conn| conn.meter.loss_share())?,
+            inflation: of(|conn| conn.meter.inflation())?,
+        })
     }
 
     fn judge_silence(&mut self, now: Instant) {
@@ -492,19 +505,45 @@ impl Pool {
         if self.conns.values().any(busy_and_well) {
             return;
         }
-        let idle = self
-            .conns
-            .iter()
-            .find(|(_, conn)| conn.stripes.is_empty() && !matches!(conn.state, State::Opening));
-        let Some((&idle, _)) = idle else { return };
-        let Some((&stripe, &bytes)) = self.conns[&id].stripes.first_key_value() else { return };
-        let Some(stripe) = self.plan.double(stripe, idle) else { return };
-        let Some(conn) = self.conns.get_mut(&idle) else { return };
-        conn.meter.resume(now);
-        conn.stripes.insert(stripe.id, bytes);
-        conn.flying_bytes += bytes;
-        self.stats.stripes_again += 1;
-        self.outputs.push_back(Output::Send { conn: idle, stripe, again: true });
+        let Some((&stripe, _)) = self.conns[&id].stripes.first_key_value() else { return };
+        self.double(stripe, now);
+    }
+
+    /// At the end, what waits for the slowest connection decides how long all of it takes: stripes that
+    /// are late go out over idle connections as well.
+    fn hedge(&mut self, now: Instant) {
+        if !self.source_done || self.plan.has_waiting() {
+            return;
+        }
+        let late = |conn: &Conn| -> Vec<StripeId> {
+            // What is not under way waits for a disk, and a second copy would wait as well.
+            let stripes = conn.stripes.iter().filter(|_| conn.sample.in_flight_bytes > 0);
+            stripes.filter(|(_, carried)| now > carried.due_at).map(|(&id, _)| id).collect()
+        };
+        let late: Vec<StripeId> = self.conns.values().flat_map(late).collect();
+        for stripe in late {
+            if self.plan.holders(stripe) == 1 && !self.double(stripe, now) {
+                return;
+            }
+        }
+    }
+
+    /// Sends a stripe over an idle connection as well. False if none is idle.
+    fn double(&mut self, stripe: StripeId, now: Instant) -> bool {
+        let is_idle = |conn: &Conn| {
+            conn.stripes.is_empty() && !matches!(conn.state, State::Opening | State::Priming(_))
+        };
+        let Some((&idle, _)) = self.conns.iter().find(|(_, conn)| is_idle(conn)) else {
+            return false;
+        };
+        if let Some(stripe) = self.plan.double(stripe, idle)
+            && let Some(conn) = self.conns.get_mut(&idle)
+        {
+            conn.carry(&stripe, now);
+            self.stats.stripes_again += 1;
+            self.outputs.push_back(Output::Send { conn: idle, stripe, again: true });
+        }
+        true
     }
 
     fn reprime_idle(&mut self, now: Instant) {
@@ -559,6 +598,21 @@ impl Pool {
             self.conns.insert(id, conn);
             self.outputs.push_back(Output::Open { conn: id });
         }
+    }
+}
+
+impl Conn {
+    fn carry(&mut self, stripe: &Stripe, now: Instant) {
+        if self.stripes.is_empty() {
+            self.meter.resume(now);
+        }
+        self.flying_bytes += stripe.bytes;
+        let goodput = self.meter.goodput();
+        let sending = if goodput > 0.0 { self.flying_bytes as f64 / goodput } else { 0.0 };
+        // Far too long is no longer a prediction.
+        let sending = Duration::from_secs_f64(sending.min(LATE_MAX.as_secs_f64()));
+        let due_at = now + (sending + self.sample.rtt) * 2 + LATE_MARGIN;
+        self.stripes.insert(stripe.id, Carried { bytes: stripe.bytes, due_at });
     }
 }
 
