@@ -152,6 +152,14 @@ fn bytes(text: &str) -> Result<u64, String> {
     Ok(size.as_u64())
 }
 
+/// A rate in bytes per second that still moves something.
+fn rate(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0..1_000 => Err("expected at least 1kB per second".into()),
+        rate => Ok(rate),
+    }
+}
+
 /// A stripe's size.
 fn stripe_bytes(text: &str) -> Result<u64, String> {
     let size = bytes(text)?;

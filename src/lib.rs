@@ -3,6 +3,7 @@
 //! A pure core decides, thin shells act. From pure to shell:
 //!
 //! - [`traffic`]: the traffic manager: which bytes are left, in flight, confirmed.
+//! - [`congestion`]: how much may be in flight: one budget for all connections of a transfer.
 //! - [`hashtree`]: a file's BLAKE3 hash from the hashes of its pieces.
 //! - [`wire`]: the messages, with their limits.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
@@ -11,6 +12,7 @@
 //!   and end with an [`error`].
 
 pub mod certs;
+pub mod congestion;
 pub mod error;
 pub mod event;
 pub mod hashtree;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use self::names::Names;
+use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, Progress, PushEvent, Summary};
 use crate::identity::Identity;
@@ -49,6 +50,10 @@ pub struct PushConfig {
     pub datagram_bytes_max: u16,
     /// The connection set.
     pub pool: PoolConfig,
+    /// Who decides how much may be in flight.
+    pub congestion: Algorithm,
+    /// How the connections' common budget is kept.
+    pub budget: BudgetConfig,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
 }
@@ -164,12 +169,14 @@ impl Push {
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
         let (found_in, found) = mpsc::channel(SCAN_AHEAD);
+        let budget = SharedBudget::new(config.budget, now);
         let route = Route {
             servers: config.servers,
             server_name: config.server_name.clone(),
             bind: config.bind,
             tls: Arc::new(tls::client_config(&config.identity, config.trust)?),
             datagram_bytes_max: config.datagram_bytes_max,
+            congestion: config.congestion.controllers(&budget),
         };
         let push = Self {
             report,

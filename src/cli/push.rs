@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::{Fingerprint, Identity};
@@ -14,7 +15,7 @@ use qbulk::push::{PushConfig, PushReporter};
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::url::Destination;
-use super::{IdentityArgs, OutputArgs, bytes, duration, net, share, stripe_bytes, trust};
+use super::{IdentityArgs, OutputArgs, bytes, duration, net, rate, share, stripe_bytes, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -89,6 +90,28 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
     connect_timeout: Duration,
 
+    /// How hard to compete with the traffic of others.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        env = "QBULK_AGGRESSIVENESS",
+        help_heading = "Network"
+    )]
+    aggressiveness: AggressivenessArg,
+    /// Send no more than this, in bytes per second (12.5MB is 100 Mbit/s).
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = rate,
+        env = "QBULK_LIMIT",
+        help_heading = "Network"
+    )]
+    limit: Option<u64>,
+    /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
+    #[arg(long, value_enum, default_value_t, env = "QBULK_CONGESTION", help_heading = "Network")]
+    congestion: CongestionArg,
+
     /// N: connections of the set, each from a port of its own.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10, env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -136,6 +159,47 @@ pub(crate) struct PushArgs {
     pub(crate) output: OutputArgs,
 }
 
+/// The values of `--aggressiveness`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum AggressivenessArg {
+    /// Take what nobody else wants.
+    Background,
+    /// Take what one well-tuned connection would.
+    #[default]
+    Normal,
+    /// Take all there is.
+    Max,
+}
+
+impl From<AggressivenessArg> for Aggressiveness {
+    fn from(arg: AggressivenessArg) -> Self {
+        match arg {
+            AggressivenessArg::Background => Self::Background,
+            AggressivenessArg::Normal => Self::Normal,
+            AggressivenessArg::Max => Self::Max,
+        }
+    }
+}
+
+/// The values of `--congestion`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum CongestionArg {
+    /// Measure the path, and share one budget over all connections.
+    #[default]
+    Model,
+    /// CUBIC (RFC 9438).
+    Cubic,
+}
+
+impl From<CongestionArg> for Algorithm {
+    fn from(arg: CongestionArg) -> Self {
+        match arg {
+            CongestionArg::Model => Self::Model,
+            CongestionArg::Cubic => Self::Cubic,
+        }
+    }
+}
+
 impl PushArgs {
     /// Pushes; tells what happens to `report`.
     pub(crate) async fn run(
@@ -169,6 +233,12 @@ impl PushArgs {
             trust,
             datagram_bytes_max: self.mtu,
             pool,
+            congestion: self.congestion.into(),
+            budget: BudgetConfig {
+                aggressiveness: self.aggressiveness.into(),
+                rate_max: self.limit,
+                memory: None,
+            },
             connect_timeout: self.connect_timeout,
         };
         match qbulk::push::push(config, report, stop).await {
@@ -184,6 +254,9 @@ impl PushArgs {
             return Err(Error::Usage(format!(
                 "--active {active} is more than --connections {connections}: at most all of them can be active"
             )));
+        }
+        if self.limit.is_some() && matches!(self.congestion, CongestionArg::Cubic) {
+            return Err(Error::Usage("--limit needs --congestion model: CUBIC has no rate".into()));
         }
         if self.stripe_min > self.stripe_max {
             return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
@@ -226,6 +299,8 @@ pub(crate) fn local(
         trust: qbulk::net::tls::ClientTrust::Pinned([identity.fingerprint()].into()),
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         pool: PoolConfig::default(),
+        congestion: Algorithm::default(),
+        budget: BudgetConfig::default(),
         connect_timeout: Duration::from_secs(10),
     }
 }

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::control::{ControlError, ControlReader, send_all};
 use super::endpoint::{self, PathMtu};
 use super::telemetry::Telemetry;
+use crate::congestion::Controllers;
 use crate::store::source::Prepared;
 use crate::traffic::{ConnId, Sample, StripeId};
 use crate::wire::{Control, DATAGRAM_PADDING};
@@ -36,6 +37,8 @@ pub struct Route {
     pub tls: Arc<QuicClientConfig>,
     /// Datagrams are never larger than this, in bytes.
     pub datagram_bytes_max: u16,
+    /// Decides how much may be in flight.
+    pub congestion: Controllers,
 }
 
 /// What happens on a connection.
@@ -102,7 +105,12 @@ impl Route {
         let telemetry = Arc::new(Telemetry::default());
         let endpoint = endpoint::client(self.local(conn, remote))?;
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let config = endpoint::client_config(Arc::clone(&self.tls), mtu, Arc::clone(&telemetry));
+        let config = endpoint::client_config(
+            Arc::clone(&self.tls),
+            mtu,
+            Arc::clone(&self.congestion),
+            Arc::clone(&telemetry),
+        );
         let connection = endpoint.connect_with(config, remote, &self.server_name)?.await?;
         let (control_out, control_in) = connection.open_bi().await?;
 
