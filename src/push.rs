@@ -148,6 +148,11 @@ struct Push {
     damaged: u32,
     padding_bytes: u64,
     delivered_bytes: u64,
+    /// All that the scan found was offered.
+    source_done: bool,
+    /// Stripes that are being read for the first time.
+    reading: usize,
+    /// The server knows how many stripes there are.
     finishing: bool,
     last_error: Option<LinkError>,
     was_up: bool,
@@ -210,6 +215,8 @@ impl Push {
             damaged: 0,
             padding_bytes: 0,
             delivered_bytes: 0,
+            source_done: false,
+            reading: 0,
             finishing: false,
             last_error: None,
             was_up: false,
@@ -273,16 +280,24 @@ impl Push {
                     }
                 }
                 Output::Close { conn, verdict, stripes } => self.drop_link(conn, verdict, stripes),
-                Output::Drained => {
-                    self.finishing = true;
-                    for link in self.links.values() {
-                        link.say(Control::Finish { files: self.files_sent });
-                    }
-                }
+                Output::Drained => {}
                 Output::Stuck => return Err(self.unreachable("every connection was lost")),
             }
         }
+        self.announce_end();
         Ok(())
+    }
+
+    /// Tells the server how many stripes there are as soon as that is known.
+    fn announce_end(&mut self) {
+        let plan = self.pool.plan();
+        let known = self.source_done && self.reading == 0 && plan.waiting_items() == 0;
+        if known && !self.finishing {
+            self.finishing = true;
+            for link in self.links.values() {
+                link.say(Control::Finish { stripes: plan.cut_stripes() });
+            }
+        }
     }
 
     fn open(&mut self, conn: ConnId) {
@@ -336,6 +351,7 @@ impl Push {
             content_bytes += extent.len;
             parts.push(Part { item, offset: extent.offset, len: extent.len });
         }
+        self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events) = (stripe.id.0, self.events.clone());
         tokio::task::spawn_blocking(move || {
@@ -366,8 +382,12 @@ impl Push {
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Found(Ok(entry)) => self.on_found(entry),
             Event::Found(Err(failure)) => self.fail(failure),
-            Event::ScanDone => self.pool.handle(Input::SourceDone, Instant::now()),
+            Event::ScanDone => {
+                self.source_done = true;
+                self.pool.handle(Input::SourceDone, Instant::now());
+            }
             Event::Prepared { sealed, failures } => {
+                self.reading -= 1;
                 for (item, hash) in sealed {
                     self.offer_seal(&item, hash);
                 }
@@ -384,7 +404,7 @@ impl Push {
         let (local, remote) = link.addresses();
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
-            link.say(Control::Finish { files: self.files_sent });
+            link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
         }
         self.links.insert(conn, link);
         self.pool.handle(Input::Up(conn), Instant::now());
@@ -478,6 +498,10 @@ impl Push {
         for failure in failures {
             self.fail(failure);
         }
+        // The last confirmations may still be on their way over other connections.
+        let unconfirmed = std::mem::take(&mut self.flights);
+        self.confirmed_bytes +=
+            unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
         self.done = Some(self.summary(files, padding_bytes));
         Ok(())
     }
@@ -587,7 +611,7 @@ impl Push {
             active: self.pool.count(Role::Active),
             reserve: self.pool.count(Role::Reserve),
             takeovers: self.pool.stats().takeovers,
-            finishing: self.finishing,
+            finishing: self.finishing && self.pool.plan().is_drained(),
         }
     }
 

@@ -70,8 +70,11 @@ const RTT_FLOOR: Duration = Duration::from_millis(5);
 const SAMPLE_MIN: Duration = Duration::from_millis(1);
 /// Rounds that a delivery rate is remembered for.
 const RATE_ROUNDS: u64 = 10;
-/// What a new connection may send before anything is known (RFC 9002, 7.2), in packets.
-const INITIAL_PACKETS: u64 = 10;
+/// What a new connection may send before anything is known, in packets: somewhat more than the ten of
+/// RFC 9002, 7.2, since it is paced over the round trip that the handshake has measured.
+const INITIAL_PACKETS: u64 = 16;
+/// How much a single connection may grow in a round, within the budget.
+const MEMBER_GAIN: f64 = 3.0;
 /// The smallest window, in packets.
 const WINDOW_PACKETS_MIN: u64 = 4;
 /// Growth of the rate from one round to the next that still counts as growth, and the rounds without
@@ -88,9 +91,8 @@ const QUEUE_MARGIN: Duration = Duration::from_millis(4);
 const LOSS_MAX: f64 = 0.02;
 const BASELINE_FACTOR: f64 = 2.0;
 const BASELINE_MAX: f64 = 0.04;
-/// Losses are judged over this many packets at least, and fewer lost ones than this are chance.
+/// Losses are judged over this many packets at least.
 const EPOCH_PACKETS: u64 = 128;
-const LOST_PACKETS_MIN: u64 = 6;
 /// Epochs that the baseline is taken from.
 const EPOCHS: usize = 12;
 /// What congestion leaves of the budget, and how fast a bound that it has left behind is lifted.
@@ -99,6 +101,7 @@ const LIFT: f64 = 1.03;
 const LIFT_UP: f64 = 1.10;
 /// Rounds between two attempts to find more.
 const CRUISE_ROUNDS: u32 = 6;
+const DOWN_ROUNDS: u32 = 2;
 /// How long the least round-trip time is believed (draft-ietf-ccwg-bbr, 2.8), and for how long it is
 /// looked for then.
 const RTT_MIN_SPAN: Duration = Duration::from_secs(10);
@@ -120,7 +123,7 @@ impl Aggressiveness {
     fn gains(self) -> Gains {
         match self {
             Self::Background => Gains { cruise: 1.0, up: 1.1, down: 0.9, queue_max: 1.0 },
-            Self::Normal => Gains { cruise: 1.2, up: 1.4, down: 0.8, queue_max: 1.6 },
+            Self::Normal => Gains { cruise: 1.2, up: 1.4, down: 0.9, queue_max: 1.6 },
             Self::Max => Gains { cruise: 1.5, up: 1.8, down: 1.0, queue_max: 2.0 },
         }
     }
@@ -423,7 +426,7 @@ impl Budget {
     fn on_rtt(&mut self, rtt: Duration, now: Instant) {
         // Round trips just above the least are as good as the least.
         let least = self.rtt_min.min();
-        if least.is_none_or(|least| rtt <= least + least / 32) {
+        if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 4) {
             self.rtt_min_at = now;
         }
         self.rtt_min.add(now, rtt);
@@ -440,6 +443,19 @@ impl Budget {
         self.phase_rounds += 1;
         let app_limited = round.app_limited_acks * 2 > round.acks;
         let congested = self.judge_losses(&round, now);
+        tracing::trace!(
+            phase = ?self.phase,
+            rate = self.rate.max(),
+            rtt_min = ?self.rtt_min.min(),
+            rtt_round = ?round.rtt_min,
+            budget_bytes = self.budget_bytes,
+            in_flight_max = round.in_flight_max,
+            bound_bytes = self.bound_bytes,
+            baseline = self.baseline.share(),
+            congested,
+            app_limited,
+            "round"
+        );
         self.resume_carefully(&round, congested);
         self.yield_to_others(&round);
         match self.phase {
@@ -460,7 +476,9 @@ impl Budget {
             }
             Phase::Cruise => {}
             Phase::Up => self.enter(Phase::Down, now),
-            Phase::Down => self.enter(Phase::Cruise, now),
+            // What was sent into the drained path must come back before the phase has done its work.
+            Phase::Down if self.phase_rounds >= DOWN_ROUNDS => self.enter(Phase::Cruise, now),
+            Phase::Down => {}
             Phase::ProbeRtt => {
                 if now - self.phase_since >= PROBE_RTT_TIME {
                     self.enter(Phase::Cruise, now);
@@ -622,8 +640,9 @@ impl Budget {
             self.members.values().map(|member| member.demand_bytes(jump)).collect();
         let level = share::level(self.budget_bytes, &mut demands);
         for member in self.members.values() {
-            let window = level.min(member.ceiling_bytes(jump));
-            member.window.store(window.max(WINDOW_PACKETS_MIN * member.mtu), Relaxed);
+            let window = level.min(member.ceiling_bytes(jump)).max(WINDOW_PACKETS_MIN * member.mtu);
+            // quinn sends only while what is in flight stays below the window.
+            member.window.store(window + member.mtu, Relaxed);
         }
     }
 
@@ -641,10 +660,11 @@ impl Member {
         self.rtt = if self.rtt.is_zero() { rtt } else { (self.rtt * 7 + rtt) / 8 };
     }
 
-    /// What its own path allows, in bytes: twice what it has delivered in a round trip.
+    /// What its own path allows, in bytes: some times what it has delivered in a round trip. That is
+    /// more than the budget's own growth, so that a connection that is late catches up.
     fn ceiling_bytes(&self, jump_bytes: u64) -> u64 {
         let per_round = self.rate.max() * self.rtt.max(RTT_FLOOR).as_secs_f64();
-        let ceiling = ((2.0 * per_round) as u64).max(self.initial_bytes()).max(jump_bytes);
+        let ceiling = ((MEMBER_GAIN * per_round) as u64).max(self.initial_bytes()).max(jump_bytes);
         self.bound_bytes.map_or(ceiling, |bound| ceiling.min(bound as u64))
     }
 
@@ -709,12 +729,12 @@ impl Epoch {
         if bytes < EPOCH_PACKETS * mtu && !self.marked {
             return None;
         }
-        let share = self.lost_bytes as f64 / bytes.max(1) as f64;
-        let limit = LOSS_MAX + BASELINE_FACTOR * baseline.share();
-        Some(LossVerdict {
-            share,
-            excess: share > limit && self.lost_bytes >= LOST_PACKETS_MIN * mtu,
-        })
+        let packets = bytes as f64 / mtu as f64;
+        let lost = self.lost_bytes as f64 / mtu as f64;
+        let limit = packets * (LOSS_MAX + BASELINE_FACTOR * baseline.share());
+        // Two standard deviations above the limit are hardly chance.
+        let excess = lost > limit + 2.0 * limit.sqrt();
+        Some(LossVerdict { share: lost / packets.max(1.0), excess })
     }
 }
 
