@@ -203,7 +203,7 @@ fn a_clean_path_is_filled_without_a_standing_queue() {
     assert!(outcome.goodput > 0.95, "{outcome:?}");
     assert!(outcome.queue_delay < Duration::from_millis(20), "{outcome:?}");
     assert!(outcome.dropped < 0.005, "{outcome:?}");
-    assert!(outcome.in_flight_max <= 1.05, "{outcome:?}");
+    assert!(outcome.in_flight_max <= 1.25, "{outcome:?}");
 }
 
 #[test]

@@ -74,23 +74,29 @@ const RATE_ROUNDS: u64 = 10;
 /// RFC 9002, 7.2, since it is paced over the round trip that the handshake has measured.
 const INITIAL_PACKETS: u64 = 16;
 /// How much a single connection may grow in a round, within the budget.
-const MEMBER_GAIN: f64 = 3.0;
+const MEMBER_GAIN: f64 = 4.0;
 /// The smallest window, in packets.
 const WINDOW_PACKETS_MIN: u64 = 4;
 /// Growth of the rate from one round to the next that still counts as growth, and the rounds without
 /// it that end the start-up (draft-ietf-ccwg-bbr, 5.3.1.2).
 const GROWTH_MIN: f64 = 1.25;
 const PLATEAU_ROUNDS: u32 = 3;
-/// A round trip that is drawn out by more than this, in shares of the least and beyond that, shows a
-/// queue of our own making.
-const QUEUE_SHARE: f64 = 0.25;
-const QUEUE_MARGIN: Duration = Duration::from_millis(4);
+/// Gain of the start-up: what it takes to double every round although the measured rate lags behind
+/// (draft-ietf-ccwg-bbr, 2.5).
+const STARTUP_GAIN: f64 = 2.77;
+/// A round trip that is drawn out by more than an eighth of the least, within these bounds, shows a
+/// queue (RFC 9406, 4.2).
+const QUEUE_MIN: Duration = Duration::from_millis(4);
+const QUEUE_MAX: Duration = Duration::from_millis(16);
 /// A share of lost bytes above this is congestion (draft-ietf-ccwg-bbr, 2.7: `BBR.LossThresh`), unless
 /// the path always loses: then so many times what it loses when there is room is added. What a path
 /// always loses is capped, so that steady congestion is not mistaken for it.
 const LOSS_MAX: f64 = 0.02;
 const BASELINE_FACTOR: f64 = 2.0;
 const BASELINE_MAX: f64 = 0.04;
+/// So many acknowledgements in a row, over this share of a round trip, show that the queue is there to stay.
+const QUEUED_ACKS_MIN: u32 = 8;
+const QUEUED_SHARE: f64 = 0.125;
 /// Losses are judged over this many packets at least.
 const EPOCH_PACKETS: u64 = 128;
 /// Epochs that the baseline is taken from.
@@ -153,6 +159,12 @@ pub struct Budget {
     bound_bytes: Option<f64>,
     plateau: Plateau,
     resume: Resume,
+    /// Start-up: what was allowed before, and what was acknowledged since.
+    startup_bytes: f64,
+    /// Start-up: since when all round trips are drawn out, and how many were.
+    queued: Option<(Instant, u32)>,
+    /// The rate before more was asked for.
+    rate_before_up: f64,
     /// Background: the share of the budget that is left while others fill the queue.
     yielding: f64,
     budget_bytes: u64,
@@ -251,6 +263,9 @@ impl Budget {
                 Some(_) => Resume::Reconnaissance,
                 None => Resume::Off,
             },
+            startup_bytes: 0.0,
+            queued: None,
+            rate_before_up: 0.0,
             yielding: 1.0,
             budget_bytes: 0,
         }
@@ -328,6 +343,9 @@ impl Budget {
     pub fn on_ack(&mut self, id: MemberId, sent: Instant, bytes: u64, now: Instant) {
         let Some(member) = self.members.get_mut(&id) else { return };
         self.delivery.on_ack(now, sent, bytes);
+        if self.phase == Phase::Startup && self.queued.is_none() {
+            self.startup_bytes += bytes as f64;
+        }
         self.epoch.delivered_bytes += bytes;
         member.delivery.on_ack(now, sent, bytes);
         member.epoch.delivered_bytes += bytes;
@@ -370,6 +388,10 @@ impl Budget {
             member.end_round(&self.baseline, now);
         }
         self.on_rtt(rtt, now);
+        if self.phase == Phase::Startup && self.is_queue_there(rtt, now) {
+            self.resume = Resume::Off;
+            self.enter(Phase::Drain, now);
+        }
         if self.round.is_over(sent_at, now) {
             self.end_round(now);
         }
@@ -460,7 +482,7 @@ impl Budget {
         self.yield_to_others(&round);
         match self.phase {
             Phase::Startup => {
-                if self.is_path_full(&round, congested, app_limited) {
+                if self.is_path_full(congested, app_limited) {
                     self.resume = Resume::Off;
                     self.enter(Phase::Drain, now);
                 }
@@ -476,6 +498,11 @@ impl Budget {
             }
             Phase::Cruise => {}
             Phase::Up => self.enter(Phase::Down, now),
+            Phase::Down if self.rate.max() >= self.rate_before_up * GROWTH_MIN => {
+                // The path gives much more than it did.
+                self.plateau = Plateau::default();
+                self.enter(Phase::Startup, now);
+            }
             // What was sent into the drained path must come back before the phase has done its work.
             Phase::Down if self.phase_rounds >= DOWN_ROUNDS => self.enter(Phase::Cruise, now),
             Phase::Down => {}
@@ -493,28 +520,38 @@ impl Budget {
     }
 
     fn enter(&mut self, phase: Phase, now: Instant) {
+        match phase {
+            Phase::Startup => self.startup_bytes = self.in_flight_bytes() as f64,
+            Phase::Up => self.rate_before_up = self.rate.max(),
+            _ => {}
+        }
+        self.queued = None;
         self.phase = phase;
         self.phase_rounds = 0;
         self.phase_since = now;
     }
 
     /// Whether the start-up has found what the path gives.
-    fn is_path_full(&mut self, round: &Round, congested: bool, app_limited: bool) -> bool {
+    fn is_path_full(&mut self, congested: bool, app_limited: bool) -> bool {
         let rate = self.rate.max();
         if rate >= self.plateau.rate * GROWTH_MIN {
             self.plateau = Plateau { rate, rounds: 0 };
         } else if !app_limited {
             self.plateau.rounds += 1;
         }
-        let queues = self.has_queue(round);
-        self.plateau.rounds >= PLATEAU_ROUNDS
-            || congested && (queues || self.plateau.rounds > 0)
-            || queues && self.plateau.rounds > 0
+        self.plateau.rounds >= PLATEAU_ROUNDS || congested && self.plateau.rounds > 0
     }
 
-    fn has_queue(&self, round: &Round) -> bool {
-        let Some(rtt_min) = self.rtt_min.min() else { return false };
-        round.rtt_min > rtt_min + rtt_min.mul_f64(QUEUE_SHARE) + QUEUE_MARGIN
+    /// Whether round trips have been drawn out for long enough to say that a queue is there to stay.
+    fn is_queue_there(&mut self, rtt: Duration, now: Instant) -> bool {
+        let rtt_min = self.rtt_min.min().unwrap_or(rtt);
+        if rtt <= rtt_min + (rtt_min / 8).clamp(QUEUE_MIN, QUEUE_MAX) {
+            self.queued = None;
+            return false;
+        }
+        let (since, acks) = self.queued.get_or_insert((now, 0));
+        *acks += 1;
+        *acks >= QUEUED_ACKS_MIN && now - *since >= rtt_min.mul_f64(QUEUED_SHARE)
     }
 
     /// Bounds the budget after congestion, and lifts the bound while there is none.
@@ -600,7 +637,10 @@ impl Budget {
         let rtt = lately.clamp(rtt_min, rtt_min.mul_f64(gains.queue_max)).max(RTT_FLOOR);
         let bdp = self.rate.max() * rtt.as_secs_f64();
         let mut bytes = match self.phase {
-            Phase::Startup => (2.0 * self.bdp_bytes()).max(initial),
+            // Doubling is by what was acknowledged; the measured rate bounds it.
+            Phase::Startup => {
+                (initial + self.startup_bytes).min(STARTUP_GAIN * self.bdp_bytes()).max(initial)
+            }
             Phase::Drain => self.bdp_bytes(),
             Phase::Cruise => gains.cruise * bdp,
             Phase::Up => gains.up * bdp,
