@@ -18,6 +18,7 @@ use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, Progress, PushEvent, Summary};
 use crate::identity::Identity;
+use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::tls::{self, ClientTrust};
 use crate::store::scan::{Entry, Kind, Start, scan};
@@ -52,6 +53,8 @@ pub struct PushConfig {
     pub pool: PoolConfig,
     /// Who decides how much may be in flight.
     pub congestion: Algorithm,
+    /// The most to send, in bytes per second.
+    pub rate_max: Option<u64>,
     /// How the connections' common budget is kept.
     pub budget: BudgetConfig,
     /// How long to try for a first connection.
@@ -182,6 +185,7 @@ impl Push {
             tls: Arc::new(tls::client_config(&config.identity, config.trust)?),
             datagram_bytes_max: config.datagram_bytes_max,
             congestion: config.congestion.controllers(&budget),
+            limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         };
         let push = Self {
             report,

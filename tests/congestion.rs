@@ -245,15 +245,6 @@ fn a_narrow_path_with_many_connections_keeps_its_queue_short() {
 }
 
 #[test]
-fn a_limit_holds() {
-    let config = BudgetConfig { rate_max: Some(3_000_000), ..BudgetConfig::default() };
-    let path = Path { config, ..Path::default() };
-    let outcome = simulate(&path, 10, 8);
-    let share = 3e6 / path.rate;
-    assert!(outcome.goodput < 1.05 * share && outcome.goodput > 0.8 * share, "{outcome:?}");
-}
-
-#[test]
 fn a_remembered_path_is_filled_sooner_and_a_wrong_memory_does_little_harm() {
     let path = Path { rate: 50e6, rtt: Duration::from_millis(100), queue: 5e6, ..Path::default() };
     let first = simulate(&path, 5, 9);

@@ -48,6 +48,9 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
     let config = PoolConfig { connections, active, ..PoolConfig::default() };
     let rtt = Duration::from_millis(rng.random_range(1..200));
     let rate = f64::from(rng.random_range(1_000_000..100_000_000));
+    // Now and then everything stands still: a host is busy, or a path common to all is away.
+    let stall_at = Duration::from_millis(rng.random_range(0..3_000));
+    let stall = stall_at..stall_at + Duration::from_millis(rng.random_range(0..2_000));
     let mut sizes = HashMap::new();
     let mut pool = Pool::new(config.clone(), seed, start);
     for id in 0..rng.random_range(1..60_u64) {
@@ -117,10 +120,11 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
             pool.handle(Input::Up(conn), now);
             pool.handle(Input::Accepted, now);
         }
+        let stalled = stall.contains(&(now - start));
         for (&conn, link) in &mut links {
             let bad = now - start >= link.lane.bad_at;
             let rate = if bad { link.lane.bad_rate } else { link.lane.rate };
-            let mut left = rate * STEP.as_secs_f64();
+            let mut left = if stalled { 0.0 } else { rate * STEP.as_secs_f64() };
             while left > 0.0 && !link.queue.is_empty() {
                 let took = left.min(link.queue[0].1);
                 link.queue[0].1 -= took;
@@ -154,7 +158,7 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
         for (conn, sample) in samples {
             pool.handle(Input::Sample(conn, sample), now);
         }
-        while acks.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
+        while !stalled && acks.peek().is_some_and(|Reverse((at, ..))| *at <= now) {
             let Reverse((_, conn, id)) = acks.pop().expect("peeked");
             *written.entry(id).or_default() += 1;
             if links.contains_key(&conn) {

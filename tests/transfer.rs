@@ -69,6 +69,7 @@ impl Pair {
             pool: PoolConfig::default(),
             congestion: Algorithm::default(),
             budget: BudgetConfig::default(),
+            rate_max: None,
             connect_timeout: Duration::from_secs(10),
         };
         push(config, Arc::new(|_| ()), std::future::pending()).await

@@ -234,11 +234,8 @@ impl PushArgs {
             datagram_bytes_max: self.mtu,
             pool,
             congestion: self.congestion.into(),
-            budget: BudgetConfig {
-                aggressiveness: self.aggressiveness.into(),
-                rate_max: self.limit,
-                memory: None,
-            },
+            budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
+            rate_max: self.limit,
             connect_timeout: self.connect_timeout,
         };
         match qbulk::push::push(config, report, stop).await {
@@ -254,9 +251,6 @@ impl PushArgs {
             return Err(Error::Usage(format!(
                 "--active {active} is more than --connections {connections}: at most all of them can be active"
             )));
-        }
-        if self.limit.is_some() && matches!(self.congestion, CongestionArg::Cubic) {
-            return Err(Error::Usage("--limit needs --congestion model: CUBIC has no rate".into()));
         }
         if self.stripe_min > self.stripe_max {
             return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
@@ -301,6 +295,7 @@ pub(crate) fn local(
         pool: PoolConfig::default(),
         congestion: Algorithm::default(),
         budget: BudgetConfig::default(),
+        rate_max: None,
         connect_timeout: Duration::from_secs(10),
     }
 }

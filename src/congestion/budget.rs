@@ -35,8 +35,6 @@ pub struct PathMemory {
 pub struct BudgetConfig {
     /// How hard to compete.
     pub aggressiveness: Aggressiveness,
-    /// The most to send, in bytes per second.
-    pub rate_max: Option<u64>,
     /// What is remembered of the path.
     pub memory: Option<PathMemory>,
 }
@@ -108,6 +106,8 @@ const LIFT_UP: f64 = 1.10;
 /// Rounds between two attempts to find more.
 const CRUISE_ROUNDS: u32 = 6;
 const DOWN_ROUNDS: u32 = 2;
+/// Growth of the rate that makes an attempt to find more a success.
+const PROBE_GROWTH_MIN: f64 = 1.1;
 /// How long the least round-trip time is believed (draft-ietf-ccwg-bbr, 2.8), and for how long it is
 /// looked for then.
 const RTT_MIN_SPAN: Duration = Duration::from_secs(10);
@@ -163,6 +163,8 @@ pub struct Budget {
     startup_bytes: f64,
     /// Start-up: since when all round trips are drawn out, and how many were.
     queued: Option<(Instant, u32)>,
+    /// Rounds until more is asked for.
+    cruise_rounds: u32,
     /// The rate before more was asked for.
     rate_before_up: f64,
     /// Background: the share of the budget that is left while others fill the queue.
@@ -265,6 +267,7 @@ impl Budget {
             },
             startup_bytes: 0.0,
             queued: None,
+            cruise_rounds: 1,
             rate_before_up: 0.0,
             yielding: 1.0,
             budget_bytes: 0,
@@ -493,7 +496,7 @@ impl Budget {
                     self.enter(Phase::Cruise, now);
                 }
             }
-            Phase::Cruise if self.phase_rounds >= CRUISE_ROUNDS && !app_limited => {
+            Phase::Cruise if self.phase_rounds >= self.cruise_rounds && !app_limited => {
                 self.enter(Phase::Up, now);
             }
             Phase::Cruise => {}
@@ -504,7 +507,12 @@ impl Budget {
                 self.enter(Phase::Startup, now);
             }
             // What was sent into the drained path must come back before the phase has done its work.
-            Phase::Down if self.phase_rounds >= DOWN_ROUNDS => self.enter(Phase::Cruise, now),
+            Phase::Down if self.phase_rounds >= DOWN_ROUNDS => {
+                // What has brought more is tried again soon.
+                let grew = self.rate.max() >= self.rate_before_up * PROBE_GROWTH_MIN;
+                self.cruise_rounds = if grew { 1 } else { CRUISE_ROUNDS };
+                self.enter(Phase::Cruise, now);
+            }
             Phase::Down => {}
             Phase::ProbeRtt => {
                 if now - self.phase_since >= PROBE_RTT_TIME {
@@ -654,10 +662,6 @@ impl Budget {
             bytes = bytes.min(bound);
         }
         bytes *= self.yielding;
-        if let Some(rate_max) = self.config.rate_max {
-            let rtt = self.rtt_smoothed.max(SAMPLE_MIN);
-            bytes = bytes.min(rate_max as f64 * rtt.as_secs_f64());
-        }
         bytes as u64
     }
 

@@ -95,6 +95,7 @@ pub struct Meter {
     last: Sample,
     busy_since: Instant,
     progress_at: Instant,
+    acked_at: Instant,
     evaluated_at: Instant,
     reference: f64,
     strikes: u32,
@@ -126,6 +127,7 @@ impl Meter {
             last: Sample::default(),
             busy_since: now,
             progress_at: now,
+            acked_at: now,
             evaluated_at: now,
             reference: 0.0,
             strikes: 0,
@@ -153,6 +155,9 @@ impl Meter {
     /// Takes a new sample in.
     pub fn on_sample(&mut self, sample: Sample, now: Instant) {
         // Where nothing is under way, nothing can come back.
+        if sample.delivered_bytes > self.last.delivered_bytes {
+            self.acked_at = now;
+        }
         if sample.delivered_bytes > self.last.delivered_bytes || sample.in_flight_bytes == 0 {
             self.progress_at = now;
         }
@@ -219,9 +224,9 @@ impl Meter {
         &self.last
     }
 
-    /// When an acknowledgement last came.
-    pub fn progress_at(&self) -> Instant {
-        self.progress_at
+    /// When an acknowledgement last came: what tells a path that is dead from a host that stands still.
+    pub fn acked_at(&self) -> Instant {
+        self.acked_at
     }
 
     /// Whether it has been busy long enough for its score to mean something.
@@ -293,7 +298,9 @@ impl Meter {
         // worse than the siblings' is left for one of theirs.
         let path_is_worse = self.loss_share() > LOSS_FACTOR * siblings.loss_share + LOSS_MARGIN
             || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0);
-        let below = score < threshold && score < config.threshold * self.reference;
+        // One that never did well is held against its siblings alone.
+        let reference = if self.reference > 0.0 { self.reference } else { siblings.score };
+        let below = score < threshold && score < config.threshold * reference;
         let slow = is_limited && path_is_worse && below;
         let far = is_limited && score < FAR_BELOW * threshold;
         let window_bytes = self.last.window_bytes as f64;

@@ -98,6 +98,9 @@ const REOPEN_MAX: Duration = Duration::from_secs(5);
 const PRIMING_ROUNDS_TOLD: u32 = 4;
 /// Primed to less than this share of the threshold, a connection is replaced before use.
 const PRIMED_BADLY_SHARE: f64 = 0.25;
+/// While data waits, padding takes at most one part in so many of it, and this much in any case.
+const PADDING_SHARE: u64 = 64;
+const PADDING_BYTES_MIN: u64 = 128 << 10;
 /// A stripe should keep a connection busy for about this long, or a round trip.
 const STRIPE_TIME: Duration = Duration::from_millis(20);
 
@@ -124,6 +127,8 @@ pub struct Pool {
     silent_allowed: usize,
     silent_allowed_at: Instant,
     alive_at: Instant,
+    /// Padding that was sent while data waited, in bytes.
+    padding_beside_data: u64,
     stats: PoolStats,
 }
 
@@ -181,6 +186,7 @@ impl Pool {
             silent_allowed: connections,
             silent_allowed_at: now,
             alive_at: now,
+            padding_beside_data: 0,
             stats: PoolStats::default(),
         };
         pool.open_missing(now);
@@ -277,11 +283,17 @@ impl Pool {
 
     fn on_sample(&mut self, id: ConnId, sample: Sample, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        let padding = sample.padding_bytes.saturating_sub(conn.sample.padding_bytes);
         conn.sample = sample;
         conn.meter.on_sample(sample, now);
         match &mut conn.state {
             State::Priming(primer) => {
-                if let Some(end) = primer.on_sample(sample, now) {
+                let end = primer.on_sample(sample, now);
+                if self.accepted && self.plan.has_waiting() {
+                    self.padding_beside_data += padding;
+                }
+                let end = end.or_else(|| self.is_padding_enough().then_some(PrimeEnd::Data));
+                if let Some(end) = end {
                     self.end_priming(id, end, now);
                 }
             }
@@ -340,6 +352,14 @@ impl Pool {
         } else {
             self.reserve.push_back(id);
         }
+    }
+
+    /// Data waits, and padding has taken its share of the path.
+    fn is_padding_enough(&self) -> bool {
+        let share = self.plan.confirmed_bytes() / PADDING_SHARE;
+        self.accepted
+            && self.plan.has_waiting()
+            && self.padding_beside_data > PADDING_BYTES_MIN + share
     }
 
     /// Whether its siblings were primed to several times as much.
@@ -482,7 +502,7 @@ impl Pool {
         let ids: Vec<ConnId> = self.conns.keys().copied().collect();
         for id in ids {
             let others = self.conns.iter().filter(|&(&other, _)| other != id);
-            let others_at = others.map(|(_, conn)| conn.meter.progress_at()).max();
+            let others_at = others.map(|(_, conn)| conn.meter.acked_at()).max();
             let conn = &self.conns[&id];
             if conn.stripes.is_empty() || !conn.meter.is_quiet(now) {
                 continue;
@@ -547,7 +567,8 @@ impl Pool {
     }
 
     fn reprime_idle(&mut self, now: Instant) {
-        if self.drained {
+        // While nothing moves, nobody knows when a window will be needed.
+        if self.drained || self.plan.flying_stripes() == 0 {
             return;
         }
         let after = self.config.reprime_after;
