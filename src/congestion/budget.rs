@@ -183,6 +183,7 @@ struct Member {
     app_limited: bool,
     rate: MaxFilter,
     rtt: Duration,
+    rtt_min: MinFilter,
     round: Round,
     epoch: Epoch,
     bound_bytes: Option<f64>,
@@ -290,6 +291,7 @@ impl Budget {
             app_limited: false,
             rate: MaxFilter::new(RATE_ROUNDS),
             rtt: Duration::ZERO,
+            rtt_min: MinFilter::new(RTT_MIN_SPAN),
             round: Round::new(0, now, 0),
             epoch: Epoch::default(),
             bound_bytes: None,
@@ -375,7 +377,7 @@ impl Budget {
 
         let least = self.rtt_min.min().unwrap_or(rtt).max(SAMPLE_MIN);
         if let Some(sent) = sent {
-            member.on_rtt(rtt);
+            member.on_rtt(rtt, now);
             let own = member.delivery.rate(sent.own, sent_at, least);
             if !app_limited || own > member.rate.max() {
                 member.rate.add(member.round.number, own);
@@ -700,14 +702,17 @@ impl Member {
         INITIAL_PACKETS * self.mtu
     }
 
-    fn on_rtt(&mut self, rtt: Duration) {
+    fn on_rtt(&mut self, rtt: Duration, now: Instant) {
+        self.rtt_min.add(now, rtt);
         self.rtt = if self.rtt.is_zero() { rtt } else { (self.rtt * 7 + rtt) / 8 };
     }
 
     /// What its own path allows, in bytes: some times what it has delivered in a round trip. That is
     /// more than the budget's own growth, so that a connection that is late catches up.
     fn ceiling_bytes(&self, jump_bytes: u64) -> u64 {
-        let per_round = self.rate.max() * self.rtt.max(RTT_FLOOR).as_secs_f64();
+        // A queue of its own does not give it more.
+        let rtt_max = self.rtt_min.min().unwrap_or(self.rtt) * 2;
+        let per_round = self.rate.max() * self.rtt.min(rtt_max).max(RTT_FLOOR).as_secs_f64();
         let ceiling = ((MEMBER_GAIN * per_round) as u64).max(self.initial_bytes()).max(jump_bytes);
         self.bound_bytes.map_or(ceiling, |bound| ceiling.min(bound as u64))
     }

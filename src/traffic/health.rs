@@ -259,7 +259,7 @@ impl Meter {
         siblings: Option<Siblings>,
         now: Instant,
     ) -> Option<Verdict> {
-        let interval = self.last.rtt.max(WINDOW_MIN / 4);
+        let interval = self.round_trip().max(WINDOW_MIN / 4);
         if !self.is_settled(now) || now - self.evaluated_at < interval {
             return None;
         }
@@ -327,7 +327,12 @@ impl Meter {
     }
 
     fn window(&self) -> Duration {
-        (self.last.rtt * 4).max(WINDOW_MIN)
+        (self.round_trip() * 4).max(WINDOW_MIN)
+    }
+
+    /// The time that things are measured by. A queue of many round trips must not put off its discovery.
+    fn round_trip(&self) -> Duration {
+        self.last.rtt.min(self.last.rtt_min * 2)
     }
 }
 
