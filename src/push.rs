@@ -652,7 +652,7 @@ impl Push {
             takeovers: stats.takeovers,
             stripes: self.pool.plan().confirmed_stripes(),
             stripes_again: stats.stripes_again,
-            sub_transfers: stats.turns.div_ceil(self.pool.config().active.max(1) as u64),
+            sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
         }
     }
 

@@ -30,6 +30,9 @@ there already is replaced as a whole once the new one is complete and verified, 
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, 130 interrupted.";
 
+/// N, where nothing else was asked for.
+const CONNECTIONS: usize = 10;
+
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PushArgs {
@@ -112,10 +115,11 @@ pub(crate) struct PushArgs {
     #[arg(long, value_enum, default_value_t, env = "QBULK_CONGESTION", help_heading = "Network")]
     congestion: CongestionArg,
 
-    /// N: connections of the set, each from a port of its own.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+    /// N: connections of the set, each from a port of its own [default: 10 at first, and more where
+    /// that brings more]
+    #[arg(short = 'n', long, value_name = "N", env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
-    connections: u16,
+    connections: Option<u16>,
     /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]
     #[arg(short = 'm', long, value_name = "M", env = "QBULK_ACTIVE", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -245,7 +249,7 @@ impl PushArgs {
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {
-        let connections = usize::from(self.connections);
+        let connections = self.connections.map_or(CONNECTIONS, usize::from);
         let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
         if active > connections {
             return Err(Error::Usage(format!(
@@ -258,6 +262,11 @@ impl PushArgs {
         Ok(PoolConfig {
             connections,
             active,
+            // What was asked for is what is done.
+            active_max: match (self.connections, self.active) {
+                (None, None) => PoolConfig::default().active_max,
+                _ => active,
+            },
             stripe_bytes_min: self.stripe_min,
             stripe_bytes_max: self.stripe_max,
             turn_stripes: self.turn,

@@ -45,6 +45,8 @@ pub enum Verdict {
     PrimedBadly,
     /// It could not be opened, or the transport lost it.
     Lost,
+    /// It did well, but fewer connections are enough.
+    Surplus,
 }
 
 impl Verdict {
@@ -58,6 +60,7 @@ impl Verdict {
             Self::RttTooHigh => "rtt_too_high",
             Self::PrimedBadly => "primed_badly",
             Self::Lost => "lost",
+            Self::Surplus => "surplus",
         }
     }
 }
@@ -95,7 +98,7 @@ pub struct Meter {
     last: Sample,
     busy_since: Instant,
     progress_at: Instant,
-    acked_at: Instant,
+    acked_at: Option<Instant>,
     evaluated_at: Instant,
     reference: f64,
     strikes: u32,
@@ -127,7 +130,7 @@ impl Meter {
             last: Sample::default(),
             busy_since: now,
             progress_at: now,
-            acked_at: now,
+            acked_at: None,
             evaluated_at: now,
             reference: 0.0,
             strikes: 0,
@@ -156,7 +159,7 @@ impl Meter {
     pub fn on_sample(&mut self, sample: Sample, now: Instant) {
         // Where nothing is under way, nothing can come back.
         if sample.delivered_bytes > self.last.delivered_bytes {
-            self.acked_at = now;
+            self.acked_at = Some(now);
         }
         if sample.delivered_bytes > self.last.delivered_bytes || sample.in_flight_bytes == 0 {
             self.progress_at = now;
@@ -225,7 +228,7 @@ impl Meter {
     }
 
     /// When an acknowledgement last came: what tells a path that is dead from a host that stands still.
-    pub fn acked_at(&self) -> Instant {
+    pub fn acked_at(&self) -> Option<Instant> {
         self.acked_at
     }
 
