@@ -35,7 +35,7 @@ pub(crate) struct PushArgs {
     /// Files and folders to send; a slash behind a folder means its contents.
     #[arg(required = true, value_name = "SRC")]
     sources: Vec<PathBuf>,
-    /// Where to: qbulk://HOST[:PORT]/PATH
+    /// Where to: PATH is relative to the folder that the server serves. The port is 4433 unless given.
     #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
     destination: Destination,
 
@@ -122,10 +122,10 @@ pub(crate) struct PushArgs {
     prime_time: Duration,
 
     /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
-    /// connection is unsatisfactory.
+    /// connection is unsatisfactory: it is replaced, and others take over what it carried.
     #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
     threshold: f64,
-    /// Goodput in bytes per second below which a connection is unsatisfactory in any case.
+    /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
     #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes, env = "QBULK_FLOOR", help_heading = "Health")]
     floor: u64,
     /// Round-trip time above which a connection is unsatisfactory in any case.
