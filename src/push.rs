@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::tls::{self, ClientTrust};
+use crate::store::paths::{PathCache, PathKey};
 use crate::store::scan::{Entry, Kind, Start, scan};
 use crate::store::source::{Outcome, Part, Prepared, SourceItem, SourceKind, prepare};
 use crate::store::{reason, shown};
@@ -57,6 +58,8 @@ pub struct PushConfig {
     pub rate_max: Option<u64>,
     /// How the connections' common budget is kept.
     pub budget: BudgetConfig,
+    /// Where paths are remembered; `None` starts every push from nothing.
+    pub paths: Option<PathCache>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
 }
@@ -124,6 +127,9 @@ struct Push {
     began: Instant,
     pool: Pool,
     route: Arc<Route>,
+    budget: SharedBudget,
+    path: PathKey,
+    paths: Option<PathCache>,
     transfer: [u8; 16],
     destination: Vec<u8>,
     names: Option<Names>,
@@ -177,7 +183,13 @@ impl Push {
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
         let (found_in, found) = mpsc::channel(SCAN_AHEAD);
-        let budget = SharedBudget::new(config.budget, now);
+        let path = PathKey {
+            server: config.servers[0].ip().to_canonical(),
+            local: config.bind.first().copied(),
+        };
+        let remembered = config.paths.as_ref().and_then(|paths| paths.recall(&path));
+        let memory = config.budget.memory.or(remembered);
+        let budget = SharedBudget::new(BudgetConfig { memory, ..config.budget }, now);
         let route = Route {
             servers: config.servers,
             server_name: config.server_name.clone(),
@@ -194,6 +206,9 @@ impl Push {
             began: now,
             pool: Pool::new(config.pool, rand::random(), now),
             route: Arc::new(route),
+            budget,
+            path,
+            paths: config.paths,
             transfer,
             destination: config.destination,
             names: None,
@@ -506,8 +521,17 @@ impl Push {
         let unconfirmed = std::mem::take(&mut self.flights);
         self.confirmed_bytes +=
             unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
+        self.remember_path();
         self.done = Some(self.summary(files, padding_bytes));
         Ok(())
+    }
+
+    /// Keeps what was learned about the path for the next push.
+    fn remember_path(&self) {
+        let (Some(paths), Some(memory)) = (&self.paths, self.budget.memory()) else { return };
+        if let Err(error) = paths.remember(&self.path, memory) {
+            tracing::debug!(%error, "the path is not remembered");
+        }
     }
 
     fn on_found(&mut self, entry: Entry) {

@@ -178,10 +178,10 @@ fn simulate(path: &Path, seconds: u64, seed: u64) -> Outcome {
                 if now < start + Duration::from_secs(1) {
                     first_second += PACKET;
                 }
-                for flow in 0..flows.len() {
-                    let at = now.max(flows[flow].sends_at);
-                    if flow == flow_index || flows[flow].sends_at <= now {
-                        events.push(Reverse((at, Event::Send { flow })));
+                for (other, flow) in flows.iter().enumerate() {
+                    if other == flow_index || flow.sends_at <= now {
+                        let at = now.max(flow.sends_at);
+                        events.push(Reverse((at, Event::Send { flow: other })));
                     }
                 }
             }

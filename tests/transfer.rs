@@ -70,6 +70,7 @@ impl Pair {
             congestion: Algorithm::default(),
             budget: BudgetConfig::default(),
             rate_max: None,
+            paths: None,
             connect_timeout: Duration::from_secs(10),
         };
         push(config, Arc::new(|_| ()), std::future::pending()).await

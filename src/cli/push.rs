@@ -12,6 +12,7 @@ use qbulk::event::Summary;
 use qbulk::identity::{Fingerprint, Identity};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::push::{PushConfig, PushReporter};
+use qbulk::store::paths::PathCache;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::url::Destination;
@@ -39,7 +40,7 @@ pub(crate) struct PushArgs {
     /// Files and folders to send; a slash behind a folder means its contents.
     #[arg(required = true, value_name = "SRC")]
     sources: Vec<PathBuf>,
-    /// Where to: qbulk://HOST[:PORT]/PATH
+    /// Where to: PATH is relative to the folder that the server serves. The port is 4433 unless given.
     #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
     destination: Destination,
 
@@ -115,6 +116,15 @@ pub(crate) struct PushArgs {
     #[arg(long, value_enum, default_value_t, env = "QBULK_CONGESTION", help_heading = "Network")]
     congestion: CongestionArg,
 
+    /// Do not start from what the last push to this server has learned about the path, and learn nothing.
+    #[arg(
+        long,
+        env = "QBULK_NO_MEMORY",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        help_heading = "Network"
+    )]
+    no_memory: bool,
+
     /// N: connections of the set, each from a port of its own [default: 10 at first, and more where
     /// that brings more]
     #[arg(short = 'n', long, value_name = "N", env = "QBULK_CONNECTIONS", help_heading = "Connection set",
@@ -149,10 +159,10 @@ pub(crate) struct PushArgs {
     prime_time: Duration,
 
     /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
-    /// connection is unsatisfactory.
+    /// connection is unsatisfactory: it is replaced, and others take over what it carried.
     #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
     threshold: f64,
-    /// Goodput in bytes per second below which a connection is unsatisfactory in any case.
+    /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
     #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes, env = "QBULK_FLOOR", help_heading = "Health")]
     floor: u64,
     /// Round-trip time above which a connection is unsatisfactory in any case.
@@ -240,6 +250,7 @@ impl PushArgs {
             congestion: self.congestion.into(),
             budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
             rate_max: self.limit,
+            paths: if self.no_memory { None } else { PathCache::of_user() },
             connect_timeout: self.connect_timeout,
         };
         match qbulk::push::push(config, report, stop).await {
@@ -305,6 +316,7 @@ pub(crate) fn local(
         congestion: Algorithm::default(),
         budget: BudgetConfig::default(),
         rate_max: None,
+        paths: None,
         connect_timeout: Duration::from_secs(10),
     }
 }

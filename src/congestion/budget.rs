@@ -169,7 +169,7 @@ pub struct Budget {
     rate_before_up: f64,
     /// Background: the share of the budget that is left while others fill the queue.
     yielding: f64,
-    budget_bytes: u64,
+    total_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -271,7 +271,7 @@ impl Budget {
             cruise_rounds: 1,
             rate_before_up: 0.0,
             yielding: 1.0,
-            budget_bytes: 0,
+            total_bytes: 0,
         }
     }
 
@@ -429,7 +429,7 @@ impl Budget {
 
     /// What all connections together may have in flight, in bytes.
     pub fn budget_bytes(&self) -> u64 {
-        self.budget_bytes
+        self.total_bytes
     }
 
     /// What all connections together have in flight, in bytes.
@@ -475,7 +475,7 @@ impl Budget {
             rate = self.rate.max(),
             rtt_min = ?self.rtt_min.min(),
             rtt_round = ?round.rtt_min,
-            budget_bytes = self.budget_bytes,
+            budget_bytes = self.total_bytes,
             in_flight_max = round.in_flight_max,
             bound_bytes = self.bound_bytes,
             baseline = self.baseline.share(),
@@ -501,7 +501,6 @@ impl Budget {
             Phase::Cruise if self.phase_rounds >= self.cruise_rounds && !app_limited => {
                 self.enter(Phase::Up, now);
             }
-            Phase::Cruise => {}
             Phase::Up => self.enter(Phase::Down, now),
             Phase::Down if self.rate.max() >= self.rate_before_up * GROWTH_MIN => {
                 // The path gives much more than it did.
@@ -515,7 +514,7 @@ impl Budget {
                 self.cruise_rounds = if grew { 1 } else { CRUISE_ROUNDS };
                 self.enter(Phase::Cruise, now);
             }
-            Phase::Down => {}
+            Phase::Cruise | Phase::Down => {}
             Phase::ProbeRtt => {
                 if now - self.phase_since >= PROBE_RTT_TIME {
                     self.enter(Phase::Cruise, now);
@@ -578,7 +577,7 @@ impl Budget {
             }
             return false;
         }
-        let in_flight = (round.in_flight_max as f64).min(self.budget_bytes as f64);
+        let in_flight = (round.in_flight_max as f64).min(self.total_bytes as f64);
         let delivered = (self.delivery.bytes() - round.delivered_before) as f64;
         let time = (now - round.since).as_secs_f64().max(1e-3);
         let rtt = self.rtt_min.min().unwrap_or_default().max(RTT_FLOOR).as_secs_f64();
@@ -670,12 +669,12 @@ impl Budget {
     /// What the connections could have in flight if they had enough to send, in bytes.
     fn usable_bytes(&self) -> u64 {
         let windows = self.members.values().map(|member| member.window.load(Relaxed)).sum();
-        self.budget_bytes.min(windows)
+        self.total_bytes.min(windows)
     }
 
     /// Gives every connection its part of the budget.
     fn share_out(&mut self) {
-        self.budget_bytes = self.target_bytes();
+        self.total_bytes = self.target_bytes();
         let jump = match self.resume {
             Resume::Unvalidated { jump_bytes, .. } => {
                 jump_bytes as u64 / self.members.len().max(1) as u64
@@ -684,7 +683,7 @@ impl Budget {
         };
         let mut demands: Vec<u64> =
             self.members.values().map(|member| member.demand_bytes(jump)).collect();
-        let level = share::level(self.budget_bytes, &mut demands);
+        let level = share::level(self.total_bytes, &mut demands);
         for member in self.members.values() {
             let window = level.min(member.ceiling_bytes(jump)).max(WINDOW_PACKETS_MIN * member.mtu);
             // quinn sends only while what is in flight stays below the window.

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 /// A measurement spans this many round trips, and this long at least.
 const SPAN_ROUND_TRIPS: u32 = 8;
 const SPAN_MIN: Duration = Duration::from_millis(400);
+/// Growth from one measurement to the next up to which the rate is steady.
+const STEADY: f64 = 1.05;
 /// More connections must bring at least this share of what they would if each brought its part.
 const GAIN_MIN: f64 = 0.3;
 /// Weight of the newest tick in how often the network was the limit.
@@ -36,7 +38,7 @@ pub struct Tuner {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Rest { until: Option<Instant> },
-    Measure { span: Span },
+    Measure { span: Span, before: f64 },
     Settle { before: Trial, until: Instant },
     Try { before: Trial, span: Span },
 }
@@ -99,11 +101,16 @@ impl Tuner {
             // The windows need a while to open.
             Step::Rest { until: None } => self.step = Step::Rest { until: Some(now + span_time) },
             Step::Rest { until: Some(until) } if now >= until => {
-                self.step = Step::Measure { span };
+                self.step = Step::Measure { span, before: 0.0 };
             }
-            Step::Measure { span } if now - span.since >= span_time => {
-                let before = Trial { active: self.active, goodput: span.goodput(load, now) };
-                self.begin(before, now + span_time);
+            Step::Measure { span: measured, before } if now - measured.since >= span_time => {
+                let goodput = measured.goodput(load, now);
+                if goodput > before * STEADY {
+                    // It still grows by itself, and that must not count for more connections.
+                    self.step = Step::Measure { span, before: goodput };
+                } else {
+                    self.begin(Trial { active: self.active, goodput }, now + span_time);
+                }
             }
             Step::Settle { before, until } if now >= until => {
                 self.step = Step::Try { before, span };
