@@ -149,6 +149,9 @@ pub struct Budget {
     rtt_lately: MinFilter,
     rtt_min_at: Instant,
     rtt_smoothed: Duration,
+    /// The newest round-trip time with when it was measured, and the one that was measured before.
+    rtt_latest: (Instant, Duration),
+    rtt_before: Duration,
     phase: Phase,
     phase_rounds: u32,
     phase_since: Instant,
@@ -254,6 +257,8 @@ impl Budget {
             rtt_lately: MinFilter::new(RTT_MIN_SPAN),
             rtt_min_at: now,
             rtt_smoothed: Duration::ZERO,
+            rtt_latest: (now, Duration::ZERO),
+            rtt_before: Duration::ZERO,
             phase: Phase::Startup,
             phase_rounds: 0,
             phase_since: now,
@@ -450,7 +455,13 @@ impl Budget {
         known.then_some(PathMemory { rtt_min, in_flight_bytes })
     }
 
-    fn on_rtt(&mut self, rtt: Duration, now: Instant) {
+    fn on_rtt(&mut self, latest: Duration, now: Instant) {
+        // A busy host may date an arrival too early: a single short round trip is no evidence.
+        if self.rtt_latest.0 != now {
+            self.rtt_before = self.rtt_latest.1;
+        }
+        self.rtt_latest = (now, latest);
+        let rtt = latest.max(self.rtt_before);
         // Round trips just above the least are as good as the least.
         let least = self.rtt_min.min();
         if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 4) {
