@@ -98,6 +98,8 @@ pub struct Summary {
     pub failures: Vec<Failure>,
     /// How many could not be moved.
     pub failed: u64,
+    /// How many of them the server has counted and not named.
+    pub failed_unnamed: u64,
     /// From start to durable, in seconds.
     pub seconds: f64,
     /// `bytes / seconds`.

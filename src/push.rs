@@ -1,5 +1,6 @@
 //! Pushing files to a server: the loop that joins the traffic manager to connections and disk.
 
+mod failures;
 mod names;
 
 use std::collections::{HashMap, VecDeque};
@@ -13,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use self::failures::Failures;
 use self::names::Names;
 use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use crate::error::Error;
@@ -29,7 +31,7 @@ use crate::traffic::{
     ConnId, Input, Item, ItemId, Output, Pool, PoolConfig, PrimeEnd, Role, Stripe, StripeId,
     Verdict,
 };
-use crate::wire::{self, Control, PATH_BYTES_MAX, VERSION, is_path_safe};
+use crate::wire::{self, Control, Destination, PATH_BYTES_MAX, VERSION, is_path_safe};
 
 /// What to push, and where to.
 #[derive(Clone)]
@@ -80,8 +82,6 @@ const WAITING_MAX: usize = 4_096;
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// What a record takes beside its path, in bytes, at most and roughly.
 const RECORD_BYTES: u64 = 80;
-/// Failures whose path and reason are kept for the summary; more are only counted.
-const FAILURES_MAX: usize = 1_000;
 /// Stripes may arrive damaged this often: more means that something is broken.
 const DAMAGED_MAX: u32 = 100;
 
@@ -133,6 +133,8 @@ struct Push {
     transfer: [u8; 16],
     destination: Vec<u8>,
     names: Option<Names>,
+    /// Which of the server's transfers this is.
+    instance: Option<u64>,
     starts: Vec<Start>,
     links: HashMap<ConnId, Link>,
     /// Items that are not cut up yet.
@@ -150,10 +152,7 @@ struct Push {
     confirmed_bytes: u64,
     rates: VecDeque<(Instant, u64)>,
     progress_at: Instant,
-    failures: Vec<Failure>,
-    failed: u64,
-    /// What the server could not write, by the connection that it said so on.
-    server_failures: HashMap<ConnId, Vec<Failure>>,
+    failures: Failures,
     damaged: u32,
     padding_bytes: u64,
     delivered_bytes: u64,
@@ -199,6 +198,7 @@ impl Push {
             congestion: config.congestion.controllers(&budget),
             limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         };
+        let failures = Failures::new(Arc::clone(&report));
         let push = Self {
             report,
             server: config.server_name,
@@ -212,6 +212,7 @@ impl Push {
             transfer,
             destination: config.destination,
             names: None,
+            instance: None,
             starts,
             links: HashMap::new(),
             items: HashMap::new(),
@@ -228,9 +229,7 @@ impl Push {
             confirmed_bytes: 0,
             rates: VecDeque::new(),
             progress_at: now,
-            failures: Vec::new(),
-            failed: 0,
-            server_failures: HashMap::new(),
+            failures,
             damaged: 0,
             padding_bytes: 0,
             delivered_bytes: 0,
@@ -400,7 +399,7 @@ impl Push {
             Event::Link(conn, LinkEvent::Control(message)) => self.on_control(conn, message)?,
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Found(Ok(entry)) => self.on_found(entry),
-            Event::Found(Err(failure)) => self.fail(failure),
+            Event::Found(Err(failure)) => self.failures.add(failure),
             Event::ScanDone => {
                 self.source_done = true;
                 self.pool.handle(Input::SourceDone, Instant::now());
@@ -411,7 +410,7 @@ impl Push {
                     self.offer_seal(&item, hash);
                 }
                 for failure in failures {
-                    self.fail(failure);
+                    self.failures.add(failure);
                 }
             }
         }
@@ -448,6 +447,7 @@ impl Push {
         if let LinkError::Protocol(_) | LinkError::Socket(_) = error {
             return Err(Error::Peer(error.to_string()));
         }
+        self.failures.forget(conn);
         self.last_error = Some(error);
         self.pool.handle(Input::Lost(conn), Instant::now());
         Ok(())
@@ -462,11 +462,9 @@ impl Push {
     fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
         let now = Instant::now();
         match message {
-            Control::Welcome { version: VERSION, destination } if self.names.is_none() => {
-                self.names = Some(Names::new(&self.destination, destination, &self.starts)?);
-                self.pool.handle(Input::Accepted, now);
+            Control::Welcome { version: VERSION, destination, instance } => {
+                self.on_welcome(destination, instance)?;
             }
-            Control::Welcome { version: VERSION, .. } => {}
             Control::Welcome { version, .. } => {
                 let server = &self.server;
                 return Err(Error::Peer(format!(
@@ -484,16 +482,30 @@ impl Push {
             }
             Control::Failed { path, message } => {
                 let failure = Failure { path: shown(&path), reason: shown(&message) };
-                self.server_failures.entry(conn).or_default().push(failure);
+                self.failures.hear(conn, failure);
             }
-            Control::Finished { files, padding_bytes } => {
-                self.on_finished(conn, files, padding_bytes)?;
-            }
+            finished @ Control::Finished { .. } => self.on_finished(conn, &finished)?,
             Control::Hello { .. } | Control::Drop(_) | Control::Finish { .. } => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.server)));
             }
         }
         Ok(())
+    }
+
+    fn on_welcome(&mut self, destination: Destination, instance: u64) -> Result<(), Error> {
+        match self.instance {
+            None => {
+                self.instance = Some(instance);
+                self.names = Some(Names::new(&self.destination, destination, &self.starts)?);
+                self.pool.handle(Input::Accepted, Instant::now());
+                Ok(())
+            }
+            Some(first) if first == instance => Ok(()),
+            Some(_) => Err(Error::Peer(format!(
+                "{} has lost the transfer (was it restarted?): push again",
+                self.server
+            ))),
+        }
     }
 
     fn on_confirmed(&mut self, conn: ConnId, stripe: StripeId, now: Instant) {
@@ -506,17 +518,26 @@ impl Push {
         self.pool.handle(Input::Confirmed(conn, stripe), now);
     }
 
-    fn on_finished(&mut self, conn: ConnId, files: u64, padding_bytes: u64) -> Result<(), Error> {
-        let failures = self.server_failures.remove(&conn).unwrap_or_default();
-        if !self.finishing || files + self.failed + (failures.len() as u64) < self.files_sent {
+    fn on_finished(&mut self, conn: ConnId, finished: &Control) -> Result<(), Error> {
+        let &Control::Finished {
+            files,
+            failed_files,
+            discarded_files,
+            failed_others,
+            padding_bytes,
+            ..
+        } = finished
+        else {
+            return Ok(());
+        };
+        // Every file that was sent is there, or the server knows why not.
+        if !self.finishing || files + failed_files + discarded_files != self.files_sent {
             return Err(Error::Peer(format!(
                 "{} has made {files} files durable of {} that were sent: push again",
                 self.server, self.files_sent
             )));
         }
-        for failure in failures {
-            self.fail(failure);
-        }
+        self.failures.settle(conn, failed_files + failed_others);
         // The last confirmations may still be on their way over other connections.
         let unconfirmed = std::mem::take(&mut self.flights);
         self.confirmed_bytes +=
@@ -545,7 +566,9 @@ impl Push {
         };
         if !is_path_safe(&path) || extra_bytes > PATH_BYTES_MAX as u64 {
             let path = entry.local.to_string_lossy().into_owned();
-            return self.fail(Failure { path, reason: "its path is too long to be sent".into() });
+            return self
+                .failures
+                .add(Failure { path, reason: "its path is too long to be sent".into() });
         }
         if let Kind::File(_) = entry.kind {
             self.files_sent += 1;
@@ -579,14 +602,6 @@ impl Push {
     fn next_item(&mut self) -> ItemId {
         self.next_item += 1;
         ItemId(self.next_item)
-    }
-
-    fn fail(&mut self, failure: Failure) {
-        self.failed += 1;
-        (self.report)(PushEvent::Failed(failure.clone()));
-        if self.failures.len() < FAILURES_MAX {
-            self.failures.push(failure);
-        }
     }
 
     fn on_tick(&mut self) -> Result<(), Error> {
@@ -664,8 +679,9 @@ impl Push {
             files,
             others: self.others_sent,
             bytes,
-            failures: std::mem::take(&mut self.failures),
-            failed: self.failed,
+            failures: std::mem::take(&mut self.failures.named),
+            failed: self.failures.count,
+            failed_unnamed: self.failures.unnamed,
             seconds,
             bytes_per_s: bytes as f64 / seconds,
             padding_sent_bytes: self.padding_bytes,

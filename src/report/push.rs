@@ -122,7 +122,13 @@ fn line(progress: &Progress) -> String {
 
 fn text(summary: &Summary) -> String {
     let Summary { files, others, seconds, failed, takeovers, stripes_again, .. } = summary;
-    let failed = if *failed > 0 { format!(", {failed} FAILED") } else { String::new() };
+    let failed = match (failed, summary.failed_unnamed) {
+        (0, _) => String::new(),
+        (failed, 0) => format!(", {failed} FAILED"),
+        (failed, unnamed) => {
+            format!(", {failed} FAILED: those named above, and {unnamed} more at the server")
+        }
+    };
     format!(
         "{files} files, {others} folders and links, {} in {seconds:.2} s, {}, verified and durable{failed}\n\
          {} connections, {takeovers} taken over, {stripes_again} of {} stripes sent again, padding {} ({:.1}%)",

@@ -12,7 +12,9 @@ use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
-use crate::wire::{CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header};
+use crate::wire::{
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
+};
 
 /// Stripes that are being received or written may take this much, in bytes.
 const BUFFER_BYTES: usize = 96 << 20;
@@ -24,6 +26,8 @@ const CLOSE_REASON_MAX: usize = 900;
 pub(super) struct Transfer {
     /// Its public name.
     pub(super) name: String,
+    /// Tells it from one of the same name that this server, or one before it, has forgotten.
+    pub(super) instance: u64,
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
@@ -44,6 +48,7 @@ impl Transfer {
     pub(super) fn new(name: String, found: Destination, sink: Sink) -> Self {
         Self {
             name,
+            instance: rand::random::<u64>() & VARINT_MAX,
             began: Instant::now(),
             found,
             room: Arc::new(Semaphore::new(BUFFER_BYTES)),

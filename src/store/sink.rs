@@ -77,8 +77,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// What could not be written; the first of them.
     pub failures: Vec<Failed>,
-    /// How many could not be written.
-    pub failed: u64,
+    /// How many files could not be written.
+    pub failed_files: u64,
+    /// How many files were taken back by the sender.
+    pub discarded_files: u64,
+    /// How many folders and links could not be made.
+    pub failed_others: u64,
 }
 
 /// One transfer's view of the disk.
@@ -112,6 +116,8 @@ struct Folders {
 struct Tally {
     files: AtomicU64,
     bytes: AtomicU64,
+    failed_files: AtomicU64,
+    discarded_files: AtomicU64,
     failures: Mutex<(Vec<Failed>, u64)>,
     fatal: OnceLock<String>,
 }
@@ -173,7 +179,10 @@ impl Sink {
             Ok(()) => {
                 told.files.fetch_add(1, Relaxed);
             }
-            Err(error) => told.fail(path, &error),
+            Err(error) => {
+                told.note_fatal(path, &error);
+                told.note_file(path, reason(&error));
+            }
         })?;
         Ok(Self {
             root,
@@ -221,20 +230,26 @@ impl Sink {
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
-        for partial in partials.files.into_values() {
+        for (item, partial) in partials.files {
             let reason = match partial.temp.get() {
                 Some(Err(reason)) => reason.clone(),
                 _ => "not all of it arrived".into(),
             };
-            self.tally.note(&partial.path, reason);
+            self.fail_file(item, &partial.path, reason);
         }
         self.committer.flush();
         self.finish_folders();
         self.check_disk()?;
         let (failures, failed) = lock(&self.tally.failures).clone();
-        let files = self.tally.files.load(Relaxed);
-        let bytes = self.tally.bytes.load(Relaxed);
-        Ok(Outcome { files, bytes, failures, failed })
+        let failed_files = self.tally.failed_files.load(Relaxed);
+        Ok(Outcome {
+            files: self.tally.files.load(Relaxed),
+            bytes: self.tally.bytes.load(Relaxed),
+            failures,
+            failed_files,
+            discarded_files: self.tally.discarded_files.load(Relaxed),
+            failed_others: failed - failed_files,
+        })
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -272,7 +287,7 @@ impl Sink {
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,
             Err(reason) if whole => {
-                self.tally.note(&partial.path, reason.clone());
+                self.fail_file(piece.item, &partial.path, reason.clone());
                 return Ok(());
             }
             Err(_) => return Ok(()),
@@ -359,7 +374,7 @@ impl Sink {
         let path = &partial.path;
         let temp = match partial.temp.get() {
             Some(Ok(temp)) => Arc::clone(temp),
-            Some(Err(reason)) => return self.tally.note(path, reason.clone()),
+            Some(Err(reason)) => return self.fail_file(item, path, reason.clone()),
             None => return,
         };
         {
@@ -367,11 +382,11 @@ impl Sink {
             let root = progress.tree.root().map(|root| *root.as_bytes());
             if progress.seal.is_some() && progress.seal != root {
                 let reason = "what arrived does not match the file's hash";
-                return self.tally.note(path, reason.into());
+                return self.fail_file(item, path, reason.into());
             }
         }
         if let Err(error) = set_meta(temp.file(), partial.meta) {
-            return self.tally.fail(path, &error);
+            return self.give_up(item, path, &error);
         }
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
         let name = name_of(path);
@@ -380,16 +395,23 @@ impl Sink {
 
     fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
         lock(&self.partials).files.remove(&item);
-        let first = lock(&self.discarded).insert(item);
-        if first {
-            self.tally.fail(path, error);
+        self.tally.note_fatal(path, error);
+        self.fail_file(item, path, reason(error));
+    }
+
+    /// A file is told once, however often it fails.
+    fn fail_file(&self, item: u64, path: &[u8], reason: String) {
+        if lock(&self.discarded).insert(item) {
+            self.tally.note_file(path, reason);
         }
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
         lock(&self.partials).files.remove(&item);
         let mut discarded = lock(&self.discarded);
-        discarded.insert(item);
+        if discarded.insert(item) {
+            self.tally.discarded_files.fetch_add(1, Relaxed);
+        }
         if discarded.len() > DISCARDED_MAX {
             return Err(SinkError::Protocol("too many files were taken back".into()));
         }
@@ -498,6 +520,11 @@ impl Tally {
     fn fail(&self, path: &[u8], error: &io::Error) {
         self.note_fatal(path, error);
         self.note(path, reason(error));
+    }
+
+    fn note_file(&self, path: &[u8], reason: String) {
+        self.failed_files.fetch_add(1, Relaxed);
+        self.note(path, reason);
     }
 
     fn note(&self, path: &[u8], reason: String) {

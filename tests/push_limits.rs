@@ -1,0 +1,163 @@
+//! What a push does when the server, the network or its own host does not do what it should.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use qbulk::congestion::{Algorithm, BudgetConfig};
+use qbulk::error::Error;
+use qbulk::event::Summary;
+use qbulk::identity::Identity;
+use qbulk::net::control::ControlReader;
+use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX};
+use qbulk::net::tls::{self, ClientTrust, ServerTrust};
+use qbulk::push::{PushConfig, push};
+use qbulk::serve::{ServeConfig, Server};
+use qbulk::traffic::PoolConfig;
+use qbulk::wire::{Control, Destination, VERSION};
+use quinn::{Connection, SendStream};
+
+struct Host {
+    dir: tempfile::TempDir,
+    identity: Arc<Identity>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let identity = Arc::new(Identity::load_or_create(dir.path()).expect("an identity"));
+        fs::create_dir(dir.path().join("src")).expect("a source");
+        Self { dir, identity }
+    }
+
+    fn source(&self, name: &str) -> PathBuf {
+        self.dir.path().join("src").join(name)
+    }
+
+    fn target(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root").join(name)
+    }
+
+    fn config(&self, source: &str, server: SocketAddr) -> PushConfig {
+        PushConfig {
+            sources: vec![self.source(source)],
+            servers: vec![server],
+            server_name: "localhost".into(),
+            destination: Vec::new(),
+            bind: vec![],
+            identity: Arc::clone(&self.identity),
+            trust: ClientTrust::Pinned([self.identity.fingerprint()].into()),
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            pool: PoolConfig::default(),
+            congestion: Algorithm::default(),
+            budget: BudgetConfig::default(),
+            rate_max: None,
+            paths: None,
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+
+    async fn push(&self, config: PushConfig) -> Result<Summary, Error> {
+        let pushed = push(config, Arc::new(|_| ()), std::future::pending());
+        tokio::time::timeout(Duration::from_secs(60), pushed).await.expect("it ends by itself")
+    }
+
+    /// A real server, which runs until the test ends.
+    fn server(&self) -> SocketAddr {
+        fs::create_dir(self.target("")).expect("a root");
+        let server = Server::bind(ServeConfig {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            root: self.target(""),
+            identity: Arc::clone(&self.identity),
+            trust: ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+        })
+        .expect("a server");
+        let address = server.local_addr();
+        tokio::spawn(server.run(Arc::new(|_| ()), std::future::pending()));
+        address
+    }
+
+    /// A server that says hello, and then does with its first, second... connection as `behave` says.
+    fn serve<F, R>(&self, behave: F) -> SocketAddr
+    where
+        F: Fn(u32, Peer) -> R + Send + Sync + 'static,
+        R: Future<Output = ()> + Send + 'static,
+    {
+        let trust = ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None };
+        let tls = Arc::new(tls::server_config(&self.identity, trust).expect("TLS"));
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let endpoint = endpoint::server(listen, tls).expect("a socket");
+        let address = endpoint.local_addr().expect("an address");
+        let (behave, count) = (Arc::new(behave), Arc::new(AtomicU32::new(0)));
+        tokio::spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let (behave, count) = (Arc::clone(&behave), Arc::clone(&count));
+                tokio::spawn(async move {
+                    let Ok(connection) = incoming.await else { return };
+                    let Ok((control, messages)) = connection.accept_bi().await else { return };
+                    let mut messages = ControlReader::new(messages);
+                    if let Ok(Some(Control::Hello { .. })) = messages.next().await {
+                        let number = count.fetch_add(1, Relaxed);
+                        behave(number, Peer { connection, control, messages }).await;
+                    }
+                });
+            }
+        });
+        address
+    }
+}
+
+/// A connection at the server.
+struct Peer {
+    connection: Connection,
+    control: SendStream,
+    messages: ControlReader,
+}
+
+impl Peer {
+    async fn say(&mut self, message: Control) {
+        let mut bytes = Vec::new();
+        message.encode(&mut bytes);
+        self.control.write_all(&bytes).await.expect("the client listens");
+    }
+
+    async fn welcome(&mut self, instance: u64) {
+        let destination = Destination::Folder;
+        self.say(Control::Welcome { version: VERSION, destination, instance }).await;
+    }
+
+    async fn stay(self) {
+        self.connection.closed().await;
+        drop(self.messages);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_has_lost_the_transfer_ends_the_push() {
+    let host = Host::new();
+    fs::write(host.source("file"), b"content").unwrap();
+    let server = host.serve(|number, mut peer| async move {
+        peer.welcome(u64::from(number)).await;
+        peer.stay().await;
+    });
+    let error = host.push(host.config("file", server)).await.expect_err("it must not go on");
+    assert!(matches!(&error, Error::Peer(why) if why.contains("push again")), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_failures_than_the_server_names_are_counted_all_the_same() {
+    let host = Host::new();
+    let server = host.server();
+    fs::create_dir(host.source("tree")).unwrap();
+    for number in 0..1_200 {
+        fs::write(host.source("tree").join(number.to_string()), b"content").unwrap();
+    }
+    fs::write(host.target("tree"), b"a file where a folder is needed").unwrap();
+    let summary = host.push(host.config("tree", server)).await.expect("the transfer is complete");
+    assert_eq!((summary.files, summary.failed), (0, 1_201));
+    assert_eq!((summary.failures.len(), summary.failed_unnamed), (1_000, 201));
+}
