@@ -2,12 +2,15 @@
 
 mod failures;
 mod names;
+mod progress;
+mod reach;
+mod source;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -15,7 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use self::failures::Failures;
-use self::names::Names;
+use self::names::starts;
+use self::progress::Rate;
+use self::reach::Reach;
+use self::source::{Found, Source};
 use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, Progress, PushEvent, Summary};
@@ -24,14 +30,12 @@ use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::tls::{self, ClientTrust};
 use crate::store::paths::{PathCache, PathKey};
-use crate::store::scan::{Entry, Kind, Start, scan};
-use crate::store::source::{Outcome, Part, Prepared, SourceItem, SourceKind, prepare};
-use crate::store::{reason, shown};
+use crate::store::shown;
+use crate::store::source::{Outcome, Prepared, SourceItem, prepare};
 use crate::traffic::{
-    ConnId, Input, Item, ItemId, Output, Pool, PoolConfig, PrimeEnd, Role, Stripe, StripeId,
-    Verdict,
+    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Role, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, Control, Destination, PATH_BYTES_MAX, VERSION, is_path_safe};
+use crate::wire::{self, Control, Destination, VERSION};
 
 /// What to push, and where to.
 #[derive(Clone)]
@@ -73,15 +77,8 @@ pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
 const TICK: Duration = Duration::from_millis(10);
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// The time over which the current rate is measured.
-const RATE_TIME: Duration = Duration::from_secs(1);
-/// Entries that the scan may be ahead of the plan, and items that may wait in the plan.
-const SCAN_AHEAD: usize = 1_024;
+/// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
-/// Items up to this size are never cut.
-const WHOLE_BYTES_MAX: u64 = 64 << 10;
-/// What a record takes beside its path, in bytes, at most and roughly.
-const RECORD_BYTES: u64 = 80;
 /// Stripes may arrive damaged this often: more means that something is broken.
 const DAMAGED_MAX: u32 = 100;
 
@@ -108,8 +105,6 @@ pub async fn push(
 
 enum Event {
     Link(ConnId, LinkEvent),
-    Found(Result<Entry, Failure>),
-    ScanDone,
     Prepared { sealed: Vec<(Arc<SourceItem>, [u8; 32])>, failures: Vec<Failure> },
 }
 
@@ -123,7 +118,6 @@ struct Flight {
 struct Push {
     report: PushReporter,
     server: String,
-    connect_timeout: Duration,
     began: Instant,
     pool: Pool,
     route: Arc<Route>,
@@ -132,56 +126,36 @@ struct Push {
     paths: Option<PathCache>,
     transfer: [u8; 16],
     destination: Vec<u8>,
-    names: Option<Names>,
+    source: Source,
     /// Which of the server's transfers this is.
     instance: Option<u64>,
-    starts: Vec<Start>,
     links: HashMap<ConnId, Link>,
-    /// Items that are not cut up yet.
-    items: HashMap<ItemId, Arc<SourceItem>>,
     flights: HashMap<StripeId, Flight>,
     events: mpsc::UnboundedSender<Event>,
     inbox: mpsc::UnboundedReceiver<Event>,
-    found: mpsc::Receiver<Event>,
-    scanned: Arc<Scanned>,
     tasks: JoinSet<()>,
-    stop_scan: Arc<AtomicBool>,
-    next_item: u64,
-    files_sent: u64,
-    others_sent: u64,
     confirmed_bytes: u64,
-    rates: VecDeque<(Instant, u64)>,
+    rate: Rate,
     progress_at: Instant,
     failures: Failures,
     damaged: u32,
     padding_bytes: u64,
-    delivered_bytes: u64,
     /// All that the scan found was offered.
     source_done: bool,
     /// Stripes that are being read for the first time.
     reading: usize,
     /// The server knows how many stripes there are.
     finishing: bool,
-    last_error: Option<LinkError>,
-    was_up: bool,
+    reach: Reach,
     done: Option<Summary>,
-}
-
-/// What the scan has found so far.
-#[derive(Default)]
-struct Scanned {
-    items: AtomicU64,
-    bytes: AtomicU64,
-    done: AtomicBool,
 }
 
 impl Push {
     fn start(config: PushConfig, report: PushReporter) -> Result<Self, Error> {
-        let starts = starts(&config.sources)?;
+        let source = Source::new(starts(&config.sources)?);
         let now = Instant::now();
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
-        let (found_in, found) = mpsc::channel(SCAN_AHEAD);
         let path = PathKey {
             server: config.servers[0].ip().to_canonical(),
             local: config.bind.first().copied(),
@@ -198,11 +172,13 @@ impl Push {
             congestion: config.congestion.controllers(&budget),
             limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         };
-        let failures = Failures::new(Arc::clone(&report));
-        let push = Self {
+        let server = config.server_name;
+        let reach = Reach::new(server.clone(), route.servers[0], config.connect_timeout, now);
+        Ok(Self {
+            failures: Failures::new(Arc::clone(&report)),
+            reach,
             report,
-            server: config.server_name,
-            connect_timeout: config.connect_timeout,
+            server,
             began: now,
             pool: Pool::new(config.pool, rand::random(), now),
             route: Arc::new(route),
@@ -211,53 +187,23 @@ impl Push {
             paths: config.paths,
             transfer,
             destination: config.destination,
-            names: None,
+            source,
             instance: None,
-            starts,
             links: HashMap::new(),
-            items: HashMap::new(),
             flights: HashMap::new(),
             events,
             inbox,
-            found,
-            scanned: Arc::default(),
             tasks: JoinSet::new(),
-            stop_scan: Arc::default(),
-            next_item: 0,
-            files_sent: 0,
-            others_sent: 0,
             confirmed_bytes: 0,
-            rates: VecDeque::new(),
+            rate: Rate::default(),
             progress_at: now,
-            failures,
             damaged: 0,
             padding_bytes: 0,
-            delivered_bytes: 0,
             source_done: false,
             reading: 0,
             finishing: false,
-            last_error: None,
-            was_up: false,
             done: None,
-        };
-        push.start_scan(found_in);
-        Ok(push)
-    }
-
-    fn start_scan(&self, found: mpsc::Sender<Event>) {
-        let (starts, scanned) = (self.starts.clone(), Arc::clone(&self.scanned));
-        let stop = Arc::clone(&self.stop_scan);
-        tokio::task::spawn_blocking(move || {
-            scan(&starts, |entry| {
-                scanned.items.fetch_add(1, Relaxed);
-                if let Ok(Entry { kind: Kind::File(info), .. }) = &entry {
-                    scanned.bytes.fetch_add(info.bytes, Relaxed);
-                }
-                found.blocking_send(Event::Found(entry)).is_ok() && !stop.load(Relaxed)
-            });
-            scanned.done.store(true, Relaxed);
-            drop(found.blocking_send(Event::ScanDone));
-        });
+        })
     }
 
     async fn run(&mut self) -> Result<Summary, Error> {
@@ -270,12 +216,12 @@ impl Push {
             }
             // Paths are known once the server has said what is at the destination.
             let takes_found =
-                self.names.is_some() && self.pool.plan().waiting_items() < WAITING_MAX;
+                self.source.is_named() && self.pool.plan().waiting_items() < WAITING_MAX;
             tokio::select! {
                 biased;
                 Some(event) = self.inbox.recv() => self.on_event(event)?,
                 _ = tick.tick() => self.on_tick()?,
-                Some(event) = self.found.recv(), if takes_found => self.on_event(event)?,
+                Some(found) = self.source.next(), if takes_found => self.on_found(found),
             }
         }
     }
@@ -299,7 +245,9 @@ impl Push {
                 }
                 Output::Close { conn, verdict, stripes } => self.drop_link(conn, verdict, stripes),
                 Output::Drained => {}
-                Output::Stuck => return Err(self.unreachable("every connection was lost")),
+                Output::Stuck => {
+                    return Err(self.reach.unreachable("every connection was lost"));
+                }
             }
         }
         self.announce_end();
@@ -355,20 +303,8 @@ impl Push {
 
     /// Starts to read a stripe for the first time.
     fn read(&mut self, stripe: &Stripe) -> Flight {
-        let mut parts = Vec::with_capacity(stripe.extents.len());
-        let mut content_bytes = 0;
-        for extent in &stripe.extents {
-            let Some(item) = self.items.get(&extent.item).cloned() else { continue };
-            let item_bytes = match &item.kind {
-                SourceKind::Found(Kind::File(info)) => info.bytes,
-                _ => 0,
-            };
-            if extent.offset + extent.len >= item_bytes {
-                self.items.remove(&extent.item);
-            }
-            content_bytes += extent.len;
-            parts.push(Part { item, offset: extent.offset, len: extent.len });
-        }
+        let parts = self.source.parts(stripe);
+        let content_bytes = parts.iter().map(|part| part.len).sum();
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events) = (stripe.id.0, self.events.clone());
@@ -398,16 +334,11 @@ impl Push {
             Event::Link(conn, LinkEvent::Up(link)) => self.on_up(conn, link),
             Event::Link(conn, LinkEvent::Control(message)) => self.on_control(conn, message)?,
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
-            Event::Found(Ok(entry)) => self.on_found(entry),
-            Event::Found(Err(failure)) => self.failures.add(failure),
-            Event::ScanDone => {
-                self.source_done = true;
-                self.pool.handle(Input::SourceDone, Instant::now());
-            }
             Event::Prepared { sealed, failures } => {
                 self.reading -= 1;
                 for (item, hash) in sealed {
-                    self.offer_seal(&item, hash);
+                    let seal = self.source.seal(&item, hash);
+                    self.pool.handle(Input::Offered(seal), Instant::now());
                 }
                 for failure in failures {
                     self.failures.add(failure);
@@ -418,7 +349,7 @@ impl Push {
     }
 
     fn on_up(&mut self, conn: ConnId, link: Link) {
-        self.was_up = true;
+        self.reach.up(Instant::now());
         let (local, remote) = link.addresses();
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
@@ -433,30 +364,10 @@ impl Push {
         if self.pool.role(conn).is_none() {
             return Ok(()); // given up before
         }
-        if let LinkError::Connection(cause) = &error {
-            if tls::is_auth_failure(cause) {
-                let server = &self.server;
-                return Err(Error::Auth(format!(
-                    "{server} and this host do not trust each other: {cause}"
-                )));
-            }
-            if let quinn::ConnectionError::ApplicationClosed(close) = cause {
-                return Err(self.closed(close));
-            }
-        }
-        if let LinkError::Protocol(_) | LinkError::Socket(_) = error {
-            return Err(Error::Peer(error.to_string()));
-        }
         self.failures.forget(conn);
-        self.last_error = Some(error);
+        self.reach.lost(error, self.pool.stats().opened)?;
         self.pool.handle(Input::Lost(conn), Instant::now());
         Ok(())
-    }
-
-    fn closed(&self, close: &quinn::ApplicationClose) -> Error {
-        let why = String::from_utf8_lossy(&close.reason);
-        let why = if why.is_empty() { "it closed the connection".into() } else { why };
-        Error::Peer(format!("{}: {why}", self.server))
     }
 
     fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
@@ -496,7 +407,8 @@ impl Push {
         match self.instance {
             None => {
                 self.instance = Some(instance);
-                self.names = Some(Names::new(&self.destination, destination, &self.starts)?);
+                self.reach.accepted();
+                self.source.name(&self.destination, destination)?;
                 self.pool.handle(Input::Accepted, Instant::now());
                 Ok(())
             }
@@ -531,10 +443,10 @@ impl Push {
             return Ok(());
         };
         // Every file that was sent is there, or the server knows why not.
-        if !self.finishing || files + failed_files + discarded_files != self.files_sent {
+        if !self.finishing || files + failed_files + discarded_files != self.source.files {
             return Err(Error::Peer(format!(
                 "{} has made {files} files durable of {} that were sent: push again",
-                self.server, self.files_sent
+                self.server, self.source.files
             )));
         }
         self.failures.settle(conn, failed_files + failed_others);
@@ -555,53 +467,19 @@ impl Push {
         }
     }
 
-    fn on_found(&mut self, entry: Entry) {
-        let Some(names) = &self.names else { return };
-        let path = names.remote(&entry.remote);
-        let (bytes, extra_bytes) = match &entry.kind {
-            Kind::File(info) => (info.bytes, 0),
-            Kind::Folder(_) if path.is_empty() => return, // the root is the server's own
-            Kind::Folder(_) => (0, 0),
-            Kind::Symlink { target, .. } => (0, target.len() as u64),
-        };
-        if !is_path_safe(&path) || extra_bytes > PATH_BYTES_MAX as u64 {
-            let path = entry.local.to_string_lossy().into_owned();
-            return self
-                .failures
-                .add(Failure { path, reason: "its path is too long to be sent".into() });
+    fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Entry(Ok(entry)) => match self.source.take(entry) {
+                Ok(Some(item)) => self.pool.handle(Input::Offered(item), Instant::now()),
+                Ok(None) => {}
+                Err(failure) => self.failures.add(failure),
+            },
+            Found::Entry(Err(failure)) => self.failures.add(failure),
+            Found::End => {
+                self.source_done = true;
+                self.pool.handle(Input::SourceDone, Instant::now());
+            }
         }
-        if let Kind::File(_) = entry.kind {
-            self.files_sent += 1;
-        } else {
-            self.others_sent += 1;
-        }
-        let overhead_bytes = path.len() as u64 + extra_bytes + RECORD_BYTES;
-        let id = self.next_item();
-        let item = if bytes > WHOLE_BYTES_MAX {
-            Item::split(id, bytes)
-        } else {
-            Item::whole(id, bytes, overhead_bytes)
-        };
-        let kind = SourceKind::Found(entry.kind);
-        self.offer(item, SourceItem::new(id.0, entry.local, path, kind));
-    }
-
-    /// All pieces of a file have been read: its hash follows them.
-    fn offer_seal(&mut self, file: &SourceItem, hash: [u8; 32]) {
-        let id = self.next_item();
-        let kind = SourceKind::Seal { of: file.id, hash };
-        let seal = SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind);
-        self.offer(Item { urgent: true, ..Item::whole(id, 0, RECORD_BYTES) }, seal);
-    }
-
-    fn offer(&mut self, item: Item, source: SourceItem) {
-        self.items.insert(item.id, Arc::new(source));
-        self.pool.handle(Input::Offered(item), Instant::now());
-    }
-
-    fn next_item(&mut self) -> ItemId {
-        self.next_item += 1;
-        ItemId(self.next_item)
     }
 
     fn on_tick(&mut self) -> Result<(), Error> {
@@ -610,9 +488,7 @@ impl Push {
             self.pool.handle(Input::Sample(conn, link.sample()), now);
         }
         self.pool.handle_timeout(now);
-        if !self.was_up && now - self.began >= self.connect_timeout {
-            return Err(self.unreachable("no answer"));
-        }
+        self.reach.check(now)?;
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(now);
@@ -621,35 +497,15 @@ impl Push {
         Ok(())
     }
 
-    fn unreachable(&self, what: &str) -> Error {
-        let address = self.route.servers[0];
-        let why = match &self.last_error {
-            Some(error) => format!("{what} ({error})"),
-            None => what.into(),
-        };
-        Error::Connect(format!(
-            "cannot reach {} at {address} (UDP): {why}; is `qbulk serve` running there, and does a \
-             firewall let UDP port {} through?",
-            self.server,
-            address.port()
-        ))
-    }
-
     fn progress(&mut self, now: Instant) -> Progress {
-        self.rates.push_back((now, self.confirmed_bytes));
-        while self.rates.len() > 2 && now - self.rates[1].0 >= RATE_TIME {
-            self.rates.pop_front();
-        }
-        let (since, before) = self.rates[0];
-        let seconds = (now - since).as_secs_f64();
-        let bytes = (self.confirmed_bytes - before) as f64;
+        let scanned = self.source.scanned();
         Progress {
             elapsed_s: (now - self.began).as_secs_f64(),
-            found_items: self.scanned.items.load(Relaxed),
-            found_bytes: self.scanned.bytes.load(Relaxed),
-            scan_done: self.scanned.done.load(Relaxed),
+            found_items: scanned.items.load(Relaxed),
+            found_bytes: scanned.bytes.load(Relaxed),
+            scan_done: scanned.done.load(Relaxed),
             confirmed_bytes: self.confirmed_bytes,
-            bytes_per_s: if seconds > 0.0 { bytes / seconds } else { 0.0 },
+            bytes_per_s: self.rate.update(now, self.confirmed_bytes),
             connections: self.links.len(),
             active: self.pool.count(Role::Active),
             reserve: self.pool.count(Role::Reserve),
@@ -661,7 +517,6 @@ impl Push {
     fn count_padding(&mut self, link: &Link) {
         let sample = link.sample();
         self.padding_bytes += sample.padding_bytes;
-        self.delivered_bytes += sample.delivered_bytes;
     }
 
     fn summary(&mut self, files: u64, padding_received_bytes: u64) -> Summary {
@@ -677,7 +532,7 @@ impl Push {
         Summary {
             transfer: wire::transfer_name(&self.transfer),
             files,
-            others: self.others_sent,
+            others: self.source.others,
             bytes,
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
@@ -698,8 +553,7 @@ impl Push {
 
     /// Ends all connections, and gives the news a moment to leave.
     async fn close(&mut self, done: bool) {
-        self.stop_scan.store(true, Relaxed);
-        self.found.close();
+        self.source.stop();
         let code = if done { wire::CLOSE_DONE } else { wire::CLOSE_ABORTED };
         for link in self.links.values() {
             link.close(code);
@@ -709,23 +563,4 @@ impl Push {
         }
         self.tasks.shutdown().await;
     }
-}
-
-/// Looks at the sources as they were typed, before anything is opened.
-fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
-    let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
-    for source in sources {
-        let start = Start::new(source).map_err(|error| {
-            Error::Disk(format!("cannot read {}: {}", source.display(), reason(&error)))
-        })?;
-        let name = start.name();
-        if !name.is_empty() && starts.iter().any(|other| other.name() == name) {
-            return Err(Error::Usage(format!(
-                "two sources would both be called {:?} at the destination: push them one by one",
-                shown(name)
-            )));
-        }
-        starts.push(start);
-    }
-    Ok(starts)
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -160,4 +160,49 @@ async fn more_failures_than_the_server_names_are_counted_all_the_same() {
     let summary = host.push(host.config("tree", server)).await.expect("the transfer is complete");
     assert_eq!((summary.files, summary.failed), (0, 1_201));
     assert_eq!((summary.failures.len(), summary.failed_unnamed), (1_000, 201));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_local_address_that_this_host_does_not_have_is_its_own_mistake() {
+    let host = Host::new();
+    fs::write(host.source("file"), b"content").unwrap();
+    // TEST-NET-3 (RFC 5737) is nobody's.
+    let nowhere = "203.0.113.7".parse().expect("an address");
+    let mut config = host.config("file", host.server());
+    config.bind = vec![nowhere];
+    let error = host.push(config.clone()).await.expect_err("there is no such address here");
+    assert_eq!(error.exit_code(), 6, "{error}");
+
+    config.bind = vec![nowhere, "127.0.0.1".parse().expect("an address")];
+    let summary = host.push(config).await.expect("one of the two is there");
+    assert_eq!((summary.files, summary.failed), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_never_accepts_the_transfer_is_given_up() {
+    let host = Host::new();
+    fs::write(host.source("file"), b"content").unwrap();
+    let server = host.serve(|_, peer| peer.stay());
+    let mut config = host.config("file", server);
+    config.connect_timeout = Duration::from_secs(1);
+    let error = host.push(config).await.expect_err("it must not wait for ever");
+    assert_eq!(error.exit_code(), 3, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_sources_that_want_one_path_the_second_fails_by_name() {
+    let host = Host::new();
+    let server = host.server();
+    for source in ["a", "b"] {
+        fs::create_dir_all(host.source(source).join("sub")).unwrap();
+        fs::write(host.source(source).join("sub/same"), source).unwrap();
+        fs::write(host.source(source).join(source), source).unwrap();
+    }
+    let mut config = host.config("a/", server);
+    config.sources.push(host.source("b/"));
+    let summary = host.push(config).await.expect("the others are moved");
+    assert_eq!((summary.files, summary.failed), (3, 1));
+    let failed = Path::new(&summary.failures[0].path);
+    assert_eq!(failed.canonicalize().unwrap(), host.source("b/sub/same").canonicalize().unwrap());
+    assert_eq!(fs::read(host.target("sub/same")).unwrap(), b"a");
 }
