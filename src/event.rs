@@ -90,9 +90,9 @@ pub struct Summary {
     pub transfer: String,
     /// Files that have their name at the destination.
     pub files: u64,
-    /// Folders and links.
+    /// Folders and links that are there.
     pub others: u64,
-    /// Bytes of the files, holes included.
+    /// Bytes of these files, holes included.
     pub bytes: u64,
     /// What could not be moved, up to a limit.
     pub failures: Vec<Failure>,

@@ -321,8 +321,8 @@ impl Push {
         let Some(link) = self.links.remove(&conn) else { return };
         self.count_padding(&link);
         link.close(wire::CLOSE_CONDEMNED);
-        // The connection may be dead: the server hears by another one.
-        if let Some(other) = self.links.values().next() {
+        // The server hears by the others, any of which may be dead as well.
+        for other in self.links.values() {
             other.say(Control::Drop(conn.0));
         }
         tracing::info!(conn = conn.0, ?verdict, stripes, "connection given up");
@@ -433,11 +433,11 @@ impl Push {
     fn on_finished(&mut self, conn: ConnId, finished: &Control) -> Result<(), Error> {
         let &Control::Finished {
             files,
+            bytes,
             failed_files,
             discarded_files,
             failed_others,
             padding_bytes,
-            ..
         } = finished
         else {
             return Ok(());
@@ -455,7 +455,15 @@ impl Push {
         self.confirmed_bytes +=
             unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
         self.remember_path();
-        self.done = Some(self.summary(files, padding_bytes));
+        let others = self.source.others.saturating_sub(failed_others);
+        let told = Summary {
+            files,
+            others,
+            bytes,
+            padding_received_bytes: padding_bytes,
+            ..self.summary()
+        };
+        self.done = Some(Summary { bytes_per_s: bytes as f64 / told.seconds, ..told });
         Ok(())
     }
 
@@ -519,28 +527,22 @@ impl Push {
         self.padding_bytes += sample.padding_bytes;
     }
 
-    fn summary(&mut self, files: u64, padding_received_bytes: u64) -> Summary {
+    /// What this end knows of the transfer.
+    fn summary(&mut self) -> Summary {
         let links = std::mem::take(&mut self.links);
         for link in links.values() {
             self.count_padding(link);
         }
         self.links = links;
         let stats = self.pool.stats();
-        let seconds = self.began.elapsed().as_secs_f64();
-        let bytes = self.confirmed_bytes;
-        let sent_bytes = self.padding_bytes + bytes;
+        let sent_bytes = self.padding_bytes + self.confirmed_bytes;
         Summary {
             transfer: wire::transfer_name(&self.transfer),
-            files,
-            others: self.source.others,
-            bytes,
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
             failed_unnamed: self.failures.unnamed,
-            seconds,
-            bytes_per_s: bytes as f64 / seconds,
+            seconds: self.began.elapsed().as_secs_f64(),
             padding_sent_bytes: self.padding_bytes,
-            padding_received_bytes,
             padding_percent: 100.0 * self.padding_bytes as f64 / sent_bytes.max(1) as f64,
             connections_opened: stats.opened,
             connections_condemned: stats.condemned,
@@ -548,6 +550,7 @@ impl Push {
             stripes: self.pool.plan().confirmed_stripes(),
             stripes_again: stats.stripes_again,
             sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
+            ..Summary::default()
         }
     }
 
