@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use assert_cmd::Command;
 use qbulk::congestion::{Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
@@ -158,7 +159,8 @@ async fn more_failures_than_the_server_names_are_counted_all_the_same() {
     }
     fs::write(host.target("tree"), b"a file where a folder is needed").unwrap();
     let summary = host.push(host.config("tree", server)).await.expect("the transfer is complete");
-    assert_eq!((summary.files, summary.failed), (0, 1_201));
+    assert_eq!((summary.files, summary.others, summary.bytes), (0, 0, 0));
+    assert_eq!(summary.failed, 1_201);
     assert_eq!((summary.failures.len(), summary.failed_unnamed), (1_000, 201));
 }
 
@@ -205,4 +207,18 @@ async fn of_two_sources_that_want_one_path_the_second_fails_by_name() {
     let failed = Path::new(&summary.failures[0].path);
     assert_eq!(failed.canonicalize().unwrap(), host.source("b/sub/same").canonicalize().unwrap());
     assert_eq!(fs::read(host.target("sub/same")).unwrap(), b"a");
+}
+
+#[test]
+fn switches_are_set_by_the_environment_as_people_write_them() {
+    let host = Host::new();
+    for value in ["1", "yes", "true"] {
+        let mut command = Command::cargo_bin("qbulk").expect("the binary is built");
+        command.env("QBULK_CONFIG_DIR", host.dir.path());
+        command.envs(["JSON", "QUIET", "ACCEPT_NEW"].map(|name| (format!("QBULK_{name}"), value)));
+        command.env("QBULK_FINGERPRINT", host.identity.fingerprint().to_string());
+        command.args(["push", "/nowhere", "qbulk://127.0.0.1/"]);
+        // The command line is understood, and the file is looked for.
+        command.assert().code(6);
+    }
 }
