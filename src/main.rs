@@ -63,7 +63,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Error> {
     let stop = stop_signal()?;
     let (server, own) = args.bind()?;
     let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
-    let report = ServeReport { output: args.output, root, own };
+    let report = ServeReport::new(args.output, root, own);
     server.run(Arc::new(move |event: ServeEvent| report.tell(&event)), stop).await?;
     Ok(ExitCode::SUCCESS)
 }

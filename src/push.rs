@@ -1,5 +1,6 @@
 //! Pushing files to a server: the loop that joins the traffic manager to connections and disk.
 
+mod connections;
 mod failures;
 mod names;
 mod progress;
@@ -17,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use self::connections::Connections;
 use self::failures::Failures;
 use self::names::starts;
 use self::progress::Rate;
@@ -77,6 +79,8 @@ pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
 const TICK: Duration = Duration::from_millis(10);
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is told how each connection does.
+const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
 /// Stripes may arrive damaged this often: more means that something is broken.
@@ -91,6 +95,7 @@ pub async fn push(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
     let mut push = Push::start(config, report)?;
+    (push.report)(PushEvent::Begun { transfer: wire::transfer_name(&push.transfer) });
     let result = tokio::select! {
         biased;
         result = push.run() => result,
@@ -137,9 +142,10 @@ struct Push {
     confirmed_bytes: u64,
     rate: Rate,
     progress_at: Instant,
+    connections: Connections,
+    connections_at: Instant,
     failures: Failures,
     damaged: u32,
-    padding_bytes: u64,
     /// All that the scan found was offered.
     source_done: bool,
     /// Stripes that are being read for the first time.
@@ -197,8 +203,9 @@ impl Push {
             confirmed_bytes: 0,
             rate: Rate::default(),
             progress_at: now,
+            connections: Connections::default(),
+            connections_at: now + CONNECTIONS_INTERVAL,
             damaged: 0,
-            padding_bytes: 0,
             source_done: false,
             reading: 0,
             finishing: false,
@@ -319,7 +326,7 @@ impl Push {
 
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
         let Some(link) = self.links.remove(&conn) else { return };
-        self.count_padding(&link);
+        self.connections.down(conn, link.sample(), verdict.name(), Instant::now());
         link.close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
         for other in self.links.values() {
@@ -349,14 +356,16 @@ impl Push {
     }
 
     fn on_up(&mut self, conn: ConnId, link: Link) {
-        self.reach.up(Instant::now());
+        let now = Instant::now();
+        self.reach.up(now);
         let (local, remote) = link.addresses();
+        self.connections.up(conn, local, remote, now);
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
             link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
         }
         self.links.insert(conn, link);
-        self.pool.handle(Input::Up(conn), Instant::now());
+        self.pool.handle(Input::Up(conn), now);
     }
 
     fn on_lost(&mut self, conn: ConnId, error: LinkError) -> Result<(), Error> {
@@ -425,6 +434,7 @@ impl Push {
             link.confirmed(stripe);
         }
         if let Some(flight) = self.flights.remove(&stripe) {
+            self.connections.confirmed(conn);
             self.confirmed_bytes += flight.content_bytes;
         }
         self.pool.handle(Input::Confirmed(conn, stripe), now);
@@ -502,6 +512,10 @@ impl Push {
             let progress = self.progress(now);
             (self.report)(PushEvent::Progress(progress));
         }
+        if now >= self.connections_at {
+            self.connections_at = now + CONNECTIONS_INTERVAL;
+            self.tell_connections(now);
+        }
         Ok(())
     }
 
@@ -522,34 +536,42 @@ impl Push {
         }
     }
 
-    fn count_padding(&mut self, link: &Link) {
-        let sample = link.sample();
-        self.padding_bytes += sample.padding_bytes;
+    fn tell_connections(&mut self, now: Instant) {
+        let mut conns: Vec<ConnId> = self.links.keys().copied().collect();
+        conns.sort_unstable();
+        for conn in conns {
+            let (Some(role), Some(link)) = (self.pool.role(conn), self.links.get(&conn)) else {
+                continue;
+            };
+            if let Some(state) = self.connections.state(conn, role, link.sample(), now) {
+                (self.report)(PushEvent::Connection(state));
+            }
+        }
     }
 
     /// What this end knows of the transfer.
     fn summary(&mut self) -> Summary {
-        let links = std::mem::take(&mut self.links);
-        for link in links.values() {
-            self.count_padding(link);
-        }
-        self.links = links;
+        let samples = || self.links.iter().map(|(&conn, link)| (conn, link.sample()));
+        let padding_bytes = self.connections.gone_padding_bytes()
+            + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
+        let connections = self.connections.totals(samples(), Instant::now());
         let stats = self.pool.stats();
-        let sent_bytes = self.padding_bytes + self.confirmed_bytes;
+        let sent_bytes = padding_bytes + self.confirmed_bytes;
         Summary {
             transfer: wire::transfer_name(&self.transfer),
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
             failed_unnamed: self.failures.unnamed,
             seconds: self.began.elapsed().as_secs_f64(),
-            padding_sent_bytes: self.padding_bytes,
-            padding_percent: 100.0 * self.padding_bytes as f64 / sent_bytes.max(1) as f64,
+            padding_sent_bytes: padding_bytes,
+            padding_percent: 100.0 * padding_bytes as f64 / sent_bytes.max(1) as f64,
             connections_opened: stats.opened,
             connections_condemned: stats.condemned,
             takeovers: stats.takeovers,
             stripes: self.pool.plan().confirmed_stripes(),
             stripes_again: stats.stripes_again,
             sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
+            connections,
             ..Summary::default()
         }
     }

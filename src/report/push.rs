@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qbulk::event::{Progress, PushEvent, Summary};
 
-use super::{json_line, printable, rate, size};
+use super::{json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// How often a plain line says how far it is.
@@ -24,6 +24,7 @@ pub(crate) enum PushReport {
 impl PushReport {
     pub(crate) fn new(output: OutputArgs) -> Self {
         if output.json {
+            json::start();
             Self::Json
         } else if output.quiet {
             Self::Quiet
@@ -36,7 +37,7 @@ impl PushReport {
 
     pub(crate) fn tell(&self, event: &PushEvent) {
         match (self, event) {
-            (Self::Json, event) => json_line(event),
+            (Self::Json, event) => json::push(event),
             (_, PushEvent::Failed(failure)) => {
                 let (path, reason) = (printable(&failure.path), printable(&failure.reason));
                 self.line(&format!("qbulk: {path}: {reason}"));
