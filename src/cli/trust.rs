@@ -53,11 +53,12 @@ impl Asked {
             return Ok(ClientTrust::Pinned([known, own].into()));
         }
         let shown = self.server_key(identity).await?;
+        if shown != own && !self.accept_new {
+            self.ask(shown).await?;
+        }
+        // One's own key is remembered as well: it saves the next push from looking.
+        known_hosts.add(&self.server, shown)?;
         if shown != own {
-            if !self.accept_new {
-                self.ask(shown).await?;
-            }
-            known_hosts.add(&self.server, shown)?;
             eprintln!("qbulk: {} is now known by {shown} (in {})", self.server, path.display());
         }
         Ok(ClientTrust::Pinned([shown, own].into()))

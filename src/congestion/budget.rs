@@ -63,9 +63,9 @@ pub enum Phase {
 /// A round lasts this long at least, so that what is measured on a local network is not noise.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 /// A round trip is taken to last this long at least: what hosts need to wake up and to answer.
-const RTT_FLOOR: Duration = Duration::from_millis(5);
+const RTT_FLOOR: Duration = Duration::from_millis(4);
 /// Rates are measured over this long at least.
-const SAMPLE_MIN: Duration = Duration::from_millis(1);
+const SAMPLE_MIN: Duration = Duration::from_millis(4);
 /// Rounds that a delivery rate is remembered for.
 const RATE_ROUNDS: u64 = 10;
 /// What a new connection may send before anything is known, in packets: somewhat more than the ten of
@@ -149,6 +149,9 @@ pub struct Budget {
     rtt_lately: MinFilter,
     rtt_min_at: Instant,
     rtt_smoothed: Duration,
+    /// The newest round-trip time with when it was measured, and the one that was measured before.
+    rtt_latest: (Instant, Duration),
+    rtt_before: Duration,
     phase: Phase,
     phase_rounds: u32,
     phase_since: Instant,
@@ -254,6 +257,8 @@ impl Budget {
             rtt_lately: MinFilter::new(RTT_MIN_SPAN),
             rtt_min_at: now,
             rtt_smoothed: Duration::ZERO,
+            rtt_latest: (now, Duration::ZERO),
+            rtt_before: Duration::ZERO,
             phase: Phase::Startup,
             phase_rounds: 0,
             phase_since: now,
@@ -450,10 +455,16 @@ impl Budget {
         known.then_some(PathMemory { rtt_min, in_flight_bytes })
     }
 
-    fn on_rtt(&mut self, rtt: Duration, now: Instant) {
+    fn on_rtt(&mut self, latest: Duration, now: Instant) {
+        // A busy host may date an arrival too early: a single short round trip is no evidence.
+        if self.rtt_latest.0 != now {
+            self.rtt_before = self.rtt_latest.1;
+        }
+        self.rtt_latest = (now, latest);
+        let rtt = latest.max(self.rtt_before);
         // Round trips just above the least are as good as the least.
         let least = self.rtt_min.min();
-        if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 4) {
+        if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 16) {
             self.rtt_min_at = now;
         }
         self.rtt_min.add(now, rtt);
