@@ -261,7 +261,7 @@ impl Desk {
         let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
         if transfer.end_reason().is_none() && !heard {
             tokio::time::sleep(DESERTED_TIME).await;
-            if !transfer.is_deserted() {
+            if !transfer.is_deserted(DESERTED_TIME) {
                 return;
             }
             transfer.end("its client was lost");

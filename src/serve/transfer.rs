@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
@@ -30,8 +29,10 @@ pub(super) struct Transfer {
     /// Room for stripes that are being received, in bytes.
     pub(super) room: Arc<Semaphore>,
     sink: Arc<Sink>,
-    ledger: Mutex<Ledger<UnboundedSender<Control>>>,
+    ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
+    /// When a connection was last lost.
+    deserted_at: Mutex<Option<Instant>>,
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
@@ -50,6 +51,7 @@ impl Transfer {
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
+            deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
             outcome: OnceCell::new(),
@@ -59,9 +61,9 @@ impl Transfer {
 
     /// Adds a connection. False if the client has used its number before, or the transfer has ended.
     pub(super) fn join(&self, number: u32, connection: &Connection) -> bool {
-        let ended = lock(&self.end).is_some();
         let mut connections = lock(&self.connections);
-        if ended || connections.contains_key(&number) {
+        // Whoever ends the transfer says so before it closes the connections.
+        if lock(&self.end).is_some() || connections.contains_key(&number) {
             return false;
         }
         connections.insert(number, connection.clone());
@@ -72,12 +74,14 @@ impl Transfer {
     pub(super) fn leave(&self, number: u32) -> usize {
         let mut connections = lock(&self.connections);
         connections.remove(&number);
+        *lock(&self.deserted_at) = Some(Instant::now());
         connections.len()
     }
 
-    /// Whether no connection is left.
-    pub(super) fn is_deserted(&self) -> bool {
-        lock(&self.connections).is_empty()
+    /// Whether there has been no connection for at least `time`.
+    pub(super) fn is_deserted(&self, time: Duration) -> bool {
+        let connections = lock(&self.connections);
+        connections.is_empty() && lock(&self.deserted_at).is_some_and(|at| at.elapsed() >= time)
     }
 
     /// The client has given up connection `number`: what it holds is freed.
@@ -99,39 +103,39 @@ impl Transfer {
         lock(&self.ledger).is_written(stripe)
     }
 
-    /// Verifies and writes a stripe that has arrived in full, and tells whoever sent it. Goes on to its
-    /// end even if the connection that brought the stripe ends before.
+    /// Verifies and writes a stripe that has arrived in full. Goes on to its end even if the connection
+    /// that brought the stripe ends before. Returns what to answer, if the transfer goes on.
     pub(super) async fn take(
         self: &Arc<Self>,
         header: Header,
         body: Vec<u8>,
         room: OwnedSemaphorePermit,
-        sender: &UnboundedSender<Control>,
-    ) {
-        let (transfer, sender) = (Arc::clone(self), sender.clone());
+    ) -> Option<Control> {
+        let transfer = Arc::clone(self);
         let taken = blocking(move || {
-            let taken = transfer.take_blocking(&header, &body, &sender);
+            let taken = transfer.take_blocking(&header, &body);
             drop((body, room));
             if let Err(error) = &taken {
                 transfer.end(&error.to_string());
             }
             taken
         });
-        if let Err(error) = taken.await {
-            self.end(&error.to_string());
+        match taken.await {
+            Ok(Answer::Now(answer)) => Some(answer),
+            Ok(Answer::Later(answer)) => answer.await.ok(),
+            Err(error) => {
+                self.end(&error.to_string());
+                None
+            }
         }
     }
 
-    fn take_blocking(
-        &self,
-        header: &Header,
-        body: &[u8],
-        sender: &UnboundedSender<Control>,
-    ) -> Result<(), SinkError> {
+    fn take_blocking(&self, header: &Header, body: &[u8]) -> Result<Answer, SinkError> {
         let stripe = header.stripe;
-        let claim = lock(&self.ledger).claim(stripe, sender.clone());
+        let (asked, answer) = oneshot::channel();
+        let claim = lock(&self.ledger).claim(stripe, asked);
         let (waiting, message) = match claim {
-            Claim::Wait => return Ok(()),
+            Claim::Wait => return Ok(Answer::Later(answer)),
             Claim::Known => (Vec::new(), Control::Confirm(stripe)),
             Claim::TooFar => {
                 return Err(SinkError::Protocol(format!("stripe {stripe} is too far ahead")));
@@ -149,11 +153,11 @@ impl Transfer {
             }
         };
         self.written.notify_waiters();
-        for sender in waiting.iter().chain([sender]) {
+        for asked in waiting {
             // A connection that is gone needs no answer.
-            drop(sender.send(message.clone()));
+            drop(asked.send(message.clone()));
         }
-        Ok(())
+        Ok(Answer::Now(message))
     }
 
     /// Waits until the first `stripes` are all written.
@@ -169,16 +173,17 @@ impl Transfer {
     }
 
     /// Makes everything durable; once, however often it is asked for, and even if who asked is gone.
-    pub(super) async fn finish(self: &Arc<Self>) -> Result<Outcome, SinkError> {
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<&Outcome, SinkError> {
         let transfer = Arc::clone(self);
         let finishing = tokio::spawn(async move {
             let finish = || {
                 let sink = Arc::clone(&transfer.sink);
                 blocking(move || sink.finish())
             };
-            transfer.outcome.get_or_init(finish).await.clone()
+            transfer.outcome.get_or_init(finish).await.as_ref().map(drop).map_err(Clone::clone)
         });
-        finishing.await.unwrap_or_else(|error| Err(internal(&error)))
+        finishing.await.unwrap_or_else(|error| Err(internal(&error)))?;
+        self.outcome().ok_or_else(|| SinkError::Disk("internal error: no outcome".into()))
     }
 
     /// What became of it, once it is finished.
@@ -199,6 +204,13 @@ impl Transfer {
     pub(super) fn end_reason(&self) -> Option<String> {
         lock(&self.end).clone()
     }
+}
+
+/// What to answer to whoever sent a stripe.
+enum Answer {
+    Now(Control),
+    /// Another connection's task is writing the same stripe.
+    Later(oneshot::Receiver<Control>),
 }
 
 /// Runs what blocks where it may. A panic there ends the transfer and no other.
