@@ -196,8 +196,7 @@ async fn receive(
         return Ok(());
     }
     let bytes = header.table_bytes + header.content_bytes;
-    let room = Arc::clone(&transfer.room).acquire_many_owned(bytes).await;
-    let Ok(room) = room else { return Ok(()) };
+    let Some(room) = transfer.room(bytes).await else { return Ok(()) };
     let body = read_body(stream, bytes as usize).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
         // A connection that is gone needs no answer.

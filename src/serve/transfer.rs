@@ -15,8 +15,13 @@ use crate::wire::{CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destinati
 
 /// Stripes that are being received or written may take this much, in bytes.
 const BUFFER_BYTES: usize = 96 << 20;
+/// The same for all transfers together.
+pub(super) const SERVER_BUFFER_BYTES: usize = 256 << 20;
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
+
+/// Room that a stripe takes, until it is dropped.
+pub(super) type Room = [OwnedSemaphorePermit; 2];
 
 /// A transfer that has begun.
 #[derive(Debug)]
@@ -26,8 +31,8 @@ pub(super) struct Transfer {
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
-    /// Room for stripes that are being received, in bytes.
-    pub(super) room: Arc<Semaphore>,
+    /// Room for stripes that are being received, in bytes: this transfer's and the server's.
+    room: [Arc<Semaphore>; 2],
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -42,12 +47,17 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(name: String, found: Destination, sink: Sink) -> Self {
+    pub(super) fn new(
+        name: String,
+        found: Destination,
+        sink: Sink,
+        server_room: Arc<Semaphore>,
+    ) -> Self {
         Self {
             name,
             began: Instant::now(),
             found,
-            room: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
@@ -99,6 +109,15 @@ impl Transfer {
         self.padding_bytes.load(Relaxed)
     }
 
+    /// Waits for room for a stripe; first for the transfer's own, so that it waits in one place of the
+    /// server's queue and not in many.
+    pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
+        let [own, servers] = &self.room;
+        let own = Arc::clone(own).acquire_many_owned(bytes).await.ok()?;
+        let servers = Arc::clone(servers).acquire_many_owned(bytes).await.ok()?;
+        Some([own, servers])
+    }
+
     pub(super) fn is_written(&self, stripe: u64) -> bool {
         lock(&self.ledger).is_written(stripe)
     }
@@ -109,7 +128,7 @@ impl Transfer {
         self: &Arc<Self>,
         header: Header,
         body: Vec<u8>,
-        room: OwnedSemaphorePermit,
+        room: Room,
     ) -> Option<Control> {
         let transfer = Arc::clone(self);
         let taken = blocking(move || {

@@ -20,7 +20,9 @@ use super::commit::{CommitResult, Committer, Complete, TempFile, readable, sync_
 use super::reason;
 use super::source::hash_runs;
 use crate::hashtree::HashTree;
-use crate::wire::{Destination, Header, Meta, Piece, Record, WireError};
+use crate::wire::{
+    CONTENT_BYTES_MAX, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
+};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 const PARTIAL_MAX: usize = 4_096;
@@ -522,10 +524,19 @@ fn too_many() -> SinkError {
     SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files"))
 }
 
+/// Small tables must not stand for much work.
 fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
     let mut records = Vec::new();
+    let mut bytes = 0;
     while !table.is_empty() {
-        records.push(Record::decode(&mut table)?);
+        let record = Record::decode(&mut table)?;
+        if let Record::Piece(piece) = &record {
+            bytes += piece.len;
+        }
+        records.push(record);
+        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() {
+            return Err(SinkError::Protocol("a stripe holds too much".into()));
+        }
     }
     Ok(records)
 }
