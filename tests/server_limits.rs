@@ -235,3 +235,26 @@ fn a_small_table_stands_for_little_work() {
     assert!(matches!(disk.apply(&[full, more], b""), Err(SinkError::Protocol(_))));
     assert_eq!(disk.sink.finish().unwrap().files, RECORDS_MAX as u64 + 1);
 }
+
+#[test]
+fn a_file_that_fails_is_told_once_however_its_parts_arrive() {
+    let disk = Disk::new();
+    fs::write(disk.path("file"), "not a folder").unwrap();
+    let data = vec![1; 4_096];
+    let part = |item, offset| piece(item, "file/new", &data, offset, 1_024, false);
+    let seal = |item, hash| Record::Seal { item, hash };
+    let hash = *blake3::hash(&data).as_bytes();
+    for record in [part(1, 0), seal(1, hash), part(1, 1_024), part(1, 2_048)] {
+        let content = if matches!(record, Record::Piece(_)) { &data[..1_024] } else { b"" };
+        assert_eq!(disk.apply(&[record], content).unwrap(), Applied::Written);
+    }
+    let part = |offset| piece(2, "wrong", &data, offset, 1_024, false);
+    for record in [part(0), part(1_024), part(2_048), seal(2, [0; 32]), part(3_072), part(0)] {
+        let content = if matches!(record, Record::Piece(_)) { &data[..1_024] } else { b"" };
+        assert_eq!(disk.apply(&[record], content).unwrap(), Applied::Written);
+    }
+    let outcome = disk.sink.finish().unwrap();
+    let told: Vec<_> = outcome.failures.iter().map(|failed| &*failed.path).collect();
+    assert_eq!(told, [&b"file/new"[..], b"wrong"]);
+    assert!(!disk.path("wrong").exists());
+}

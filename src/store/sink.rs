@@ -32,7 +32,7 @@ const FAILURES_MAX: usize = 1_000;
 const FOLDER_BYTES_MAX: usize = 64 << 20;
 /// Open folders that are kept for the next file.
 const PARENTS_MAX: usize = 128;
-/// Items that the client has taken back, at most.
+/// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
 
 /// What became of a stripe.
@@ -89,7 +89,6 @@ pub struct Sink {
     root: Arc<Dir>,
     tag: String,
     partials: Mutex<Partials>,
-    discarded: Mutex<HashSet<u64>>,
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
@@ -102,6 +101,8 @@ struct Partials {
     files: HashMap<u64, Arc<Partial>>,
     /// Seals that have overtaken all of their file's pieces.
     early_seals: HashMap<u64, [u8; 32]>,
+    /// Files that failed or were taken back: what comes of them later is dropped.
+    discarded: HashSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +182,6 @@ impl Sink {
             root,
             tag,
             partials: Mutex::default(),
-            discarded: Mutex::default(),
             parents: Mutex::default(),
             folders: Mutex::default(),
             tally,
@@ -224,11 +224,7 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
-            let reason = match partial.temp.get() {
-                Some(Err(reason)) => reason.clone(),
-                _ => "not all of it arrived".into(),
-            };
-            self.tally.note(&partial.path, reason);
+            self.tally.note(&partial.path, "not all of it arrived".into());
         }
         self.committer.flush();
         self.finish_folders();
@@ -266,22 +262,20 @@ impl Sink {
     }
 
     fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
-        if lock(&self.discarded).contains(&piece.item) {
-            return Ok(());
-        }
         let whole = piece.len == piece.file_bytes;
-        let partial = if whole { Arc::new(Partial::new(piece)) } else { self.partial(piece)? };
+        let partial = if whole {
+            Arc::new(Partial::new(piece))
+        } else {
+            let Some(partial) = self.partial(piece)? else { return Ok(()) };
+            partial
+        };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,
-            Err(reason) if whole => {
-                self.tally.note(&partial.path, reason.clone());
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
+            Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
         if let Err(error) = write_runs(temp, piece, content) {
-            self.give_up(piece.item, &partial.path, &error);
-            return Ok(());
+            self.tally.note_fatal(&partial.path, &error);
+            return self.give_up(piece.item, &partial, reason(&error));
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
@@ -292,14 +286,18 @@ impl Sink {
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
-            self.complete(piece.item, &partial);
+            self.complete(piece.item, &partial)?;
         }
         Ok(())
     }
 
-    fn partial(&self, piece: &Piece) -> Result<Arc<Partial>, SinkError> {
+    /// The file that a piece belongs to, unless it is not wanted any more.
+    fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
         let mut partials = lock(&self.partials);
-        let Partials { files, early_seals } = &mut *partials;
+        let Partials { files, early_seals, discarded } = &mut *partials;
+        if discarded.contains(&piece.item) {
+            return Ok(None);
+        }
         if files.len() >= PARTIAL_MAX && !files.contains_key(&piece.item) {
             return Err(too_many());
         }
@@ -311,7 +309,7 @@ impl Sink {
         if partial.bytes != piece.file_bytes || partial.path != piece.path {
             return Err(SinkError::Protocol("one item is two files".into()));
         }
-        Ok(Arc::clone(partial))
+        Ok(Some(Arc::clone(partial)))
     }
 
     /// Makes the file under its temporary name, with all the room that it will need.
@@ -333,12 +331,13 @@ impl Sink {
         let partial = {
             let mut partials = lock(&self.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
+                if partials.discarded.contains(&item) {
+                    return Ok(());
+                }
                 if partials.early_seals.len() >= PARTIAL_MAX {
                     return Err(too_many());
                 }
-                if !lock(&self.discarded).contains(&item) {
-                    partials.early_seals.insert(item, hash);
-                }
+                partials.early_seals.insert(item, hash);
                 return Ok(());
             };
             partial
@@ -348,54 +347,59 @@ impl Sink {
             progress.seal = Some(hash);
             progress.tree.root().is_some()
         };
-        if is_done || matches!(partial.temp.get(), Some(Err(_))) {
-            self.complete(item, &partial);
+        if is_done {
+            self.complete(item, &partial)?;
         }
         Ok(())
     }
 
     /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
-    fn complete(&self, item: u64, partial: &Partial) {
-        lock(&self.partials).files.remove(&item);
+    fn complete(&self, item: u64, partial: &Partial) -> Result<(), SinkError> {
         let path = &partial.path;
-        let temp = match partial.temp.get() {
-            Some(Ok(temp)) => Arc::clone(temp),
-            Some(Err(reason)) => return self.tally.note(path, reason.clone()),
-            None => return,
-        };
+        let Some(Ok(temp)) = partial.temp.get() else { return Ok(()) };
+        let temp = Arc::clone(temp);
         {
             let progress = lock(&partial.progress);
             let root = progress.tree.root().map(|root| *root.as_bytes());
             if progress.seal.is_some() && progress.seal != root {
                 let reason = "what arrived does not match the file's hash";
-                return self.tally.note(path, reason.into());
+                return self.give_up(item, partial, reason.into());
             }
         }
         if let Err(error) = set_meta(temp.file(), partial.meta) {
-            return self.tally.fail(path, &error);
+            self.tally.note_fatal(path, &error);
+            return self.give_up(item, partial, reason(&error));
         }
+        lock(&self.partials).files.remove(&item);
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
         let name = name_of(path);
         self.committer.commit(Complete { temp, name, path: path.clone() });
+        Ok(())
     }
 
-    fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
-        lock(&self.partials).files.remove(&item);
-        let first = lock(&self.discarded).insert(item);
-        if first {
-            self.tally.fail(path, error);
+    /// A file fails; it is told once, however many of its pieces fail.
+    fn give_up(&self, item: u64, partial: &Partial, reason: String) -> Result<(), SinkError> {
+        if self.forget(item)? {
+            self.tally.note(&partial.path, reason);
         }
+        Ok(())
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        lock(&self.partials).files.remove(&item);
-        let mut discarded = lock(&self.discarded);
-        discarded.insert(item);
-        if discarded.len() > DISCARDED_MAX {
-            return Err(SinkError::Protocol("too many files were taken back".into()));
+        self.forget(item).map(drop)
+    }
+
+    /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
+    fn forget(&self, item: u64) -> Result<bool, SinkError> {
+        let mut partials = lock(&self.partials);
+        partials.files.remove(&item);
+        partials.early_seals.remove(&item);
+        let first = partials.discarded.insert(item);
+        if partials.discarded.len() > DISCARDED_MAX {
+            return Err(SinkError::Protocol("too many files failed or were taken back".into()));
         }
-        Ok(())
+        Ok(first)
     }
 
     fn make_folder(&self, path: &[u8], meta: Meta) -> io::Result<()> {
