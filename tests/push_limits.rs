@@ -10,7 +10,7 @@ use std::time::Duration;
 use assert_cmd::Command;
 use qbulk::congestion::{Algorithm, BudgetConfig};
 use qbulk::error::Error;
-use qbulk::event::Summary;
+use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX};
@@ -221,4 +221,28 @@ fn switches_are_set_by_the_environment_as_people_write_them() {
         // The command line is understood, and the file is looked for.
         command.assert().code(6);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_under_way_fails_alone() {
+    let host = Host::new();
+    let server = host.server();
+    fs::create_dir(host.source("tree")).unwrap();
+    fs::write(host.source("tree/quiet"), b"content").unwrap();
+    fs::write(host.source("tree/busy"), vec![1; 64 << 20]).unwrap();
+    let mut config = host.config("tree", server);
+    config.rate_max = Some(20_000_000);
+    let busy = host.source("tree/busy");
+    let change = move |event| {
+        if let PushEvent::Progress(progress) = event
+            && progress.scan_done
+        {
+            fs::write(&busy, b"other").expect("it can be changed");
+        }
+    };
+    let pushed = push(config, Arc::new(change), std::future::pending());
+    let summary = tokio::time::timeout(Duration::from_secs(60), pushed).await.unwrap().unwrap();
+    assert_eq!((summary.files, summary.failed, summary.bytes), (1, 1, 7), "{summary:?}");
+    assert!(summary.failures[0].reason.contains("changed"), "{summary:?}");
+    assert!(!host.target("tree/busy").exists());
 }
