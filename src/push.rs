@@ -1,5 +1,6 @@
 //! Pushing files to a server: the loop that joins the traffic manager to connections and disk.
 
+mod config;
 mod connections;
 mod failures;
 mod names;
@@ -8,72 +9,31 @@ mod reach;
 mod source;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
 use self::names::starts;
 use self::progress::Rate;
 use self::reach::Reach;
 use self::source::{Found, Source};
-use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
+use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
-use crate::event::{Failure, Progress, PushEvent, Summary};
-use crate::identity::Identity;
+use crate::event::{Failure, PushEvent, Summary};
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
-use crate::net::tls::{self, ClientTrust};
+use crate::net::tls;
 use crate::store::paths::{PathCache, PathKey};
 use crate::store::shown;
 use crate::store::source::{Outcome, Prepared, SourceItem, prepare};
-use crate::traffic::{
-    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Role, Stripe, StripeId, Verdict,
-};
+use crate::traffic::{ConnId, Input, Output, Pool, PrimeEnd, Stripe, StripeId, Verdict};
 use crate::wire::{self, Control, Destination, VERSION};
-
-/// What to push, and where to.
-#[derive(Clone)]
-pub struct PushConfig {
-    /// Files and folders. A trailing slash means a folder's contents.
-    pub sources: Vec<PathBuf>,
-    /// The server's addresses; connections take turns over them.
-    pub servers: Vec<SocketAddr>,
-    /// The server's name: for its certificate, and for messages.
-    pub server_name: String,
-    /// Where to write, relative to the server's root. A trailing slash means a folder.
-    pub destination: Vec<u8>,
-    /// Local addresses to send from; connections take turns over them. Empty: the system chooses.
-    pub bind: Vec<IpAddr>,
-    /// Who we are.
-    pub identity: Arc<Identity>,
-    /// Whom we accept.
-    pub trust: ClientTrust,
-    /// Datagrams are never larger than this, in bytes of UDP payload.
-    pub datagram_bytes_max: u16,
-    /// The connection set.
-    pub pool: PoolConfig,
-    /// Who decides how much may be in flight.
-    pub congestion: Algorithm,
-    /// The most to send, in bytes per second.
-    pub rate_max: Option<u64>,
-    /// How the connections' common budget is kept.
-    pub budget: BudgetConfig,
-    /// Where paths are remembered; `None` starts every push from nothing.
-    pub paths: Option<PathCache>,
-    /// How long to try for a first connection.
-    pub connect_timeout: Duration,
-}
-
-/// Called with every event, from the transfer's own task: it must not block for long.
-pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
 
 /// How often connections are sampled and time is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -517,63 +477,6 @@ impl Push {
             self.tell_connections(now);
         }
         Ok(())
-    }
-
-    fn progress(&mut self, now: Instant) -> Progress {
-        let scanned = self.source.scanned();
-        Progress {
-            elapsed_s: (now - self.began).as_secs_f64(),
-            found_items: scanned.items.load(Relaxed),
-            found_bytes: scanned.bytes.load(Relaxed),
-            scan_done: scanned.done.load(Relaxed),
-            confirmed_bytes: self.confirmed_bytes,
-            bytes_per_s: self.rate.update(now, self.confirmed_bytes),
-            connections: self.links.len(),
-            active: self.pool.count(Role::Active),
-            reserve: self.pool.count(Role::Reserve),
-            takeovers: self.pool.stats().takeovers,
-            finishing: self.finishing && self.pool.plan().is_drained(),
-        }
-    }
-
-    fn tell_connections(&mut self, now: Instant) {
-        let mut conns: Vec<ConnId> = self.links.keys().copied().collect();
-        conns.sort_unstable();
-        for conn in conns {
-            let (Some(role), Some(link)) = (self.pool.role(conn), self.links.get(&conn)) else {
-                continue;
-            };
-            if let Some(state) = self.connections.state(conn, role, link.sample(), now) {
-                (self.report)(PushEvent::Connection(state));
-            }
-        }
-    }
-
-    /// What this end knows of the transfer.
-    fn summary(&mut self) -> Summary {
-        let samples = || self.links.iter().map(|(&conn, link)| (conn, link.sample()));
-        let padding_bytes = self.connections.gone_padding_bytes()
-            + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
-        let connections = self.connections.totals(samples(), Instant::now());
-        let stats = self.pool.stats();
-        let sent_bytes = padding_bytes + self.confirmed_bytes;
-        Summary {
-            transfer: wire::transfer_name(&self.transfer),
-            failures: std::mem::take(&mut self.failures.named),
-            failed: self.failures.count,
-            failed_unnamed: self.failures.unnamed,
-            seconds: self.began.elapsed().as_secs_f64(),
-            padding_sent_bytes: padding_bytes,
-            padding_percent: 100.0 * padding_bytes as f64 / sent_bytes.max(1) as f64,
-            connections_opened: stats.opened,
-            connections_condemned: stats.condemned,
-            takeovers: stats.takeovers,
-            stripes: self.pool.plan().confirmed_stripes(),
-            stripes_again: stats.stripes_again,
-            sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
-            connections,
-            ..Summary::default()
-        }
     }
 
     /// Ends all connections, and gives the news a moment to leave.
