@@ -16,10 +16,11 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, Incoming, VarInt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
-use self::transfer::Transfer;
+use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
@@ -52,6 +53,9 @@ const DESERTED_TIME: Duration = Duration::from_secs(30);
 /// Transfers that run at the same time, and connections of each, at most.
 const TRANSFERS_MAX: usize = 256;
 const CONNECTIONS_MAX: usize = 4_096;
+/// Handshakes that are under way; from there on clients must show first that they receive what is sent
+/// to their address, so that made-up addresses cannot keep others out.
+const HANDSHAKES_MAX: usize = 256;
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -99,7 +103,15 @@ impl Server {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
         report(ServeEvent::Listening { address: self.address });
-        let desk = Arc::new(Desk { root: self.root, report, transfers: Mutex::default() });
+        let desk = Arc::new(Desk {
+            root: self.root,
+            report,
+            tls: self.tls,
+            datagram_bytes_max: self.datagram_bytes_max,
+            room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
+            transfers: Mutex::default(),
+        });
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -108,9 +120,13 @@ impl Server {
                 () = &mut stop => break,
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) if tasks.len() < CONNECTIONS_MAX => {
-                        let mtu = PathMtu::of(incoming.remote_address(), self.datagram_bytes_max);
-                        let config = endpoint::server_config(Arc::clone(&self.tls), mtu);
-                        tasks.spawn(Arc::clone(&desk).serve(incoming, Arc::new(config)));
+                        let handshake = Arc::clone(&handshakes).try_acquire_owned().ok();
+                        if handshake.is_none() && !incoming.remote_address_validated() {
+                            // Fails only if the address is known to be the client's.
+                            drop(incoming.retry());
+                        } else {
+                            tasks.spawn(Arc::clone(&desk).serve(incoming, handshake));
+                        }
                     }
                     Some(incoming) => incoming.refuse(),
                     None => break,
@@ -138,18 +154,26 @@ type TransferKey = (Fingerprint, [u8; 16]);
 struct Desk {
     root: Arc<Dir>,
     report: ServeReporter,
+    tls: Arc<QuicServerConfig>,
+    datagram_bytes_max: u16,
+    /// Room for stripes of all transfers, in bytes.
+    room: Arc<Semaphore>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
 }
 
 impl Desk {
-    async fn serve(self: Arc<Self>, incoming: Incoming, config: Arc<quinn::ServerConfig>) {
+    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
         let remote = incoming.remote_address();
+        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
         let refused = |reason: String| (self.report)(ServeEvent::Refused { remote, reason });
         let connecting = match incoming.accept_with(config) {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
-        let connection = match connecting.await {
+        let connected = connecting.await;
+        drop(handshake);
+        let connection = match connected {
             Ok(connection) => connection,
             Err(error) if tls::is_auth_failure(&error) => return refused(error.to_string()),
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
@@ -230,7 +254,7 @@ impl Desk {
         if transfers.len() >= TRANSFERS_MAX {
             return Err("the server has too many transfers: try again later".into());
         }
-        let transfer = Arc::new(Transfer::new(name.clone(), found, sink));
+        let transfer = Arc::new(Transfer::new(name.clone(), found, sink, Arc::clone(&self.room)));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         (self.report)(ServeEvent::Started {
@@ -261,7 +285,7 @@ impl Desk {
         let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
         if transfer.end_reason().is_none() && !heard {
             tokio::time::sleep(DESERTED_TIME).await;
-            if !transfer.is_deserted() {
+            if !transfer.is_deserted(DESERTED_TIME) {
                 return;
             }
             transfer.end("its client was lost");
@@ -276,7 +300,7 @@ impl Desk {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
-                failed: outcome.failed,
+                failed: outcome.failed_files + outcome.failed_others,
                 seconds: removed.began.elapsed().as_secs_f64(),
                 padding_bytes: removed.padding_bytes(),
             }),

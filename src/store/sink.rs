@@ -20,7 +20,9 @@ use super::commit::{CommitResult, Committer, Complete, TempFile, readable, sync_
 use super::reason;
 use super::source::hash_runs;
 use crate::hashtree::HashTree;
-use crate::wire::{Destination, Header, Meta, Piece, Record, WireError};
+use crate::wire::{
+    CONTENT_BYTES_MAX, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
+};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 const PARTIAL_MAX: usize = 4_096;
@@ -30,7 +32,7 @@ const FAILURES_MAX: usize = 1_000;
 const FOLDER_BYTES_MAX: usize = 64 << 20;
 /// Open folders that are kept for the next file.
 const PARENTS_MAX: usize = 128;
-/// Items that the client has taken back, at most.
+/// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
 
 /// What became of a stripe.
@@ -77,8 +79,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// What could not be written; the first of them.
     pub failures: Vec<Failed>,
-    /// How many could not be written.
-    pub failed: u64,
+    /// How many files could not be written.
+    pub failed_files: u64,
+    /// How many files were taken back by the sender.
+    pub discarded_files: u64,
+    /// How many folders and links could not be made.
+    pub failed_others: u64,
 }
 
 /// One transfer's view of the disk.
@@ -87,7 +93,6 @@ pub struct Sink {
     root: Arc<Dir>,
     tag: String,
     partials: Mutex<Partials>,
-    discarded: Mutex<HashSet<u64>>,
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
@@ -100,6 +105,8 @@ struct Partials {
     files: HashMap<u64, Arc<Partial>>,
     /// Seals that have overtaken all of their file's pieces.
     early_seals: HashMap<u64, [u8; 32]>,
+    /// Files that failed or were taken back: what comes of them later is dropped.
+    discarded: HashSet<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +119,8 @@ struct Folders {
 struct Tally {
     files: AtomicU64,
     bytes: AtomicU64,
+    failed_files: AtomicU64,
+    discarded_files: AtomicU64,
     failures: Mutex<(Vec<Failed>, u64)>,
     fatal: OnceLock<String>,
 }
@@ -173,13 +182,15 @@ impl Sink {
             Ok(()) => {
                 told.files.fetch_add(1, Relaxed);
             }
-            Err(error) => told.fail(path, &error),
+            Err(error) => {
+                told.note_fatal(path, &error);
+                told.note_file(path, reason(&error));
+            }
         })?;
         Ok(Self {
             root,
             tag,
             partials: Mutex::default(),
-            discarded: Mutex::default(),
             parents: Mutex::default(),
             folders: Mutex::default(),
             tally,
@@ -222,19 +233,21 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
-            let reason = match partial.temp.get() {
-                Some(Err(reason)) => reason.clone(),
-                _ => "not all of it arrived".into(),
-            };
-            self.tally.note(&partial.path, reason);
+            self.tally.note_file(&partial.path, "not all of it arrived".into());
         }
         self.committer.flush();
         self.finish_folders();
         self.check_disk()?;
         let (failures, failed) = lock(&self.tally.failures).clone();
-        let files = self.tally.files.load(Relaxed);
-        let bytes = self.tally.bytes.load(Relaxed);
-        Ok(Outcome { files, bytes, failures, failed })
+        let failed_files = self.tally.failed_files.load(Relaxed);
+        Ok(Outcome {
+            files: self.tally.files.load(Relaxed),
+            bytes: self.tally.bytes.load(Relaxed),
+            failures,
+            failed_files,
+            discarded_files: self.tally.discarded_files.load(Relaxed),
+            failed_others: failed.saturating_sub(failed_files),
+        })
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -264,22 +277,20 @@ impl Sink {
     }
 
     fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
-        if lock(&self.discarded).contains(&piece.item) {
-            return Ok(());
-        }
         let whole = piece.len == piece.file_bytes;
-        let partial = if whole { Arc::new(Partial::new(piece)) } else { self.partial(piece)? };
+        let partial = if whole {
+            Arc::new(Partial::new(piece))
+        } else {
+            let Some(partial) = self.partial(piece)? else { return Ok(()) };
+            partial
+        };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,
-            Err(reason) if whole => {
-                self.tally.note(&partial.path, reason.clone());
-                return Ok(());
-            }
-            Err(_) => return Ok(()),
+            Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
         if let Err(error) = write_runs(temp, piece, content) {
-            self.give_up(piece.item, &partial.path, &error);
-            return Ok(());
+            self.tally.note_fatal(&partial.path, &error);
+            return self.give_up(piece.item, &partial, reason(&error));
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
@@ -290,14 +301,18 @@ impl Sink {
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
-            self.complete(piece.item, &partial);
+            self.complete(piece.item, &partial)?;
         }
         Ok(())
     }
 
-    fn partial(&self, piece: &Piece) -> Result<Arc<Partial>, SinkError> {
+    /// The file that a piece belongs to, unless it is not wanted any more.
+    fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
         let mut partials = lock(&self.partials);
-        let Partials { files, early_seals } = &mut *partials;
+        let Partials { files, early_seals, discarded } = &mut *partials;
+        if discarded.contains(&piece.item) {
+            return Ok(None);
+        }
         if files.len() >= PARTIAL_MAX && !files.contains_key(&piece.item) {
             return Err(too_many());
         }
@@ -309,7 +324,7 @@ impl Sink {
         if partial.bytes != piece.file_bytes || partial.path != piece.path {
             return Err(SinkError::Protocol("one item is two files".into()));
         }
-        Ok(Arc::clone(partial))
+        Ok(Some(Arc::clone(partial)))
     }
 
     /// Makes the file under its temporary name, with all the room that it will need.
@@ -331,12 +346,13 @@ impl Sink {
         let partial = {
             let mut partials = lock(&self.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
+                if partials.discarded.contains(&item) {
+                    return Ok(());
+                }
                 if partials.early_seals.len() >= PARTIAL_MAX {
                     return Err(too_many());
                 }
-                if !lock(&self.discarded).contains(&item) {
-                    partials.early_seals.insert(item, hash);
-                }
+                partials.early_seals.insert(item, hash);
                 return Ok(());
             };
             partial
@@ -346,54 +362,62 @@ impl Sink {
             progress.seal = Some(hash);
             progress.tree.root().is_some()
         };
-        if is_done || matches!(partial.temp.get(), Some(Err(_))) {
-            self.complete(item, &partial);
+        if is_done {
+            self.complete(item, &partial)?;
         }
         Ok(())
     }
 
     /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
-    fn complete(&self, item: u64, partial: &Partial) {
-        lock(&self.partials).files.remove(&item);
+    fn complete(&self, item: u64, partial: &Partial) -> Result<(), SinkError> {
         let path = &partial.path;
-        let temp = match partial.temp.get() {
-            Some(Ok(temp)) => Arc::clone(temp),
-            Some(Err(reason)) => return self.tally.note(path, reason.clone()),
-            None => return,
-        };
+        let Some(Ok(temp)) = partial.temp.get() else { return Ok(()) };
+        let temp = Arc::clone(temp);
         {
             let progress = lock(&partial.progress);
             let root = progress.tree.root().map(|root| *root.as_bytes());
             if progress.seal.is_some() && progress.seal != root {
                 let reason = "what arrived does not match the file's hash";
-                return self.tally.note(path, reason.into());
+                return self.give_up(item, partial, reason.into());
             }
         }
         if let Err(error) = set_meta(temp.file(), partial.meta) {
-            return self.tally.fail(path, &error);
+            self.tally.note_fatal(path, &error);
+            return self.give_up(item, partial, reason(&error));
         }
+        lock(&self.partials).files.remove(&item);
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
         let name = name_of(path);
         self.committer.commit(Complete { temp, name, path: path.clone() });
+        Ok(())
     }
 
-    fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
-        lock(&self.partials).files.remove(&item);
-        let first = lock(&self.discarded).insert(item);
-        if first {
-            self.tally.fail(path, error);
+    /// A file fails; it is told once, however many of its pieces fail.
+    fn give_up(&self, item: u64, partial: &Partial, reason: String) -> Result<(), SinkError> {
+        if self.forget(item)? {
+            self.tally.note_file(&partial.path, reason);
         }
+        Ok(())
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        lock(&self.partials).files.remove(&item);
-        let mut discarded = lock(&self.discarded);
-        discarded.insert(item);
-        if discarded.len() > DISCARDED_MAX {
-            return Err(SinkError::Protocol("too many files were taken back".into()));
+        if self.forget(item)? {
+            self.tally.discarded_files.fetch_add(1, Relaxed);
         }
         Ok(())
+    }
+
+    /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
+    fn forget(&self, item: u64) -> Result<bool, SinkError> {
+        let mut partials = lock(&self.partials);
+        partials.files.remove(&item);
+        partials.early_seals.remove(&item);
+        let first = partials.discarded.insert(item);
+        if partials.discarded.len() > DISCARDED_MAX {
+            return Err(SinkError::Protocol("too many files failed or were taken back".into()));
+        }
+        Ok(first)
     }
 
     fn make_folder(&self, path: &[u8], meta: Meta) -> io::Result<()> {
@@ -500,6 +524,11 @@ impl Tally {
         self.note(path, reason(error));
     }
 
+    fn note_file(&self, path: &[u8], reason: String) {
+        self.failed_files.fetch_add(1, Relaxed);
+        self.note(path, reason);
+    }
+
     fn note(&self, path: &[u8], reason: String) {
         let mut failures = lock(&self.failures);
         failures.1 += 1;
@@ -522,10 +551,19 @@ fn too_many() -> SinkError {
     SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files"))
 }
 
+/// Small tables must not stand for much work.
 fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
     let mut records = Vec::new();
+    let mut bytes = 0;
     while !table.is_empty() {
-        records.push(Record::decode(&mut table)?);
+        let record = Record::decode(&mut table)?;
+        if let Record::Piece(piece) = &record {
+            bytes += piece.len;
+        }
+        records.push(record);
+        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() {
+            return Err(SinkError::Protocol("a stripe holds too much".into()));
+        }
     }
     Ok(records)
 }
