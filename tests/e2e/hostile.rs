@@ -190,7 +190,7 @@ fn file(item: u64, path: &[u8], content: &[u8]) -> Record {
     Record::Piece(piece(item, path, content.len() as u64, 0, content))
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn paths_that_lead_out_are_refused() {
     let scene = Scene::new();
     let absolute = scene.host.outside("evil").as_os_str().as_bytes().to_vec();
@@ -217,7 +217,7 @@ async fn paths_that_lead_out_are_refused() {
     scene.assert_unharmed(&[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn destinations_that_lead_out_are_refused() {
     let scene = Scene::new();
     symlink("../outside", scene.host.root("out")).unwrap();
@@ -239,7 +239,7 @@ async fn destinations_that_lead_out_are_refused() {
 }
 
 /// A link may say anything; nothing is ever written through one that leads out.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_link_of_ones_own_leads_nowhere() {
     let scene = Scene::new();
     let absolute = scene.host.outside("").as_os_str().as_bytes().to_vec();
@@ -286,7 +286,7 @@ async fn a_link_of_ones_own_leads_nowhere() {
     scene.assert_unharmed(&["absolute", "file", "relative", "twice", "up"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_file_becomes_set_user_id() {
     let scene = Scene::new();
     let mut attacker = scene.attacker(b"").await;
@@ -300,7 +300,7 @@ async fn no_file_becomes_set_user_id() {
     scene.assert_unharmed(&["tool"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_does_not_match_its_hash_is_not_written() {
     let scene = Scene::new();
     let mut attacker = scene.attacker(b"").await;
@@ -324,7 +324,7 @@ async fn what_does_not_match_its_hash_is_not_written() {
     scene.assert_unharmed(&["file"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_file_whose_pieces_do_not_make_up_its_hash_gets_no_name() {
     let scene = Scene::new();
     let content = random(1, 2_048);
@@ -339,7 +339,7 @@ async fn a_file_whose_pieces_do_not_make_up_its_hash_gets_no_name() {
     scene.assert_unharmed(&[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn stripes_that_are_no_stripes_end_the_transfer() {
     let scene = Scene::new();
     let header = |table_bytes, content_bytes| {
@@ -380,7 +380,7 @@ async fn stripes_that_are_no_stripes_end_the_transfer() {
     scene.assert_unharmed(&[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn pieces_that_do_not_fit_together_end_the_transfer() {
     let scene = Scene::new();
     let content = random(1, 4_096);
@@ -407,7 +407,7 @@ async fn pieces_that_do_not_fit_together_end_the_transfer() {
     scene.assert_unharmed(&[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn sizes_beyond_all_disks_harm_nobody() {
     let scene = Scene::new();
     let content = random(1, 1_024);
@@ -424,7 +424,7 @@ async fn sizes_beyond_all_disks_harm_nobody() {
     scene.assert_unharmed(&[]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
     let hello = Control::Hello { version: VERSION, transfer: [1; 16], conn: 0, destination: vec![] };
@@ -454,7 +454,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
 }
 
 /// Who knows a transfer's secret but not its key is not part of it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_transfer_belongs_to_the_client_that_began_it() {
     let (host, other) = (Host::new(), Host::new());
     let serve = Serve::with(&host, &["--authorize", &other.id()]);
