@@ -222,11 +222,7 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
-            let reason = match partial.temp.get() {
-                Some(Err(reason)) => reason.clone(),
-                _ => "not all of it arrived".into(),
-            };
-            self.tally.note(&partial.path, reason);
+            self.tally.note(&partial.path, "not all of it arrived".into());
         }
         self.committer.flush();
         self.finish_folders();
@@ -264,21 +260,19 @@ impl Sink {
     }
 
     fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
-        if lock(&self.discarded).contains(&piece.item) {
-            return Ok(());
-        }
         let whole = piece.len == piece.file_bytes;
-        let partial = if whole { Arc::new(Partial::new(piece)) } else { self.partial(piece)? };
+        let partial = if whole { Some(Arc::new(Partial::new(piece))) } else { self.partial(piece)? };
+        let Some(partial) = partial else { return Ok(()) };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,
-            Err(reason) if whole => {
-                self.tally.note(&partial.path, reason.clone());
+            Err(reason) => {
+                self.give_up(piece.item, &partial.path, reason.clone());
                 return Ok(());
             }
-            Err(_) => return Ok(()),
         };
         if let Err(error) = write_runs(temp, piece, content) {
-            self.give_up(piece.item, &partial.path, &error);
+            self.tally.note_fatal(&partial.path, &error);
+            self.give_up(piece.item, &partial.path, reason(&error));
             return Ok(());
         }
         let is_done = {
@@ -295,8 +289,12 @@ impl Sink {
         Ok(())
     }
 
-    fn partial(&self, piece: &Piece) -> Result<Arc<Partial>, SinkError> {
+    /// The file that a piece is of; `None` if nothing more is to be done for it.
+    fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
         let mut partials = lock(&self.partials);
+        if lock(&self.discarded).contains(&piece.item) {
+            return Ok(None);
+        }
         let Partials { files, early_seals } = &mut *partials;
         if files.len() >= PARTIAL_MAX && !files.contains_key(&piece.item) {
             return Err(too_many());
@@ -309,7 +307,7 @@ impl Sink {
         if partial.bytes != piece.file_bytes || partial.path != piece.path {
             return Err(SinkError::Protocol("one item is two files".into()));
         }
-        Ok(Arc::clone(partial))
+        Ok(Some(Arc::clone(partial)))
     }
 
     /// Makes the file under its temporary name, with all the room that it will need.
@@ -346,7 +344,7 @@ impl Sink {
             progress.seal = Some(hash);
             progress.tree.root().is_some()
         };
-        if is_done || matches!(partial.temp.get(), Some(Err(_))) {
+        if is_done {
             self.complete(item, &partial);
         }
         Ok(())
@@ -357,11 +355,8 @@ impl Sink {
     fn complete(&self, item: u64, partial: &Partial) {
         lock(&self.partials).files.remove(&item);
         let path = &partial.path;
-        let temp = match partial.temp.get() {
-            Some(Ok(temp)) => Arc::clone(temp),
-            Some(Err(reason)) => return self.tally.note(path, reason.clone()),
-            None => return,
-        };
+        let Some(Ok(temp)) = partial.temp.get() else { return };
+        let temp = Arc::clone(temp);
         {
             let progress = lock(&partial.progress);
             let root = progress.tree.root().map(|root| *root.as_bytes());
@@ -378,19 +373,23 @@ impl Sink {
         self.committer.commit(Complete { temp, name, path: path.clone() });
     }
 
-    fn give_up(&self, item: u64, path: &[u8], error: &io::Error) {
-        lock(&self.partials).files.remove(&item);
+    /// The server cannot write a file: that is told once, however many of its pieces are still to come.
+    fn give_up(&self, item: u64, path: &[u8], reason: String) {
         let first = lock(&self.discarded).insert(item);
+        lock(&self.partials).files.remove(&item);
         if first {
-            self.tally.fail(path, error);
+            self.tally.note(path, reason);
         }
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
+        let discarded = {
+            let mut discarded = lock(&self.discarded);
+            discarded.insert(item);
+            discarded.len()
+        };
         lock(&self.partials).files.remove(&item);
-        let mut discarded = lock(&self.discarded);
-        discarded.insert(item);
-        if discarded.len() > DISCARDED_MAX {
+        if discarded > DISCARDED_MAX {
             return Err(SinkError::Protocol("too many files were taken back".into()));
         }
         Ok(())
