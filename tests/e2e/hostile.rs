@@ -136,18 +136,13 @@ impl Attacker {
     }
 
     /// The server closes the connection and says why.
-    #[track_caller]
-    fn expect_closed(self, words: &str) -> impl Future<Output = ()> {
-        let caller = std::panic::Location::caller();
-        let words = words.to_owned();
-        async move {
-            let error = timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
-            let ConnectionError::ApplicationClosed(close) = error else {
-                panic!("{caller}: {error:?}")
-            };
-            let reason = String::from_utf8_lossy(&close.reason).into_owned();
-            assert!(reason.contains(&words), "{caller}: {reason:?} has no {words:?}");
-        }
+    async fn expect_closed(&self, words: &str) {
+        let error = timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
+        let ConnectionError::ApplicationClosed(close) = error else {
+            panic!("closed without {words:?}: {error:?}")
+        };
+        let reason = String::from_utf8_lossy(&close.reason).into_owned();
+        assert!(reason.contains(words), "{reason:?} has no {words:?}");
     }
 }
 
