@@ -18,7 +18,14 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 pub(crate) use self::push::{PushArgs, local as local_push};
 pub(crate) use self::serve::ServeArgs;
 
-const EXIT_CODES: &str = "\
+const AFTER_HELP: &str = "\
+On the host that receives:   qbulk serve --root /srv/data
+On the host that sends:      qbulk push photos qbulk://HOST/backup
+To see both at once on this one:   qbulk demo
+
+The two must trust each other: `qbulk serve --help` says who may write, and `qbulk push` asks before it \
+trusts a server that it does not know.
+
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
 130 interrupted.
@@ -35,7 +42,7 @@ The command line comes before the environment, and that before the file.";
 
 /// Moves bulk data between hosts over primed sets of QUIC connections.
 #[derive(Debug, Parser)]
-#[command(version, about, after_long_help = EXIT_CODES, max_term_width = 100)]
+#[command(version, about, after_long_help = AFTER_HELP, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -150,6 +157,14 @@ impl Cli {
 fn bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.parse().map_err(|_| "expected a size such as 64KiB or 5MB")?;
     Ok(size.as_u64())
+}
+
+/// A rate in bytes per second that still moves something.
+fn rate(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        0..1_000 => Err("expected at least 1kB per second".into()),
+        rate => Ok(rate),
+    }
 }
 
 /// A stripe's size.

@@ -33,7 +33,8 @@ pub enum PushEvent {
     Condemned {
         /// Its number.
         conn: u32,
-        /// Why: `silent`, `slow`, `collapsed`, `below_floor`, `rtt_too_high`, `primed_badly` or `lost`.
+        /// Why: `silent`, `slow`, `collapsed`, `below_floor`, `rtt_too_high`, `primed_badly`,
+        /// `lost`, or `surplus`: fewer connections are enough.
         verdict: &'static str,
         /// Stripes that other connections take over from it.
         stripes: usize,

@@ -3,14 +3,55 @@
 //! A pure core decides, thin shells act. From pure to shell:
 //!
 //! - [`traffic`]: the traffic manager: which bytes are left, in flight, confirmed.
+//! - [`congestion`]: how much may be in flight: one budget for all connections of a transfer.
 //! - [`hashtree`]: a file's BLAKE3 hash from the hashes of its pieces.
 //! - [`wire`]: the messages, with their limits.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
 //! - [`push`] and [`serve`]: the two ends, composed of the above; they tell what happens by [`event`]s
 //!   and end with an [`error`].
+//!
+//! # Example
+//! ```no_run
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use qbulk::congestion::{Algorithm, BudgetConfig};
+//! use qbulk::identity::{Identity, config_dir};
+//! use qbulk::net::{endpoint::DATAGRAM_BYTES_MAX, tls::ClientTrust};
+//! use qbulk::push::{PushConfig, push};
+//! use qbulk::store::paths::PathCache;
+//! use qbulk::traffic::PoolConfig;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let config = PushConfig {
+//!     sources: vec!["photos".into()],
+//!     servers: vec!["192.0.2.7:4433".parse()?],
+//!     server_name: "backup.example".into(),
+//!     destination: "backup".into(),
+//!     bind: vec![],
+//!     identity: Arc::new(Identity::load_or_create(&config_dir()?)?),
+//!     // What `qbulk id` prints on the server.
+//!     trust: ClientTrust::Pinned(
+//!         ["SHA256:NPDvX6YIWwz2d5lHnmhS5UdcdzFeYq2hdMOZWATPjwI".parse()?].into(),
+//!     ),
+//!     datagram_bytes_max: DATAGRAM_BYTES_MAX,
+//!     pool: PoolConfig::default(),
+//!     congestion: Algorithm::default(),
+//!     budget: BudgetConfig::default(),
+//!     rate_max: None,
+//!     paths: PathCache::of_user(),
+//!     connect_timeout: Duration::from_secs(10),
+//! };
+//! let tell = Arc::new(|event| println!("{event:?}"));
+//! let summary = push(config, tell, std::future::pending()).await?;
+//! println!("{} files are there and durable", summary.files);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod certs;
+pub mod congestion;
 pub mod error;
 pub mod event;
 pub mod hashtree;

@@ -14,11 +14,14 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use self::names::Names;
+use crate::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, Progress, PushEvent, Summary};
 use crate::identity::Identity;
+use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::tls::{self, ClientTrust};
+use crate::store::paths::{PathCache, PathKey};
 use crate::store::scan::{Entry, Kind, Start, scan};
 use crate::store::source::{Outcome, Part, Prepared, SourceItem, SourceKind, prepare};
 use crate::store::{reason, shown};
@@ -49,6 +52,14 @@ pub struct PushConfig {
     pub datagram_bytes_max: u16,
     /// The connection set.
     pub pool: PoolConfig,
+    /// Who decides how much may be in flight.
+    pub congestion: Algorithm,
+    /// The most to send, in bytes per second.
+    pub rate_max: Option<u64>,
+    /// How the connections' common budget is kept.
+    pub budget: BudgetConfig,
+    /// Where paths are remembered; `None` starts every push from nothing.
+    pub paths: Option<PathCache>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
 }
@@ -116,6 +127,9 @@ struct Push {
     began: Instant,
     pool: Pool,
     route: Arc<Route>,
+    budget: SharedBudget,
+    path: PathKey,
+    paths: Option<PathCache>,
     transfer: [u8; 16],
     destination: Vec<u8>,
     names: Option<Names>,
@@ -143,6 +157,11 @@ struct Push {
     damaged: u32,
     padding_bytes: u64,
     delivered_bytes: u64,
+    /// All that the scan found was offered.
+    source_done: bool,
+    /// Stripes that are being read for the first time.
+    reading: usize,
+    /// The server knows how many stripes there are.
     finishing: bool,
     last_error: Option<LinkError>,
     was_up: bool,
@@ -164,12 +183,21 @@ impl Push {
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
         let (found_in, found) = mpsc::channel(SCAN_AHEAD);
+        let path = PathKey {
+            server: config.servers[0].ip().to_canonical(),
+            local: config.bind.first().copied(),
+        };
+        let remembered = config.paths.as_ref().and_then(|paths| paths.recall(&path));
+        let memory = config.budget.memory.or(remembered);
+        let budget = SharedBudget::new(BudgetConfig { memory, ..config.budget }, now);
         let route = Route {
             servers: config.servers,
             server_name: config.server_name.clone(),
             bind: config.bind,
             tls: Arc::new(tls::client_config(&config.identity, config.trust)?),
             datagram_bytes_max: config.datagram_bytes_max,
+            congestion: config.congestion.controllers(&budget),
+            limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         };
         let push = Self {
             report,
@@ -178,6 +206,9 @@ impl Push {
             began: now,
             pool: Pool::new(config.pool, rand::random(), now),
             route: Arc::new(route),
+            budget,
+            path,
+            paths: config.paths,
             transfer,
             destination: config.destination,
             names: None,
@@ -203,6 +234,8 @@ impl Push {
             damaged: 0,
             padding_bytes: 0,
             delivered_bytes: 0,
+            source_done: false,
+            reading: 0,
             finishing: false,
             last_error: None,
             was_up: false,
@@ -266,16 +299,24 @@ impl Push {
                     }
                 }
                 Output::Close { conn, verdict, stripes } => self.drop_link(conn, verdict, stripes),
-                Output::Drained => {
-                    self.finishing = true;
-                    for link in self.links.values() {
-                        link.say(Control::Finish { files: self.files_sent });
-                    }
-                }
+                Output::Drained => {}
                 Output::Stuck => return Err(self.unreachable("every connection was lost")),
             }
         }
+        self.announce_end();
         Ok(())
+    }
+
+    /// Tells the server how many stripes there are as soon as that is known.
+    fn announce_end(&mut self) {
+        let plan = self.pool.plan();
+        let known = self.source_done && self.reading == 0 && plan.waiting_items() == 0;
+        if known && !self.finishing {
+            self.finishing = true;
+            for link in self.links.values() {
+                link.say(Control::Finish { stripes: plan.cut_stripes() });
+            }
+        }
     }
 
     fn open(&mut self, conn: ConnId) {
@@ -329,6 +370,7 @@ impl Push {
             content_bytes += extent.len;
             parts.push(Part { item, offset: extent.offset, len: extent.len });
         }
+        self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events) = (stripe.id.0, self.events.clone());
         tokio::task::spawn_blocking(move || {
@@ -359,8 +401,12 @@ impl Push {
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Found(Ok(entry)) => self.on_found(entry),
             Event::Found(Err(failure)) => self.fail(failure),
-            Event::ScanDone => self.pool.handle(Input::SourceDone, Instant::now()),
+            Event::ScanDone => {
+                self.source_done = true;
+                self.pool.handle(Input::SourceDone, Instant::now());
+            }
             Event::Prepared { sealed, failures } => {
+                self.reading -= 1;
                 for (item, hash) in sealed {
                     self.offer_seal(&item, hash);
                 }
@@ -377,7 +423,7 @@ impl Push {
         let (local, remote) = link.addresses();
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
-            link.say(Control::Finish { files: self.files_sent });
+            link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
         }
         self.links.insert(conn, link);
         self.pool.handle(Input::Up(conn), Instant::now());
@@ -471,8 +517,21 @@ impl Push {
         for failure in failures {
             self.fail(failure);
         }
+        // The last confirmations may still be on their way over other connections.
+        let unconfirmed = std::mem::take(&mut self.flights);
+        self.confirmed_bytes +=
+            unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
+        self.remember_path();
         self.done = Some(self.summary(files, padding_bytes));
         Ok(())
+    }
+
+    /// Keeps what was learned about the path for the next push.
+    fn remember_path(&self) {
+        let (Some(paths), Some(memory)) = (&self.paths, self.budget.memory()) else { return };
+        if let Err(error) = paths.remember(&self.path, memory) {
+            tracing::debug!(%error, "the path is not remembered");
+        }
     }
 
     fn on_found(&mut self, entry: Entry) {
@@ -580,7 +639,7 @@ impl Push {
             active: self.pool.count(Role::Active),
             reserve: self.pool.count(Role::Reserve),
             takeovers: self.pool.stats().takeovers,
-            finishing: self.finishing,
+            finishing: self.finishing && self.pool.plan().is_drained(),
         }
     }
 
@@ -617,7 +676,7 @@ impl Push {
             takeovers: stats.takeovers,
             stripes: self.pool.plan().confirmed_stripes(),
             stripes_again: stats.stripes_again,
-            sub_transfers: stats.turns.div_ceil(self.pool.config().active.max(1) as u64),
+            sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
         }
     }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use qbulk::congestion::{Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::Identity;
@@ -66,6 +67,10 @@ impl Pair {
             trust: ClientTrust::Pinned([self.identity.fingerprint()].into()),
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             pool: PoolConfig::default(),
+            congestion: Algorithm::default(),
+            budget: BudgetConfig::default(),
+            rate_max: None,
+            paths: None,
             connect_timeout: Duration::from_secs(10),
         };
         push(config, Arc::new(|_| ()), std::future::pending()).await

@@ -5,16 +5,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::{Fingerprint, Identity};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::push::{PushConfig, PushReporter};
+use qbulk::store::paths::PathCache;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::url::Destination;
-use super::{IdentityArgs, OutputArgs, bytes, duration, net, share, stripe_bytes, trust};
+use super::{IdentityArgs, OutputArgs, bytes, duration, net, rate, share, stripe_bytes, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -29,13 +31,16 @@ there already is replaced as a whole once the new one is complete and verified, 
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, 130 interrupted.";
 
+/// N, where nothing else was asked for.
+const CONNECTIONS: usize = 10;
+
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PushArgs {
     /// Files and folders to send; a slash behind a folder means its contents.
     #[arg(required = true, value_name = "SRC")]
     sources: Vec<PathBuf>,
-    /// Where to: qbulk://HOST[:PORT]/PATH
+    /// Where to: PATH is relative to the folder that the server serves. The port is 4433 unless given.
     #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
     destination: Destination,
 
@@ -89,10 +94,42 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
     connect_timeout: Duration,
 
-    /// N: connections of the set, each from a port of its own.
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 10, env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+    /// How hard to compete with the traffic of others.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        env = "QBULK_AGGRESSIVENESS",
+        help_heading = "Network"
+    )]
+    aggressiveness: AggressivenessArg,
+    /// Send no more than this, in bytes per second (12.5MB is 100 Mbit/s).
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = rate,
+        env = "QBULK_LIMIT",
+        help_heading = "Network"
+    )]
+    limit: Option<u64>,
+    /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
+    #[arg(long, value_enum, default_value_t, env = "QBULK_CONGESTION", help_heading = "Network")]
+    congestion: CongestionArg,
+
+    /// Do not start from what the last push to this server has learned about the path, and learn nothing.
+    #[arg(
+        long,
+        env = "QBULK_NO_MEMORY",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        help_heading = "Network"
+    )]
+    no_memory: bool,
+
+    /// N: connections of the set, each from a port of its own [default: 10 at first, and more where
+    /// that brings more]
+    #[arg(short = 'n', long, value_name = "N", env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
-    connections: u16,
+    connections: Option<u16>,
     /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]
     #[arg(short = 'm', long, value_name = "M", env = "QBULK_ACTIVE", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -122,10 +159,10 @@ pub(crate) struct PushArgs {
     prime_time: Duration,
 
     /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
-    /// connection is unsatisfactory.
+    /// connection is unsatisfactory: it is replaced, and others take over what it carried.
     #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
     threshold: f64,
-    /// Goodput in bytes per second below which a connection is unsatisfactory in any case.
+    /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
     #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes, env = "QBULK_FLOOR", help_heading = "Health")]
     floor: u64,
     /// Round-trip time above which a connection is unsatisfactory in any case.
@@ -134,6 +171,47 @@ pub(crate) struct PushArgs {
 
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// The values of `--aggressiveness`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum AggressivenessArg {
+    /// Take what nobody else wants.
+    Background,
+    /// Take what one well-tuned connection would.
+    #[default]
+    Normal,
+    /// Take all there is.
+    Max,
+}
+
+impl From<AggressivenessArg> for Aggressiveness {
+    fn from(arg: AggressivenessArg) -> Self {
+        match arg {
+            AggressivenessArg::Background => Self::Background,
+            AggressivenessArg::Normal => Self::Normal,
+            AggressivenessArg::Max => Self::Max,
+        }
+    }
+}
+
+/// The values of `--congestion`.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum CongestionArg {
+    /// Measure the path, and share one budget over all connections.
+    #[default]
+    Model,
+    /// CUBIC (RFC 9438).
+    Cubic,
+}
+
+impl From<CongestionArg> for Algorithm {
+    fn from(arg: CongestionArg) -> Self {
+        match arg {
+            CongestionArg::Model => Self::Model,
+            CongestionArg::Cubic => Self::Cubic,
+        }
+    }
 }
 
 impl PushArgs {
@@ -169,6 +247,10 @@ impl PushArgs {
             trust,
             datagram_bytes_max: self.mtu,
             pool,
+            congestion: self.congestion.into(),
+            budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
+            rate_max: self.limit,
+            paths: if self.no_memory { None } else { PathCache::of_user() },
             connect_timeout: self.connect_timeout,
         };
         match qbulk::push::push(config, report, stop).await {
@@ -178,7 +260,7 @@ impl PushArgs {
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {
-        let connections = usize::from(self.connections);
+        let connections = self.connections.map_or(CONNECTIONS, usize::from);
         let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
         if active > connections {
             return Err(Error::Usage(format!(
@@ -191,6 +273,11 @@ impl PushArgs {
         Ok(PoolConfig {
             connections,
             active,
+            // What was asked for is what is done.
+            active_max: match (self.connections, self.active) {
+                (None, None) => PoolConfig::default().active_max,
+                _ => active,
+            },
             stripe_bytes_min: self.stripe_min,
             stripe_bytes_max: self.stripe_max,
             turn_stripes: self.turn,
@@ -226,6 +313,10 @@ pub(crate) fn local(
         trust: qbulk::net::tls::ClientTrust::Pinned([identity.fingerprint()].into()),
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         pool: PoolConfig::default(),
+        congestion: Algorithm::default(),
+        budget: BudgetConfig::default(),
+        rate_max: None,
+        paths: None,
         connect_timeout: Duration::from_secs(10),
     }
 }

@@ -13,6 +13,7 @@ use qbulk::identity::{Fingerprint, Identity, KnownHosts, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
+use quinn::congestion::CubicConfig;
 
 use super::IdentityArgs;
 
@@ -136,6 +137,7 @@ impl Asked {
         let config = endpoint::client_config(
             Arc::new(tls),
             PathMtu::of(self.address, endpoint::DATAGRAM_BYTES_MIN),
+            Arc::new(CubicConfig::default()),
             Arc::new(Telemetry::default()),
         );
         let endpoint = endpoint::client(endpoint::any_local(self.address))

@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::telemetry::{Observed, Telemetry};
+use crate::congestion::Controllers;
 
 /// The largest datagram: quinn sends batches of ten as one buffer, which must stay below 64 KiB.
 pub const DATAGRAM_BYTES_MAX: u16 = 6_500;
@@ -76,15 +76,17 @@ pub fn any_local(remote: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, 0)
 }
 
-/// The settings for one outgoing connection, which reports to `telemetry`.
+/// The settings for one outgoing connection, which is held back by `congestion` and reports to
+/// `telemetry`.
 pub fn client_config(
     tls: Arc<QuicClientConfig>,
     mtu: PathMtu,
+    congestion: Controllers,
     telemetry: Arc<Telemetry>,
 ) -> quinn::ClientConfig {
     let mut transport = transport(mtu);
-    let inner = Arc::new(CubicConfig::default());
-    transport.congestion_controller_factory(Arc::new(Observed { telemetry, inner }));
+    let observed = Observed { telemetry, inner: congestion };
+    transport.congestion_controller_factory(Arc::new(observed));
     let mut config = quinn::ClientConfig::new(tls);
     config.transport_config(Arc::new(transport));
     config

@@ -15,7 +15,9 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::control::{ControlError, ControlReader, send_all};
 use super::endpoint::{self, PathMtu};
+use super::limit::{Limit, SLICE_BYTES};
 use super::telemetry::Telemetry;
+use crate::congestion::Controllers;
 use crate::store::source::Prepared;
 use crate::traffic::{ConnId, Sample, StripeId};
 use crate::wire::{Control, DATAGRAM_PADDING};
@@ -36,6 +38,10 @@ pub struct Route {
     pub tls: Arc<QuicClientConfig>,
     /// Datagrams are never larger than this, in bytes.
     pub datagram_bytes_max: u16,
+    /// Decides how much may be in flight.
+    pub congestion: Controllers,
+    /// The most to send, all connections together.
+    pub limit: Option<Arc<Limit>>,
 }
 
 /// What happens on a connection.
@@ -75,6 +81,7 @@ pub struct Link {
     stripes: UnboundedSender<(StripeId, Ready)>,
     streams: Streams,
     telemetry: Arc<Telemetry>,
+    limit: Option<Arc<Limit>>,
     primer: Option<AbortHandle>,
     /// Ends with the link.
     tasks: JoinSet<()>,
@@ -102,7 +109,12 @@ impl Route {
         let telemetry = Arc::new(Telemetry::default());
         let endpoint = endpoint::client(self.local(conn, remote))?;
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let config = endpoint::client_config(Arc::clone(&self.tls), mtu, Arc::clone(&telemetry));
+        let config = endpoint::client_config(
+            Arc::clone(&self.tls),
+            mtu,
+            Arc::clone(&self.congestion),
+            Arc::clone(&telemetry),
+        );
         let connection = endpoint.connect_with(config, remote, &self.server_name)?.await?;
         let (control_out, control_in) = connection.open_bi().await?;
 
@@ -112,7 +124,12 @@ impl Route {
         let mut tasks = JoinSet::new();
         // The connection's own end says why when one of these fails.
         tasks.spawn(async move { drop(send_all(control_out, control_queue).await) });
-        tasks.spawn(send_stripes(connection.clone(), stripe_queue, Arc::clone(&streams)));
+        tasks.spawn(send_stripes(
+            connection.clone(),
+            stripe_queue,
+            Arc::clone(&streams),
+            self.limit.clone(),
+        ));
         drop(control.send(hello));
         let link = Link {
             connection: connection.clone(),
@@ -121,6 +138,7 @@ impl Route {
             stripes,
             streams,
             telemetry,
+            limit: self.limit.clone(),
             primer: None,
             tasks,
         };
@@ -189,7 +207,12 @@ impl Link {
     /// Sends padding, at most `budget_bytes` of it, as fast as the congestion window lets it.
     pub fn prime(&mut self, budget_bytes: u64) {
         self.stop_priming();
-        let task = pad(self.connection.clone(), Arc::clone(&self.telemetry), budget_bytes);
+        let task = pad(
+            self.connection.clone(),
+            Arc::clone(&self.telemetry),
+            self.limit.clone(),
+            budget_bytes,
+        );
         self.primer = Some(self.tasks.spawn(task));
     }
 
@@ -211,6 +234,7 @@ async fn send_stripes(
     connection: Connection,
     mut queue: UnboundedReceiver<(StripeId, Ready)>,
     streams: Streams,
+    limit: Option<Arc<Limit>>,
 ) {
     while let Some((stripe, mut ready)) = queue.recv().await {
         let prepared = match ready.wait_for(Option::is_some).await {
@@ -221,7 +245,7 @@ async fn send_stripes(
             continue;
         };
         let Ok(mut stream) = connection.open_uni().await else { return };
-        if send_stripe(&mut stream, prepared).await.is_err() {
+        if send_stripe(&mut stream, prepared, limit.as_deref()).await.is_err() {
             continue;
         }
         match lock(&streams).get_mut(&stripe) {
@@ -231,8 +255,23 @@ async fn send_stripes(
     }
 }
 
-async fn send_stripe(stream: &mut SendStream, prepared: Prepared) -> Result<(), WriteError> {
-    stream.write_all_chunks(&mut [prepared.head, prepared.content]).await?;
+async fn send_stripe(
+    stream: &mut SendStream,
+    prepared: Prepared,
+    limit: Option<&Limit>,
+) -> Result<(), WriteError> {
+    let Prepared { head, mut content } = prepared;
+    if let Some(limit) = limit {
+        limit.pass(head.len()).await;
+        stream.write_chunk(head).await?;
+        while !content.is_empty() {
+            let slice = content.split_to(SLICE_BYTES.min(content.len()));
+            limit.pass(slice.len()).await;
+            stream.write_chunk(slice).await?;
+        }
+    } else {
+        stream.write_all_chunks(&mut [head, content]).await?;
+    }
     // Fails only if the server wants no more of the stream: then it has the stripe already.
     drop(stream.finish());
     Ok(())
@@ -243,13 +282,21 @@ fn reset(stream: &mut SendStream) {
     drop(stream.reset(VarInt::from_u32(0)));
 }
 
-async fn pad(connection: Connection, telemetry: Arc<Telemetry>, budget_bytes: u64) {
+async fn pad(
+    connection: Connection,
+    telemetry: Arc<Telemetry>,
+    limit: Option<Arc<Limit>>,
+    budget_bytes: u64,
+) {
     let mut left = budget_bytes;
     while left > 0 {
         let Some(len) = connection.max_datagram_size() else { return };
         let padding =
             Bytes::from_static(&DATAGRAM_PADDING).slice(..len.min(DATAGRAM_PADDING.len()));
         let bytes = padding.len() as u64;
+        if let Some(limit) = &limit {
+            limit.pass(padding.len()).await;
+        }
         if connection.send_datagram_wait(padding).await.is_err() {
             return;
         }

@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod endpoint;
+pub mod limit;
 pub mod link;
 pub mod telemetry;
 pub mod tls;

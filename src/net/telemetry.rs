@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
+use crate::congestion::Controllers;
 use crate::traffic::Sample;
 
 /// What is sent and is no larger than this holds acknowledgements alone, which nobody answers.
@@ -60,7 +61,7 @@ pub struct Observed {
     /// Where the counts go.
     pub telemetry: Arc<Telemetry>,
     /// Builds the controllers that decide.
-    pub inner: Arc<dyn ControllerFactory + Send + Sync>,
+    pub inner: Controllers,
 }
 
 impl fmt::Debug for Observed {

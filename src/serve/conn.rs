@@ -126,9 +126,12 @@ impl Conn {
     fn on_message(&mut self, message: Control, transfer: &Arc<Transfer>) -> Result<(), ConnError> {
         match message {
             Control::Drop(number) if number != self.number => transfer.drop_connection(number),
-            Control::Finish { .. } => {
+            Control::Finish { stripes } => {
                 let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
-                self.tasks.spawn(async move { finish(&transfer, &sender).await });
+                self.tasks.spawn(async move {
+                    transfer.wait_for(stripes).await;
+                    finish(&transfer, &sender).await;
+                });
             }
             other => return Err(ConnError::Protocol(format!("unexpected message {other:?}"))),
         }

@@ -38,6 +38,11 @@ impl<W> Ledger<W> {
         self.written.range(..=stripe).next_back().is_some_and(|(_, &end)| stripe < end)
     }
 
+    /// Whether the first `stripes` are all written.
+    pub(super) fn has_all(&self, stripes: u64) -> bool {
+        stripes == 0 || self.written.get(&0).is_some_and(|&end| end >= stripes)
+    }
+
     /// `who` has all of a stripe.
     pub(super) fn claim(&mut self, stripe: u64, who: W) -> Claim {
         let frontier = self.written.get(&0).copied().unwrap_or(0);
@@ -105,6 +110,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(ledger.written.len(), 1);
+            prop_assert!(ledger.has_all(200) && !ledger.has_all(201));
         }
     }
 }

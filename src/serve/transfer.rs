@@ -1,13 +1,14 @@
 //! One transfer at the receiver: what its connections share.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
@@ -31,6 +32,8 @@ pub(super) struct Transfer {
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<UnboundedSender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
+    /// Told whenever a stripe is written.
+    written: Notify,
     padding_bytes: AtomicU64,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
@@ -47,6 +50,7 @@ impl Transfer {
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
+            written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
             outcome: OnceCell::new(),
             end: Mutex::default(),
@@ -144,11 +148,24 @@ impl Transfer {
                 }
             }
         };
+        self.written.notify_waiters();
         for sender in waiting.iter().chain([sender]) {
             // A connection that is gone needs no answer.
             drop(sender.send(message.clone()));
         }
         Ok(())
+    }
+
+    /// Waits until the first `stripes` are all written.
+    pub(super) async fn wait_for(&self, stripes: u64) {
+        loop {
+            let mut written = pin!(self.written.notified());
+            written.as_mut().enable();
+            if lock(&self.ledger).has_all(stripes) {
+                return;
+            }
+            written.await;
+        }
     }
 
     /// Makes everything durable; once, however often it is asked for, and even if who asked is gone.

@@ -1,6 +1,7 @@
 //! The disk, at both ends. Everything here blocks: call it from threads that may.
 
 pub mod commit;
+pub mod paths;
 pub mod scan;
 pub mod sink;
 pub mod source;

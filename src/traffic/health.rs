@@ -45,6 +45,8 @@ pub enum Verdict {
     PrimedBadly,
     /// It could not be opened, or the transport lost it.
     Lost,
+    /// It did well, but fewer connections are enough.
+    Surplus,
 }
 
 impl Verdict {
@@ -58,6 +60,7 @@ impl Verdict {
             Self::RttTooHigh => "rtt_too_high",
             Self::PrimedBadly => "primed_badly",
             Self::Lost => "lost",
+            Self::Surplus => "surplus",
         }
     }
 }
@@ -95,6 +98,7 @@ pub struct Meter {
     last: Sample,
     busy_since: Instant,
     progress_at: Instant,
+    acked_at: Option<Instant>,
     evaluated_at: Instant,
     reference: f64,
     strikes: u32,
@@ -126,6 +130,7 @@ impl Meter {
             last: Sample::default(),
             busy_since: now,
             progress_at: now,
+            acked_at: None,
             evaluated_at: now,
             reference: 0.0,
             strikes: 0,
@@ -153,6 +158,9 @@ impl Meter {
     /// Takes a new sample in.
     pub fn on_sample(&mut self, sample: Sample, now: Instant) {
         // Where nothing is under way, nothing can come back.
+        if sample.delivered_bytes > self.last.delivered_bytes {
+            self.acked_at = Some(now);
+        }
         if sample.delivered_bytes > self.last.delivered_bytes || sample.in_flight_bytes == 0 {
             self.progress_at = now;
         }
@@ -219,9 +227,9 @@ impl Meter {
         &self.last
     }
 
-    /// When an acknowledgement last came.
-    pub fn progress_at(&self) -> Instant {
-        self.progress_at
+    /// When an acknowledgement last came: what tells a path that is dead from a host that stands still.
+    pub fn acked_at(&self) -> Option<Instant> {
+        self.acked_at
     }
 
     /// Whether it has been busy long enough for its score to mean something.
@@ -254,7 +262,7 @@ impl Meter {
         siblings: Option<Siblings>,
         now: Instant,
     ) -> Option<Verdict> {
-        let interval = self.last.rtt.max(WINDOW_MIN / 4);
+        let interval = self.round_trip().max(WINDOW_MIN / 4);
         if !self.is_settled(now) || now - self.evaluated_at < interval {
             return None;
         }
@@ -293,7 +301,9 @@ impl Meter {
         // worse than the siblings' is left for one of theirs.
         let path_is_worse = self.loss_share() > LOSS_FACTOR * siblings.loss_share + LOSS_MARGIN
             || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0);
-        let below = score < threshold && score < config.threshold * self.reference;
+        // One that never did well is held against its siblings alone.
+        let reference = if self.reference > 0.0 { self.reference } else { siblings.score };
+        let below = score < threshold && score < config.threshold * reference;
         let slow = is_limited && path_is_worse && below;
         let far = is_limited && score < FAR_BELOW * threshold;
         let window_bytes = self.last.window_bytes as f64;
@@ -320,7 +330,12 @@ impl Meter {
     }
 
     fn window(&self) -> Duration {
-        (self.last.rtt * 4).max(WINDOW_MIN)
+        (self.round_trip() * 4).max(WINDOW_MIN)
+    }
+
+    /// The time that things are measured by. A queue of many round trips must not put off its discovery.
+    fn round_trip(&self) -> Duration {
+        self.last.rtt.min(self.last.rtt_min * 2)
     }
 }
 

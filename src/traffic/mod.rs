@@ -22,17 +22,20 @@
 //! ```
 //!
 //! The parts: [`plan`] knows which bytes are left, [`prime`] when a connection's window is open,
-//! [`health`] how well a connection does, and [`pool`] gives out roles and work.
+//! [`health`] how well a connection does, [`tuner`] how many there should be, and [`pool`] gives out
+//! roles and work.
 
 pub mod health;
 pub mod plan;
 pub mod pool;
 pub mod prime;
+pub mod tuner;
 
 pub use health::{HealthConfig, Meter, Siblings, Verdict};
 pub use plan::{Extent, Item, ItemId, Plan, Stripe, StripeId};
 pub use pool::{Pool, PoolConfig, PoolStats, Role};
 pub use prime::{PrimeConfig, PrimeEnd, Primer};
+pub use tuner::{Load, Tuner};
 
 use std::time::Duration;
 

@@ -167,6 +167,11 @@ impl Plan {
         self.waiting.is_empty() && self.flying.is_empty()
     }
 
+    /// How many stripes have been cut so far; they are numbered from 0.
+    pub fn cut_stripes(&self) -> u64 {
+        self.next_id
+    }
+
     /// Items that wait to be cut.
     pub fn waiting_items(&self) -> usize {
         self.waiting.len()

@@ -8,8 +8,8 @@ use rand::{RngExt, SeedableRng};
 
 use super::health::median;
 use super::{
-    ConnId, HealthConfig, Input, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
-    Siblings, Stripe, StripeId, Verdict,
+    ConnId, HealthConfig, Input, Load, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
+    Siblings, Stripe, StripeId, Tuner, Verdict,
 };
 
 /// Sizes and limits of a connection set.
@@ -19,6 +19,8 @@ pub struct PoolConfig {
     pub connections: usize,
     /// M, how many of them carry data at a time.
     pub active: usize,
+    /// M may grow up to this, and N with it, where that brings more; as much as `active` keeps it fixed.
+    pub active_max: usize,
     /// The smallest stripe, in bytes; a power of two.
     pub stripe_bytes_min: u64,
     /// The largest stripe, in bytes; a power of two.
@@ -42,6 +44,7 @@ impl Default for PoolConfig {
         Self {
             connections: 10,
             active: 8,
+            active_max: 32,
             stripe_bytes_min: 64 << 10,
             stripe_bytes_max: 1 << 20,
             flying_bytes_max: 96 << 20,
@@ -98,6 +101,9 @@ const REOPEN_MAX: Duration = Duration::from_secs(5);
 const PRIMING_ROUNDS_TOLD: u32 = 4;
 /// Primed to less than this share of the threshold, a connection is replaced before use.
 const PRIMED_BADLY_SHARE: f64 = 0.25;
+/// While data waits, padding takes at most one part in so many of it, and this much in any case.
+const PADDING_SHARE: u64 = 64;
+const PADDING_BYTES_MIN: u64 = 128 << 10;
 /// A stripe should keep a connection busy for about this long, or a round trip.
 const STRIPE_TIME: Duration = Duration::from_millis(20);
 
@@ -106,6 +112,7 @@ const STRIPE_TIME: Duration = Duration::from_millis(20);
 pub struct Pool {
     config: PoolConfig,
     plan: Plan,
+    tuner: Tuner,
     conns: BTreeMap<ConnId, Conn>,
     /// Reserves, the one that has waited longest first.
     reserve: VecDeque<ConnId>,
@@ -124,6 +131,10 @@ pub struct Pool {
     silent_allowed: usize,
     silent_allowed_at: Instant,
     alive_at: Instant,
+    /// What connections have delivered that are gone, in bytes.
+    delivered_by_gone: u64,
+    /// Padding that was sent while data waited, in bytes.
+    padding_beside_data: u64,
     stats: PoolStats,
 }
 
@@ -162,9 +173,11 @@ impl Pool {
         assert!(config.stripe_bytes_min.is_power_of_two(), "a stripe is a power of two");
         assert!(config.stripe_bytes_max.is_power_of_two(), "a stripe is a power of two");
         let connections = config.connections;
+        let tuner = Tuner::new(config.active, config.active_max);
         let mut pool = Self {
             config,
             plan: Plan::default(),
+            tuner,
             conns: BTreeMap::new(),
             reserve: VecDeque::new(),
             outputs: VecDeque::new(),
@@ -181,6 +194,8 @@ impl Pool {
             silent_allowed: connections,
             silent_allowed_at: now,
             alive_at: now,
+            delivered_by_gone: 0,
+            padding_beside_data: 0,
             stats: PoolStats::default(),
         };
         pool.open_missing(now);
@@ -221,6 +236,7 @@ impl Pool {
             return;
         }
         self.tick_at = now + TICK;
+        self.tune(now);
         self.judge_silence(now);
         self.hedge(now);
         self.reprime_idle(now);
@@ -238,6 +254,11 @@ impl Pool {
     /// How it was set up.
     pub fn config(&self) -> &PoolConfig {
         &self.config
+    }
+
+    /// M as it is now: how many connections may carry data.
+    pub fn active(&self) -> usize {
+        self.tuner.active()
     }
 
     /// What is left, in flight and confirmed.
@@ -277,11 +298,17 @@ impl Pool {
 
     fn on_sample(&mut self, id: ConnId, sample: Sample, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        let padding = sample.padding_bytes.saturating_sub(conn.sample.padding_bytes);
         conn.sample = sample;
         conn.meter.on_sample(sample, now);
         match &mut conn.state {
             State::Priming(primer) => {
-                if let Some(end) = primer.on_sample(sample, now) {
+                let end = primer.on_sample(sample, now);
+                if self.accepted && self.plan.has_waiting() {
+                    self.padding_beside_data += padding;
+                }
+                let end = end.or_else(|| self.is_padding_enough().then_some(PrimeEnd::Data));
+                if let Some(end) = end {
                     self.end_priming(id, end, now);
                 }
             }
@@ -342,6 +369,14 @@ impl Pool {
         }
     }
 
+    /// Data waits, and padding has taken its share of the path.
+    fn is_padding_enough(&self) -> bool {
+        let share = self.plan.confirmed_bytes() / PADDING_SHARE;
+        self.accepted
+            && self.plan.has_waiting()
+            && self.padding_beside_data > PADDING_BYTES_MIN + share
+    }
+
     /// Whether its siblings were primed to several times as much.
     fn is_primed_badly(&self, id: ConnId) -> bool {
         let primed_bytes = self.conns[&id].primed_bytes;
@@ -362,7 +397,7 @@ impl Pool {
         if !self.accepted {
             return;
         }
-        while self.plan.has_waiting() && self.count(Role::Active) < self.config.active {
+        while self.plan.has_waiting() && self.count(Role::Active) < self.tuner.active() {
             if !self.activate_next(now) {
                 break;
             }
@@ -403,7 +438,8 @@ impl Pool {
         loop {
             let Some(conn) = self.conns.get_mut(&id) else { return };
             let stripe_len = stripe_len(&self.config, conn);
-            let full = conn.flying_bytes >= flying_target(&self.config, conn, stripe_len);
+            let share = self.config.flying_bytes_max / self.tuner.active().max(1) as u64;
+            let full = conn.flying_bytes >= flying_target(conn, stripe_len, share);
             if full || flying_total + stripe_len > self.config.flying_bytes_max {
                 return;
             }
@@ -482,7 +518,7 @@ impl Pool {
         let ids: Vec<ConnId> = self.conns.keys().copied().collect();
         for id in ids {
             let others = self.conns.iter().filter(|&(&other, _)| other != id);
-            let others_at = others.map(|(_, conn)| conn.meter.progress_at()).max();
+            let others_at = others.filter_map(|(_, conn)| conn.meter.acked_at()).max();
             let conn = &self.conns[&id];
             if conn.stripes.is_empty() || !conn.meter.is_quiet(now) {
                 continue;
@@ -547,7 +583,8 @@ impl Pool {
     }
 
     fn reprime_idle(&mut self, now: Instant) {
-        if self.drained {
+        // While nothing moves, nobody knows when a window will be needed.
+        if self.drained || self.plan.flying_stripes() == 0 {
             return;
         }
         let after = self.config.reprime_after;
@@ -572,15 +609,59 @@ impl Pool {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.reserve.retain(|&other| other != id);
         let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
-        self.stats.condemned += 1;
+        self.delivered_by_gone += conn.sample.delivered_bytes;
+        self.stats.condemned += u64::from(verdict != Verdict::Surplus);
         self.stats.takeovers += u64::from(orphans > 0);
         self.outputs.push_back(Output::Close { conn: id, verdict, stripes: orphans });
         self.open_missing(now);
     }
 
+    /// N as it is now.
+    fn wanted(&self) -> usize {
+        self.config.connections + self.tuner.active() - self.config.active
+    }
+
+    /// Looks whether more connections, or fewer, would do better.
+    fn tune(&mut self, now: Instant) {
+        let active: Vec<&Conn> =
+            self.conns.values().filter(|conn| matches!(conn.state, State::Active)).collect();
+        let full = active
+            .iter()
+            .filter(|conn| conn.sample.in_flight_bytes * 2 >= conn.sample.window_bytes)
+            .count();
+        let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
+        let load = Load {
+            delivered_bytes: self.delivered_by_gone + delivered,
+            is_limited: self.accepted && self.plan.has_waiting() && full * 2 > active.len(),
+            rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
+        };
+        self.tuner.on_load(load, now);
+        self.retire_surplus(now);
+    }
+
+    /// Fewer connections are wanted: the emptiest active ones become reserves, and idle reserves go.
+    fn retire_surplus(&mut self, now: Instant) {
+        while self.count(Role::Active) > self.tuner.active() {
+            let active = self.active_ids();
+            let Some(&id) = active.iter().min_by_key(|id| self.conns[id].flying_bytes) else {
+                return;
+            };
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.state = State::Reserve;
+                conn.used_at = now;
+            }
+            self.reserve.push_back(id);
+        }
+        while self.conns.len() > self.wanted() {
+            let idle = self.reserve.iter().find(|id| self.conns[id].stripes.is_empty());
+            let Some(&id) = idle else { return };
+            self.condemn(id, Verdict::Surplus, now);
+        }
+    }
+
     fn open_missing(&mut self, now: Instant) {
         // Once all is confirmed, one connection is enough to hear that it is durable.
-        let wanted = if self.drained { 1 } else { self.config.connections };
+        let wanted = if self.drained { 1 } else { self.wanted() };
         while self.conns.len() < wanted && now >= self.reopen_at {
             let id = ConnId(self.next_conn);
             self.next_conn += 1;
@@ -629,10 +710,9 @@ fn stripe_len(config: &PoolConfig, conn: &Conn) -> u64 {
 }
 
 /// How much a connection may have unconfirmed, so that it neither runs dry nor hoards: two windows, but
-/// never on the word of a window alone that was not used.
-fn flying_target(config: &PoolConfig, conn: &Conn, stripe_len: u64) -> u64 {
+/// never on the word of a window alone that was not used, and no more than its share.
+fn flying_target(conn: &Conn, stripe_len: u64, share: u64) -> u64 {
     let per_round = conn.meter.goodput() * conn.sample.rtt.as_secs_f64();
     let window = (conn.sample.window_bytes as f64).min(per_round * 3.0).max(per_round);
-    let share = config.flying_bytes_max / config.active.max(1) as u64;
     (2 * stripe_len + 2 * window as u64).min(share.max(stripe_len))
 }

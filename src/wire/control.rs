@@ -11,7 +11,7 @@
 //! | 4 | [`Control::Damaged`] | stripe |
 //! | 5 | [`Control::Failed`] | path (bytes), message (bytes) |
 //! | 6 | [`Control::Drop`] | connection |
-//! | 7 | [`Control::Finish`] | files |
+//! | 7 | [`Control::Finish`] | stripes |
 //! | 8 | [`Control::Finished`] | files, padding in bytes |
 //!
 //! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] and says why in the
@@ -85,10 +85,11 @@ pub enum Control {
     },
     /// Client: that connection is given up; what it holds can be freed.
     Drop(u32),
-    /// Client: everything was confirmed; make it durable.
+    /// Client: the stripes up to this number are all there will be; make them durable once they are
+    /// written. Comes before they have arrived, so that it costs no round trip.
     Finish {
-        /// Files that were sent.
-        files: u64,
+        /// How many stripes there are.
+        stripes: u64,
     },
     /// Server: everything is durable and has its name.
     Finished {
@@ -121,7 +122,7 @@ impl Control {
                 put_bytes(&mut body, message);
             }
             Self::Drop(conn) => put_all(&mut body, &[6, u64::from(*conn)]),
-            Self::Finish { files } => put_all(&mut body, &[7, *files]),
+            Self::Finish { stripes } => put_all(&mut body, &[7, *stripes]),
             Self::Finished { files, padding_bytes } => {
                 put_all(&mut body, &[8, *files, *padding_bytes]);
             }
@@ -171,7 +172,7 @@ impl Control {
                 message: get_bytes("message", body, TEXT_BYTES_MAX)?,
             },
             6 => Self::Drop(get_u32("connection", body)?),
-            7 => Self::Finish { files: get_varint(body)? },
+            7 => Self::Finish { stripes: get_varint(body)? },
             8 => Self::Finished { files: get_varint(body)?, padding_bytes: get_varint(body)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
@@ -201,7 +202,7 @@ mod tests {
             number.clone().prop_map(Control::Damaged),
             (text.clone(), text).prop_map(|(path, message)| Control::Failed { path, message }),
             any::<u32>().prop_map(Control::Drop),
-            number.clone().prop_map(|files| Control::Finish { files }),
+            number.clone().prop_map(|stripes| Control::Finish { stripes }),
             (number.clone(), number)
                 .prop_map(|(files, padding_bytes)| Control::Finished { files, padding_bytes }),
         ]

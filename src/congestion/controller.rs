@@ -1,0 +1,146 @@
+//! The budget behind quinn's [`Controller`].
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use quinn::congestion::{Controller, ControllerFactory, CubicConfig};
+use quinn_proto::RttEstimator;
+
+use super::{Budget, BudgetConfig, MemberId, PathMemory};
+
+/// Who decides how much may be in flight.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// The budget, for all connections together.
+    #[default]
+    Model,
+    /// CUBIC (RFC 9438), for each connection by itself.
+    Cubic,
+}
+
+/// The controllers of one transfer's connections.
+pub type Controllers = Arc<dyn ControllerFactory + Send + Sync>;
+
+impl Algorithm {
+    /// The controllers; with [`Algorithm::Model`] they share `budget`.
+    pub fn controllers(self, budget: &SharedBudget) -> Controllers {
+        match self {
+            Self::Model => Arc::new(ModelConfig { budget: budget.clone() }),
+            Self::Cubic => Arc::new(CubicConfig::default()),
+        }
+    }
+}
+
+/// The budget that a transfer's connections share.
+#[derive(Clone, Debug)]
+pub struct SharedBudget(Arc<Mutex<Budget>>);
+
+impl SharedBudget {
+    /// A budget for connections that have yet to join.
+    pub fn new(config: BudgetConfig, now: Instant) -> Self {
+        Self(Arc::new(Mutex::new(Budget::new(config, now))))
+    }
+
+    /// What is worth remembering of the path.
+    pub fn memory(&self) -> Option<PathMemory> {
+        self.lock().memory()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Budget> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct ModelConfig {
+    budget: SharedBudget,
+}
+
+impl ControllerFactory for ModelConfig {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let (id, window) = self.budget.lock().join(current_mtu, now);
+        let initial_window = window.load(Relaxed);
+        let seat = Arc::new(Seat { budget: self.budget.clone(), id, window });
+        Box::new(Model { seat, initial_window })
+    }
+}
+
+/// A connection's place in the budget; it is given back when the connection is gone.
+#[derive(Debug)]
+struct Seat {
+    budget: SharedBudget,
+    id: MemberId,
+    window: Arc<AtomicU64>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.budget.lock().leave(self.id);
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Model {
+    seat: Arc<Seat>,
+    initial_window: u64,
+}
+
+impl Controller for Model {
+    fn on_sent(&mut self, now: Instant, bytes: u64, _last_packet_number: u64) {
+        self.seat.budget.lock().on_sent(self.seat.id, bytes, now);
+    }
+
+    fn on_ack(
+        &mut self,
+        now: Instant,
+        sent: Instant,
+        bytes: u64,
+        _app_limited: bool,
+        _rtt: &RttEstimator,
+    ) {
+        self.seat.budget.lock().on_ack(self.seat.id, sent, bytes, now);
+    }
+
+    fn on_end_acks(
+        &mut self,
+        now: Instant,
+        in_flight: u64,
+        app_limited: bool,
+        _largest_packet_num_acked: Option<u64>,
+    ) {
+        self.seat.budget.lock().on_acks_end(self.seat.id, in_flight, app_limited, now);
+    }
+
+    fn on_congestion_event(
+        &mut self,
+        now: Instant,
+        _sent: Instant,
+        is_persistent_congestion: bool,
+        lost_bytes: u64,
+    ) {
+        let mut budget = self.seat.budget.lock();
+        budget.on_lost(self.seat.id, lost_bytes, is_persistent_congestion, now);
+    }
+
+    fn on_mtu_update(&mut self, new_mtu: u16) {
+        self.seat.budget.lock().on_mtu(self.seat.id, new_mtu);
+    }
+
+    fn window(&self) -> u64 {
+        self.seat.window.load(Relaxed)
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        self.initial_window
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+}

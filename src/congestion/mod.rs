@@ -1,0 +1,20 @@
+//! Congestion control: one budget for all connections of a transfer.
+//!
+//! The model follows draft-ietf-ccwg-bbr: it measures what the path delivers and how long a round trip
+//! takes without a queue, and allows as much in flight as the product of the two. Where it differs is
+//! that it measures a transfer and not a connection: connections that share a bottleneck share one
+//! [`Budget`], so that ten of them ask for what one would, and the measure is as steady as their sum.
+//! A connection whose own path is narrower is held to what that path delivers, and leaves the rest of
+//! the budget to the others.
+//!
+//! [`budget`] and its parts ([`rate`], [`filter`], [`share`]) are pure: times come in, windows come out.
+//! [`controller`] is what quinn sees of it.
+
+pub mod budget;
+pub mod controller;
+pub mod filter;
+pub mod rate;
+pub mod share;
+
+pub use budget::{Aggressiveness, Budget, BudgetConfig, MemberId, PathMemory, Phase};
+pub use controller::{Algorithm, Controllers, SharedBudget};

@@ -1,0 +1,138 @@
+//! docs/json.md names every event and field of `--json`, and no others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use assert_cmd::cargo::cargo_bin;
+use qbulk::event::{Failure, Progress, PushEvent, ServeEvent, Summary};
+use serde_json::Value;
+
+/// The fields of every event, by its name.
+type Schema = BTreeMap<String, BTreeSet<String>>;
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.kill().expect("it can be stopped");
+        self.0.wait().expect("it stops");
+    }
+}
+
+/// Reads the headings and the first columns of the tables.
+fn documented() -> Schema {
+    let mut schema = Schema::new();
+    let mut event = String::new();
+    for line in include_str!("../docs/json.md").lines() {
+        let name = |line: &str| line.split('`').nth(1).expect("a name in backquotes").to_owned();
+        if line.starts_with("### ") {
+            event = name(line);
+            schema.insert(event.clone(), BTreeSet::from(["event".into()]));
+        } else if line.starts_with("| `") {
+            schema.get_mut(&event).expect("tables follow headings").insert(name(line));
+        }
+    }
+    schema
+}
+
+fn fields(event: &Value) -> (String, BTreeSet<String>) {
+    let object = event.as_object().expect("an event is an object");
+    let name = object["event"].as_str().expect("an event has a name").to_owned();
+    (name, object.keys().cloned().collect())
+}
+
+#[test]
+fn every_event_is_documented_as_it_is() {
+    let text = || "x".to_owned();
+    let address = || "127.0.0.1:1".parse().expect("an address");
+    let failure = Failure { path: text(), reason: text() };
+    let push = [
+        PushEvent::Connected { conn: 0, local: address(), remote: address() },
+        PushEvent::Primed { conn: 0, end: "target", window_bytes: 0, padding_bytes: 0 },
+        PushEvent::Condemned { conn: 0, verdict: "slow", stripes: 0 },
+        PushEvent::Progress(Progress::default()),
+        PushEvent::Failed(failure),
+        PushEvent::Summary(Summary::default()),
+    ];
+    let serve = [
+        ServeEvent::Listening { address: address() },
+        ServeEvent::Started {
+            transfer: text(),
+            client: text(),
+            remote: address(),
+            destination: text(),
+        },
+        ServeEvent::Finished {
+            transfer: text(),
+            files: 0,
+            bytes: 0,
+            failed: 0,
+            seconds: 0.0,
+            padding_bytes: 0,
+        },
+        ServeEvent::Aborted { transfer: text(), reason: text() },
+        ServeEvent::Refused { remote: address(), reason: text() },
+    ];
+    let error = serde_json::json!({ "event": "error", "code": 0, "message": "" });
+    let emitted: Schema = push
+        .iter()
+        .map(|event| serde_json::to_value(event).expect("JSON"))
+        .chain(serve.iter().map(|event| serde_json::to_value(event).expect("JSON")))
+        .chain([error])
+        .map(|event| fields(&event))
+        .collect();
+    assert_eq!(emitted, documented());
+}
+
+#[test]
+fn a_real_transfer_tells_nothing_that_is_not_documented() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (root, source) = (dir.path().join("root"), dir.path().join("source"));
+    fs::create_dir(&root).expect("a root");
+    fs::create_dir(&source).expect("a source");
+    fs::write(source.join("file"), vec![1; 3_000_000]).expect("a file");
+    let _socket = std::os::unix::net::UnixListener::bind(source.join("socket")).expect("a socket");
+    let qbulk = || {
+        let mut command = Command::new(cargo_bin("qbulk"));
+        command.env("QBULK_CONFIG_DIR", dir.path().join("config")).stdin(Stdio::null());
+        command
+    };
+    let mut serve = qbulk();
+    serve.args(["serve", "--json", "--listen", "127.0.0.1:0", "--root"]).arg(&root);
+    let mut server = Server(serve.stdout(Stdio::piped()).spawn().expect("a server"));
+    let mut told = BufReader::new(server.0.stdout.take().expect("piped")).lines();
+    let listening: Value =
+        serde_json::from_str(&told.next().expect("a line").expect("UTF-8")).expect("JSON");
+    let url = format!("qbulk://{}/", listening["address"].as_str().expect("an address"));
+
+    let push = |source: &std::path::Path| {
+        let output = qbulk().args(["push", "--json"]).arg(source).arg(&url).output().expect("runs");
+        let lines = String::from_utf8(output.stdout).expect("UTF-8");
+        let events = lines.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        (output.status.code(), events.collect::<Vec<Value>>())
+    };
+    let (code, mut events) = push(&source);
+    assert_eq!(code, Some(1), "a socket cannot be moved: {events:?}");
+    let summary = events.last().expect("events");
+    assert_eq!((&summary["event"], &summary["files"]), (&"summary".into(), &1.into()));
+    assert_eq!(
+        summary["failures"][0].as_object().expect("an object").keys().collect::<Vec<_>>(),
+        ["path", "reason"]
+    );
+    let (code, failed) = push(&dir.path().join("missing"));
+    let error = failed.last().expect("an event");
+    assert_eq!((&error["event"], error["code"].as_i64()), (&"error".into(), code.map(i64::from)));
+
+    let served = told.map(|line| serde_json::from_str(&line.expect("UTF-8")).expect("JSON"));
+    let finished = served
+        .inspect(|event| events.push(Value::clone(event)))
+        .any(|event| event["event"] == "finished");
+    assert!(finished, "the server says when it is done");
+    let documented = documented();
+    for event in events.iter().chain(&failed).chain([&listening]) {
+        let (name, fields) = fields(event);
+        assert_eq!(documented.get(&name), Some(&fields), "{event}");
+    }
+}
