@@ -8,7 +8,7 @@ use walkdir::WalkDir;
 
 const PURE: [&str; 4] = ["src/traffic", "src/wire", "src/hashtree.rs", "src/congestion"];
 /// Joins a pure model to quinn, and decides nothing.
-const ADAPTERS: [&str; 1] = ["adapter.rs"];
+const ADAPTERS: [&str; 1] = ["controller.rs"];
 const FORBIDDEN: [&str; 15] = [
     "crate::net",
     "crate::store",

@@ -95,7 +95,9 @@ impl Host {
     }
 
     fn own(&self, mut command: Command) -> Command {
-        command.env("QBULK_CONFIG_DIR", self.config()).current_dir(self.dir.path());
+        command.env("QBULK_CONFIG_DIR", self.config());
+        command.env("QBULK_CACHE_DIR", self.dir.path().join("cache"));
+        command.current_dir(self.dir.path());
         command.stdin(Stdio::null());
         if let Some(uid) = self.uid {
             command.uid(uid).gid(uid);

@@ -201,7 +201,7 @@ fn json_has_an_event_on_every_line_and_the_summary_last() {
     assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
     let events = ran.events();
     let named = |name: &str| events.iter().filter(|event| event["event"] == name).count();
-    assert_eq!(named("connected"), 10);
+    assert!(named("connected") >= 10);
     assert!(named("primed") > 0 && named("progress") > 0);
     assert_eq!((named("summary"), named("failed")), (1, 0));
 
