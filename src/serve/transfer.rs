@@ -29,6 +29,8 @@ pub(super) struct Transfer {
     pub(super) found: Destination,
     /// Room for stripes that are being received, in bytes.
     pub(super) room: Arc<Semaphore>,
+    /// Room for what arrives of stripes before their headers, in bytes.
+    pub(super) early_room: Semaphore,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<UnboundedSender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -47,6 +49,7 @@ impl Transfer {
             began: Instant::now(),
             found,
             room: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            early_room: Semaphore::new(BUFFER_BYTES),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),

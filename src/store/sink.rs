@@ -261,7 +261,8 @@ impl Sink {
 
     fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
         let whole = piece.len == piece.file_bytes;
-        let partial = if whole { Some(Arc::new(Partial::new(piece))) } else { self.partial(piece)? };
+        let partial =
+            if whole { Some(Arc::new(Partial::new(piece))) } else { self.partial(piece)? };
         let Some(partial) = partial else { return Ok(()) };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,

@@ -44,7 +44,7 @@ fn a_network_that_loses_reorders_doubles_and_damages_changes_no_byte() {
             delay: Duration::from_millis(2),
             lost: 0.01,
             late: 0.01,
-            doubled: 0.01,
+            doubled: 0.1,
             damaged: 0.005,
             seed,
             ..Path::default()

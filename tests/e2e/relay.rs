@@ -215,7 +215,7 @@ impl Lane {
             datagram[at] ^= rng.random_range(1..=255);
         }
         if rng.random_bool(path.doubled) {
-            self.late.send((arrives_at + LATE_TIME, datagram.clone())).ok();
+            self.queue.send((arrives_at, datagram.clone())).ok();
         }
         let is_late = rng.random_bool(path.late);
         let (queue, at) =
