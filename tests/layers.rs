@@ -37,7 +37,8 @@ fn code(path: &Path) -> String {
 fn pure_files() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let files = PURE.iter().map(|dir| root.join(dir)).filter(|path| path.exists());
-    let files = files.flat_map(|path| WalkDir::new(path).into_iter().map(Result::unwrap));
+    let files =
+        files.flat_map(|path| WalkDir::new(path).into_iter().map(|entry| entry.expect("readable")));
     files
         .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "rs"))
         .filter(|entry| !ADAPTERS.iter().any(|name| entry.file_name() == *name))

@@ -156,7 +156,8 @@ pub(crate) fn pid(child: &Child) -> Pid {
 
 impl Ran {
     pub(crate) fn events(&self) -> Vec<Value> {
-        let parse = |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let parse =
+            |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         self.stdout.lines().map(parse).collect()
     }
 

@@ -22,7 +22,9 @@ use quinn::congestion::CubicConfig;
 use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
 
-use crate::common::{Host, Node, PATIENCE, Serve, eventually, hash, names, random, tree, unfinished};
+use crate::common::{
+    Host, Node, PATIENCE, Serve, eventually, hash, names, random, tree, unfinished,
+};
 
 const META: Meta = Meta { mode: 0o644, mtime_s: 981_173_106, mtime_ns: 0 };
 
@@ -108,8 +110,13 @@ impl Attacker {
 
     async fn hello(&mut self, destination: &[u8]) {
         let destination = destination.to_vec();
-        self.say(&Control::Hello { version: VERSION, transfer: rand::random(), conn: 0, destination })
-            .await;
+        self.say(&Control::Hello {
+            version: VERSION,
+            transfer: rand::random(),
+            conn: 0,
+            destination,
+        })
+        .await;
     }
 
     async fn send(&self, bytes: &[u8]) {
@@ -209,9 +216,12 @@ async fn paths_that_lead_out_are_refused() {
         &absolute,
     ];
     for path in paths {
-        let link = Record::Symlink { item: 1, path: path.to_vec(), meta: META, target: b"x".into() };
+        let link =
+            Record::Symlink { item: 1, path: path.to_vec(), meta: META, target: b"x".into() };
         let folder = Record::Folder { item: 1, path: path.to_vec(), meta: META };
-        for (record, content) in [(file(1, path, b"evil"), &b"evil"[..]), (link, b""), (folder, b"")] {
+        for (record, content) in
+            [(file(1, path, b"evil"), &b"evil"[..]), (link, b""), (folder, b"")]
+        {
             let attacker = scene.attacker(b"").await;
             attacker.send(&stripe(0, &[record], content)).await;
             attacker.expect_closed("is not allowed").await;
@@ -430,14 +440,17 @@ async fn sizes_beyond_all_disks_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
-    let hello = Control::Hello { version: VERSION, transfer: [1; 16], conn: 0, destination: vec![] };
+    let hello =
+        Control::Hello { version: VERSION, transfer: [1; 16], conn: 0, destination: vec![] };
     let future =
         Control::Hello { version: VERSION + 1, transfer: [2; 16], conn: 0, destination: vec![] };
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
     let encode = |messages: &[&Control]| {
         let mut out = Vec::new();
-        messages.iter().for_each(|message| message.encode(&mut out));
+        for message in messages {
+            message.encode(&mut out);
+        }
         out
     };
     for (bytes, words) in [
@@ -461,7 +474,8 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
 async fn a_transfer_belongs_to_the_client_that_began_it() {
     let (host, other) = (Host::new(), Host::new());
     let serve = Serve::with(&host, &["--authorize", &other.id()]);
-    let hello = Control::Hello { version: VERSION, transfer: [7; 16], conn: 0, destination: vec![] };
+    let hello =
+        Control::Hello { version: VERSION, transfer: [7; 16], conn: 0, destination: vec![] };
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;
     owner.expect_welcome().await;

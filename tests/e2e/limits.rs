@@ -13,7 +13,8 @@ fn a_target_that_is_read_only_is_refused_at_once() {
     let serve = Serve::start(&host);
     fs::write(host.src("file"), b"content").unwrap();
     fs::create_dir(host.root("locked")).unwrap();
-    let lock = |path: PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    let lock =
+        |path: PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     lock(host.root("locked"), 0o555);
     lock(host.root(""), 0o555);
     for path in ["", "new/", "locked/", "locked/new"] {

@@ -62,7 +62,8 @@ fn a_tree_arrives_with_all_that_is_in_it() {
         fs::write(top.join(format!("a/b/{bytes}")), random(seed as u64, bytes)).unwrap();
     }
     for number in 0..300 {
-        fs::write(top.join(format!("a/b/c/{number}")), random(number, number as usize * 7)).unwrap();
+        fs::write(top.join(format!("a/b/c/{number}")), random(number, number as usize * 7))
+            .unwrap();
     }
     let strange: [&[u8]; 5] =
         [b"\xff\xfe\x80", b"new\nline", b"back\\slash", b" - *?'\"", "\u{fc}\u{1f600}".as_bytes()];
@@ -159,7 +160,8 @@ fn several_sources_go_into_one_folder() {
         fs::write(host.src(name), name).unwrap();
     }
     let (one, two, tree) = (host.src("one"), host.src("two"), host.src("tree"));
-    let ran = run(&mut host.pushing(&[one.as_ref(), two.as_ref(), tree.as_ref()], &serve.url("to")));
+    let ran =
+        run(&mut host.pushing(&[one.as_ref(), two.as_ref(), tree.as_ref()], &serve.url("to")));
     assert_eq!(ran.code, 0, "{ran:?}");
     let arrived = ["to", "to/one", "to/tree", "to/tree/deep", "to/tree/deep/three", "to/two"];
     assert_eq!(names(&host.root("")), arrived);
@@ -228,7 +230,10 @@ fn json_has_an_event_on_every_line_and_the_summary_last() {
     assert!(summary["padding_received_bytes"].as_u64().unwrap() <= sent, "{summary}");
 
     let started = serve.event("started");
-    assert_eq!((&started["transfer"], &started["destination"]), (&summary["transfer"], &"to/".into()));
+    assert_eq!(
+        (&started["transfer"], &started["destination"]),
+        (&summary["transfer"], &"to/".into())
+    );
     assert_eq!(started["client"], host.id());
     let finished = serve.event("finished");
     assert_eq!((&finished["transfer"], &finished["files"]), (&summary["transfer"], &1.into()));
