@@ -1,5 +1,6 @@
 //! `qbulk push`: its options, and the transfer that they describe.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,12 +39,11 @@ const CONNECTIONS: usize = 10;
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PushArgs {
-    /// Files and folders to send; a slash behind a folder means its contents.
-    #[arg(required = true, value_name = "SRC")]
-    sources: Vec<PathBuf>,
-    /// Where to: PATH is relative to the folder that the server serves. The port is 4433 unless given.
-    #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
-    destination: Destination,
+    /// Files and folders to send, and last where to. A slash behind a folder means its contents; PATH is
+    /// relative to the folder that the server serves. The port is 4433 unless given.
+    // One argument: of two, clap would take a source in front of an option for the destination.
+    #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
+    paths: Vec<OsString>,
 
     /// Accept the server with this key only; repeatable. `qbulk id` on the server shows it.
     #[arg(
@@ -227,15 +227,16 @@ impl PushArgs {
         report: PushReporter,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
+        let (sources, destination) = self.ends()?;
         let pool = self.pool()?;
         let identity = Arc::new(trust::identity(&self.identity)?);
         tokio::pin!(stop);
         let servers = tokio::select! {
-            servers = net::resolve(&self.destination, &self.server) => servers?,
+            servers = net::resolve(&destination, &self.server) => servers?,
             () = &mut stop => return Err(Error::Interrupted),
         };
         let asked = trust::Asked {
-            server: self.destination.server(),
+            server: destination.server(),
             address: servers[0],
             fingerprints: self.fingerprint.clone(),
             accept_new: self.accept_new,
@@ -247,10 +248,10 @@ impl PushArgs {
             () = &mut stop => return Err(Error::Interrupted),
         };
         let config = PushConfig {
-            sources: self.sources,
+            sources,
             servers,
-            server_name: self.destination.host,
-            destination: self.destination.path,
+            server_name: destination.host,
+            destination: destination.path,
             bind: self.bind,
             identity: Arc::clone(&identity),
             trust,
@@ -266,6 +267,17 @@ impl PushArgs {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
             result => result,
         }
+    }
+
+    /// The sources, and where they go.
+    fn ends(&self) -> Result<(Vec<PathBuf>, Destination), Error> {
+        let Some((last, sources @ [_, ..])) = self.paths.split_last() else {
+            return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
+        };
+        let last = last.to_string_lossy();
+        let destination =
+            last.parse().map_err(|error| Error::Usage(format!("destination {last:?}: {error}")))?;
+        Ok((sources.iter().map(PathBuf::from).collect(), destination))
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {

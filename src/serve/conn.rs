@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, ReadError, ReadExactError, RecvStream, VarInt};
+use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, VarInt};
+use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
@@ -20,6 +21,8 @@ const QUEUE: usize = 256;
 /// What is done at the same time, at most. A stream may be over, and the client free to open another,
 /// while its answer still waits.
 const TASKS_MAX: usize = STREAMS_MAX as usize;
+/// What is read at a time before a stripe's length is known.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
 
 /// What a client says first.
 #[derive(Debug)]
@@ -189,14 +192,7 @@ async fn receive(
     transfer: &Arc<Transfer>,
     sender: &Sender<Control>,
 ) -> Result<(), ConnError> {
-    let mut header = [0; Header::BYTES];
-    if let Err(error) = stream.read_exact(&mut header).await {
-        return match error {
-            ReadExactError::FinishedEarly(_) => Err(WireError::Short.into()),
-            ReadExactError::ReadError(error) => Err(ConnError::Lost(error.to_string())),
-        };
-    }
-    let header = Header::decode(&header)?;
+    let (header, early) = read_header(&mut stream, &transfer.early_room).await?;
     if transfer.is_written(header.stripe) {
         // Fails only if all of it has come, and then there is nothing to stop.
         drop(stream.stop(VarInt::from_u32(0)));
@@ -205,7 +201,7 @@ async fn receive(
     }
     let bytes = header.table_bytes + header.content_bytes;
     let Some(room) = transfer.room(bytes).await else { return Ok(()) };
-    let body = read_body(stream, bytes as usize).await?;
+    let body = read_body(stream, &early, bytes as usize).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);
@@ -213,25 +209,69 @@ async fn receive(
     Ok(())
 }
 
-/// Reads the rest of a stream in whatever order it arrives.
-async fn read_body(mut stream: RecvStream, bytes: usize) -> Result<Vec<u8>, ConnError> {
+/// Reads a stream until its header is there. Returns with it all that was read: the rest of the first
+/// packets, and what has overtaken them.
+///
+/// Everything is read in whatever order it arrives, from the first byte on: a stream that is read in
+/// order at first and not later yields twice what has arrived twice.
+async fn read_header(
+    stream: &mut RecvStream,
+    room: &Semaphore,
+) -> Result<(Header, Vec<Chunk>), ConnError> {
+    let mut head = [0; Header::BYTES];
+    let mut missing = Header::BYTES;
+    let (mut early, mut permits) = (Vec::new(), Vec::new());
+    while missing > 0 {
+        let chunk = read_chunk(stream, CHUNK_BYTES_MAX).await?.ok_or(WireError::Short)?;
+        let place = usize::try_from(chunk.offset).ok().and_then(|start| head.get_mut(start..));
+        if let Some(place) = place {
+            let len = place.len().min(chunk.bytes.len());
+            place[..len].copy_from_slice(&chunk.bytes[..len]);
+            missing -= len;
+        }
+        let permit = room.try_acquire_many(chunk.bytes.len() as u32);
+        permits.push(permit.map_err(|_| ConnError::Protocol("stripes without headers".into()))?);
+        early.push(chunk);
+    }
+    Ok((Header::decode(&head)?, early))
+}
+
+/// Reads the rest of a stream.
+async fn read_body(
+    mut stream: RecvStream,
+    early: &[Chunk],
+    bytes: usize,
+) -> Result<Vec<u8>, ConnError> {
     let mut body = vec![0; bytes];
     let mut missing = bytes;
-    loop {
-        // One byte more than is missing, so that a stream that is too long is noticed.
-        let chunk = match stream.read_chunk(missing + 1, false).await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) if missing == 0 => return Ok(body),
-            Ok(None) => return Err(WireError::Short.into()),
-            Err(ReadError::Reset(_)) => return Err(ConnError::Lost("the stream was reset".into())),
-            Err(error) => return Err(ConnError::Lost(error.to_string())),
-        };
-        let start = usize::try_from(chunk.offset).ok().and_then(|at| at.checked_sub(Header::BYTES));
-        let place = start.and_then(|start| body.get_mut(start..start + chunk.bytes.len()));
-        let Some(place) = place else { return Err(WireError::LeftOver(chunk.bytes.len()).into()) };
-        place.copy_from_slice(&chunk.bytes);
-        missing -= chunk.bytes.len();
+    for chunk in early {
+        missing -= place(&mut body, chunk)?;
     }
+    // One byte more than is missing, so that a stream that is too long is noticed.
+    while let Some(chunk) = read_chunk(&mut stream, missing + 1).await? {
+        missing -= place(&mut body, &chunk)?;
+    }
+    if missing == 0 { Ok(body) } else { Err(WireError::Short.into()) }
+}
+
+async fn read_chunk(stream: &mut RecvStream, bytes: usize) -> Result<Option<Chunk>, ConnError> {
+    stream.read_chunk(bytes, false).await.map_err(|error| match error {
+        ReadError::Reset(_) => ConnError::Lost("the stream was reset".into()),
+        error => ConnError::Lost(error.to_string()),
+    })
+}
+
+/// Puts what a chunk has of a stripe's body where it belongs. Returns how much that is, in bytes.
+fn place(body: &mut [u8], chunk: &Chunk) -> Result<usize, ConnError> {
+    let offset = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
+    let header = Header::BYTES.saturating_sub(offset).min(chunk.bytes.len());
+    let bytes = &chunk.bytes[header..];
+    let start = (offset + header).saturating_sub(Header::BYTES);
+    let Some(place) = body.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len())) else {
+        return Err(WireError::LeftOver(bytes.len()).into());
+    };
+    place.copy_from_slice(bytes);
+    Ok(bytes.len())
 }
 
 /// Padding is counted and thrown away.

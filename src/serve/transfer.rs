@@ -37,6 +37,8 @@ pub(super) struct Transfer {
     pub(super) found: Destination,
     /// Room for stripes that are being received, in bytes: this transfer's and the server's.
     room: [Arc<Semaphore>; 2],
+    /// Room for what arrives of stripes before their headers, in bytes.
+    pub(super) early_room: Semaphore,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -63,6 +65,7 @@ impl Transfer {
             began: Instant::now(),
             found,
             room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
+            early_room: Semaphore::new(BUFFER_BYTES),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),

@@ -1,0 +1,80 @@
+//! Networks that go bad under way.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crate::common::{Host, Serve, eventually, finish, hash, names, random};
+use crate::relay::{Path, Relay};
+
+#[test]
+fn a_connection_that_is_cut_off_is_noticed_and_its_stripes_taken_over() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let (bytes_per_s, delay) = (4e6, Duration::from_millis(5));
+    let relay = Relay::start(serve.address, Path { bytes_per_s, delay, ..Path::default() });
+    fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
+    relay.cut_one_at(24 << 20);
+    let ran = host.push(host.src("file"), &relay.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(relay.was_cut());
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+
+    let condemned = |event: &&serde_json::Value| event["event"] == "condemned";
+    let silent: Vec<_> = ran
+        .events()
+        .iter()
+        .filter(condemned)
+        .filter(|event| event["verdict"] == "silent" && event["stripes"].as_u64() > Some(0))
+        .cloned()
+        .collect();
+    assert_eq!(silent.len(), 1, "{ran:?}");
+    let summary = ran.summary();
+    assert!(summary["takeovers"].as_u64() >= Some(1), "{summary}");
+    assert!(summary["stripes_again"].as_u64() >= Some(1), "{summary}");
+    assert!(summary["connections_opened"].as_u64() >= Some(11), "replaced: {summary}");
+}
+
+#[test]
+fn a_network_that_loses_reorders_doubles_and_damages_changes_no_byte() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    for seed in [1, 2] {
+        let path = Path {
+            delay: Duration::from_millis(2),
+            lost: 0.01,
+            late: 0.01,
+            doubled: 0.1,
+            damaged: 0.005,
+            seed,
+            ..Path::default()
+        };
+        let relay = Relay::start(serve.address, path);
+        let tree = host.src(format!("tree-{seed}"));
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join("large"), random(seed, 12 << 20)).unwrap();
+        for number in 0..200 {
+            fs::write(tree.join(number.to_string()), random(number, 999)).unwrap();
+        }
+        let ran = host.push(&tree, &relay.url(""));
+        assert_eq!(ran.code, 0, "seed {seed}: {ran:?}");
+        let arrived = host.root(tree.file_name().unwrap());
+        assert_eq!(crate::common::tree(&tree), crate::common::tree(&arrived), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_server_that_is_gone_for_good_is_3_in_bounded_time() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let relay = Relay::start(serve.address, Path { bytes_per_s: 1e6, ..Path::default() });
+    fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
+    let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("some of it is sent", || relay.carried() > 8 << 20);
+    relay.cut_all();
+    let since = Instant::now();
+    finish(child).assert_failed(3, "cannot reach 127.0.0.1");
+    assert!(since.elapsed() < Duration::from_secs(75), "{:?}", since.elapsed());
+    assert!(!names(&host.root("")).contains(&"file".into()));
+}

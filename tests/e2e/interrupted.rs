@@ -1,0 +1,78 @@
+//! Either end stopped under way.
+
+use std::fs;
+use std::process::{Child, Stdio};
+
+use rustix::process::{Signal, kill_process};
+
+use crate::common::{Host, Serve, eventually, finish, names, pid, random, unfinished};
+use crate::relay::{Path, Relay};
+
+/// A transfer that would take a minute, some seconds under way, over an older version of the file.
+struct Underway {
+    host: Host,
+    serve: Serve,
+    push: Child,
+    _relay: Relay,
+}
+
+impl Underway {
+    fn start() -> Self {
+        let host = Host::new();
+        let serve = Serve::start(&host);
+        let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
+        fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
+        fs::write(host.root("file"), b"old").unwrap();
+        let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+        let push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("a file is under way", || !unfinished(&host.root("")).is_empty());
+        Self { host, serve, push, _relay: relay }
+    }
+}
+
+#[test]
+fn a_push_that_is_stopped_leaves_nothing_behind() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let Underway { host, serve, push, _relay } = Underway::start();
+        kill_process(pid(&push), signal).unwrap();
+        finish(push).assert_failed(130, "interrupted");
+        serve.event("aborted");
+        eventually("it is removed", || unfinished(&host.root("")).is_empty());
+        assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+    }
+}
+
+#[test]
+fn a_server_that_is_stopped_leaves_nothing_behind_and_tells_the_client() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let Underway { host, mut serve, push, _relay } = Underway::start();
+        kill_process(pid(&serve.child), signal).unwrap();
+        assert_eq!(serve.child.wait().unwrap().code(), Some(0));
+        assert_eq!(names(&host.root("")), ["file"]);
+        assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+        finish(push).assert_failed(5, "being stopped");
+    }
+}
+
+#[test]
+fn a_push_that_is_killed_changes_nothing_and_the_server_goes_on() {
+    let Underway { host, serve, mut push, _relay } = Underway::start();
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+    // The server waits a while for the client to come back; stopping it removes what is left.
+    fs::write(host.src("small"), b"new").unwrap();
+    assert_eq!(host.push(host.src("small"), &serve.url("")).code, 0);
+    assert_eq!(serve.stop(), Some(0));
+    assert_eq!(names(&host.root("")), ["file", "small"]);
+}
+
+#[test]
+fn a_server_that_is_killed_leaves_no_part_under_a_final_name() {
+    let Underway { host, mut serve, mut push, _relay } = Underway::start();
+    serve.child.kill().unwrap();
+    serve.child.wait().unwrap();
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+}

@@ -1,0 +1,102 @@
+//! Targets that cannot take what is sent.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::common::{Host, Serve, hash, names, random, run, unfinished};
+
+#[test]
+fn a_target_that_is_read_only_is_refused_at_once() {
+    let host = Host::unprivileged();
+    let serve = Serve::start(&host);
+    fs::write(host.src("file"), b"content").unwrap();
+    fs::create_dir(host.root("locked")).unwrap();
+    let lock =
+        |path: PathBuf, mode| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    lock(host.root("locked"), 0o555);
+    lock(host.root(""), 0o555);
+    for path in ["", "new/", "locked/", "locked/new"] {
+        let ran = host.push(host.src("file"), &serve.url(path));
+        ran.assert_failed(5, "Permission denied");
+    }
+    assert_eq!(names(&host.root("")), ["locked"]);
+    lock(host.root("locked"), 0o755);
+    lock(host.root(""), 0o755);
+}
+
+#[test]
+fn a_file_above_the_servers_limit_fails_and_the_others_arrive() {
+    let host = Host::new();
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    fs::write(top.join("large"), random(1, 8 << 20)).unwrap();
+    fs::write(top.join("small"), random(2, 1_000)).unwrap();
+    // At most 2 or 4 MiB a file, as the shell counts.
+    let mut command = host.qbulk_after("trap '' XFSZ; ulimit -f 4096");
+    command.args(Serve::arguments(&host)).args(["--listen", "127.0.0.1:0"]);
+    let serve = Serve::spawn(&host, command);
+    let ran = host.push(&top, &serve.url(""));
+    ran.assert_failed(1, "File too large");
+    let summary = ran.summary();
+    assert_eq!((&summary["failed"], &summary["files"]), (&1.into(), &1.into()), "{summary}");
+    assert!(summary["failures"][0]["path"].as_str().unwrap().ends_with("tree/large"), "{summary}");
+    assert_eq!(names(&host.root("")), ["tree", "tree/small"]);
+    assert_eq!(hash(&top.join("small")), hash(&host.root("tree/small")));
+}
+
+/// A file system of 8 MiB, for as long as it lives.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn new(at: &'a Path) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=8m", "qbulk-test"]).arg(at);
+        let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success()).then_some(Self(at))
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        Command::new("umount").arg("-l").arg(self.0).status().ok();
+    }
+}
+
+#[test]
+fn a_full_disk_ends_the_transfer_and_leaves_nothing_unfinished() {
+    let host = Host::new();
+    let root = host.root("");
+    let Some(_mount) = Mount::new(&root) else {
+        eprintln!("a_full_disk_ends_the_transfer...: skipped: no file system can be mounted here");
+        return;
+    };
+    fs::write(host.root("large"), b"old").unwrap();
+    let serve = Serve::start(&host);
+    fs::write(host.src("large"), random(1, 32 << 20)).unwrap();
+    let ran = host.push(host.src("large"), &serve.url(""));
+    ran.assert_failed(5, "No space left on device");
+    serve.event("aborted");
+    assert!(unfinished(&root).is_empty());
+    assert_eq!(fs::read(host.root("large")).unwrap(), b"old");
+
+    // Many small ones fill it as well; those that are there are whole.
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for number in 0..24 {
+        fs::write(top.join(number.to_string()), random(number, 512 << 10)).unwrap();
+    }
+    host.push(&top, &serve.url("")).assert_failed(5, "No space left on device");
+    serve.event("aborted");
+    assert!(unfinished(&root).is_empty());
+    for name in names(&host.root("tree")) {
+        assert_eq!(hash(&top.join(&name)), hash(&host.root("tree").join(&name)), "{name}");
+    }
+
+    fs::remove_dir_all(host.root("tree")).unwrap();
+    fs::write(host.src("small"), b"fits").unwrap();
+    let ran = run(&mut host.pushing(&[host.src("small").as_ref()], &serve.url("")));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    drop(serve);
+}

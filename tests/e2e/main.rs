@@ -1,0 +1,13 @@
+//! The real binary, end to end, over loopback.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod common;
+mod fault;
+mod hostile;
+mod interrupted;
+mod limits;
+mod relay;
+mod transfer;
+mod trust;
+mod usage;

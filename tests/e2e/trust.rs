@@ -1,0 +1,144 @@
+//! Who may write where: keys, known hosts, certificates.
+
+use std::fs;
+use std::process::Command;
+
+use crate::common::{Host, Ran, Serve, names, run};
+
+fn push(client: &Host, serve: &Serve, args: &[&str]) -> Ran {
+    fs::write(client.src("file"), b"content").unwrap();
+    let mut command = client.qbulk();
+    command.args(["push", "--json"]).args(args).arg(client.src("file")).arg(serve.url(""));
+    run(&mut command)
+}
+
+#[test]
+fn a_client_that_the_server_does_not_know_writes_nothing() {
+    let (server, client) = (Host::new(), Host::new());
+    let serve = Serve::start(&server);
+    push(&client, &serve, &["--accept-new"]).assert_failed(4, &client.id());
+    push(&client, &serve, &["--fingerprint", &server.id()]).assert_failed(4, "--authorize");
+    assert!(names(&server.root("")).is_empty());
+    serve.event("refused");
+
+    let ran = push(&server, &serve, &[]);
+    assert_eq!(ran.code, 0, "one's own key is accepted without more: {ran:?}");
+}
+
+#[test]
+fn clients_are_let_in_by_option_and_by_file() {
+    let (server, client) = (Host::new(), Host::new());
+    let own = server.id();
+    let serve = Serve::with(&server, &["--authorize", &client.id()]);
+    assert_eq!(push(&client, &serve, &["--fingerprint", &own]).code, 0);
+    assert_eq!(serve.stop(), Some(0));
+
+    let keys = format!("# who may write\n{} the client\n", client.id());
+    fs::write(server.config().join("authorized_keys"), keys).unwrap();
+    let serve = Serve::start(&server);
+    assert_eq!(push(&client, &serve, &["--fingerprint", &own]).code, 0);
+    assert_eq!(push(&Host::new(), &serve, &["--fingerprint", &own]).code, 4);
+}
+
+#[test]
+fn a_server_with_another_key_than_the_one_asked_for_gets_nothing() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let other = Host::new().id();
+    push(&host, &serve, &["--fingerprint", &other]).assert_failed(4, &host.id());
+    assert!(names(&host.root("")).is_empty());
+}
+
+#[test]
+fn a_server_is_remembered_at_first_sight_and_held_to_its_key() {
+    let (server, client) = (Host::new(), Host::new());
+    let authorize = ["--authorize", &client.id()];
+    let serve = Serve::with(&server, &authorize);
+    let known_hosts = client.config().join("known_hosts");
+
+    push(&client, &serve, &[]).assert_failed(4, "--accept-new");
+    assert!(!known_hosts.exists() && names(&server.root("")).is_empty());
+
+    assert_eq!(push(&client, &serve, &["--accept-new"]).code, 0);
+    let known = fs::read_to_string(&known_hosts).unwrap();
+    assert_eq!(known, format!("{} {}\n", serve.address, server.id()));
+    assert_eq!(push(&client, &serve, &[]).code, 0);
+
+    // Another key at the same address is what somebody in between would show.
+    let listen = serve.address.to_string();
+    assert_eq!(serve.stop(), Some(0));
+    let impostor = Host::new();
+    let mut command = impostor.qbulk();
+    command.args(Serve::arguments(&impostor)).args(["--listen", &listen]).args(authorize);
+    let serve = Serve::spawn(&impostor, command);
+    for args in [&[] as &[&str], &["--accept-new"]] {
+        let ran = push(&client, &serve, args);
+        ran.assert_failed(4, "HAS CHANGED");
+        ran.assert_failed(4, &impostor.id());
+    }
+    assert!(names(&impostor.root("")).is_empty());
+    assert_eq!(fs::read_to_string(&known_hosts).unwrap(), known);
+}
+
+/// An authority, a server with a certificate from it for 127.0.0.1, and a client.
+struct Fleet {
+    host: Host,
+    ca: String,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let host = Host::new();
+        let ca = host.dir.path().join("certs/ca.crt").to_str().unwrap().to_owned();
+        let fleet = Self { host, ca };
+        fleet.cert(fleet.host.qbulk().args(["cert", "ca"]));
+        fleet.cert(fleet.host.qbulk().args(["cert", "issue", "server", "--san", "127.0.0.1"]));
+        fleet.cert(fleet.host.qbulk().args(["cert", "issue", "client"]));
+        fleet
+    }
+
+    fn cert(&self, command: &mut Command) {
+        let ran = run(command.env("QBULK_CERTS_DIR", self.host.dir.path().join("certs")));
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+
+    /// Trusts this authority, and shows `subject`'s certificate.
+    fn args(&self, subject: &str) -> Vec<String> {
+        let file = |kind| self.ca.replace("ca.crt", &format!("{subject}.{kind}"));
+        ["--ca", &self.ca, "--cert", &file("crt"), "--key", &file("key")].map(Into::into).into()
+    }
+
+    fn serve(&self, subject: &str) -> Serve {
+        let args = self.args(subject);
+        Serve::with(&self.host, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn push(&self, serve: &Serve, args: &[String]) -> Ran {
+        push(&self.host, serve, &args.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+}
+
+#[test]
+fn a_fleet_trusts_its_authority_and_no_other() {
+    let (fleet, other) = (Fleet::new(), Fleet::new());
+    let serve = fleet.serve("server");
+    let root = fleet.host.root("");
+
+    // The right server for a client of another fleet, and for one without a certificate.
+    let foreign = [&fleet.args("client")[..2], &other.args("client")[2..]].concat();
+    assert_eq!(fleet.push(&serve, &foreign).code, 4);
+    let outsider = Host::new();
+    push(&outsider, &serve, &["--ca", &fleet.ca]).assert_failed(4, "certificate");
+    assert!(names(&root).is_empty());
+
+    let ran = fleet.push(&serve, &fleet.args("client"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(names(&root), ["file"]);
+
+    // A server of another fleet, and one whose certificate is for another name.
+    let theirs = other.serve("server");
+    assert_eq!(fleet.push(&theirs, &fleet.args("client")).code, 4);
+    let nameless = fleet.serve("client");
+    assert_eq!(fleet.push(&nameless, &fleet.args("client")).code, 4);
+    assert!(names(&other.host.root("")).is_empty());
+}
