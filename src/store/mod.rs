@@ -5,6 +5,7 @@ pub mod paths;
 pub mod scan;
 pub mod sink;
 pub mod source;
+pub mod systems;
 
 use std::io;
 
