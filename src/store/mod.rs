@@ -1,5 +1,6 @@
 //! The disk, at both ends. Everything here blocks: call it from threads that may.
 
+pub mod clean;
 pub mod commit;
 pub mod paths;
 pub mod scan;
