@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls::{self, ServerTrust};
+use crate::store::clean::clean;
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
 use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name};
@@ -56,6 +58,9 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// Handshakes that are under way; from there on clients must show first that they receive what is sent
 /// to their address, so that made-up addresses cannot keep others out.
 const HANDSHAKES_MAX: usize = 256;
+/// How often, and from which age on, what a killed server left behind is removed.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
+const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -111,6 +116,9 @@ impl Server {
             room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
             transfers: Mutex::default(),
         });
+        let stop_cleaning = Arc::new(AtomicBool::new(false));
+        let mut cleaning = JoinSet::new();
+        cleaning.spawn(clean_often(Arc::clone(&desk.root), Arc::clone(&stop_cleaning)));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
@@ -134,6 +142,8 @@ impl Server {
                 Some(_) = tasks.join_next() => {}
             }
         }
+        stop_cleaning.store(true, Relaxed);
+        cleaning.shutdown().await;
         let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
         for transfer in running {
             transfer.end("the server is being stopped");
@@ -311,6 +321,19 @@ impl Desk {
         }
         let last = Arc::clone(transfer);
         drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
+    }
+}
+
+async fn clean_often(root: Arc<Dir>, stop: Arc<AtomicBool>) {
+    let mut interval = tokio::time::interval(CLEAN_INTERVAL);
+    loop {
+        interval.tick().await;
+        let (root, stop) = (Arc::clone(&root), Arc::clone(&stop));
+        let cleaned =
+            tokio::task::spawn_blocking(move || clean(&root, LEFT_BEHIND_AGE, &stop)).await;
+        if let Ok(files @ 1..) = cleaned {
+            tracing::info!(files, "removed what unfinished transfers had left behind");
+        }
     }
 }
 

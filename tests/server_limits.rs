@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -257,4 +258,27 @@ fn a_file_that_fails_is_told_once_however_its_parts_arrive() {
     let told: Vec<_> = outcome.failures.iter().map(|failed| &*failed.path).collect();
     assert_eq!(told, [&b"file/new"[..], b"wrong"]);
     assert!(!disk.path("wrong").exists());
+}
+
+#[test]
+fn new_folders_are_private_until_they_get_their_modes() {
+    let disk = Disk::new();
+    let mode = |name: &str| fs::metadata(disk.path(name)).unwrap().mode() & 0o7777;
+    fs::create_dir(disk.path("plain")).unwrap();
+    fs::create_dir(disk.path("kept")).unwrap();
+    fs::set_permissions(disk.path("kept"), fs::Permissions::from_mode(0o1777)).unwrap();
+    let folder =
+        |item, path: &str, mode| Record::Folder { item, path: path.into(), meta: meta(mode) };
+    let file = piece(1, "c/d/file", b"data", 0, 4, false);
+    let records = [file, folder(2, "a/b", 0o751), folder(3, "kept", 0o770)];
+    assert_eq!(disk.apply(&records, b"data").unwrap(), Applied::Written);
+    for path in ["a", "a/b", "c", "c/d"] {
+        assert_eq!(mode(path), 0o700, "{path}");
+    }
+    let outcome = disk.sink.finish().unwrap();
+    assert_eq!(outcome.failures, []);
+    for path in ["a", "c", "c/d"] {
+        assert_eq!(mode(path), mode("plain"), "{path}");
+    }
+    assert_eq!((mode("a/b"), mode("c/d/file"), mode("kept")), (0o751, 0o640, 0o1770));
 }

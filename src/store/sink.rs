@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -16,9 +17,10 @@ use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags, FallocateFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::commit::{CommitResult, Committer, Complete, TempFile, readable, sync_files};
+use super::commit::{Committed, Committer, Complete, TempFile, folder_of, temp_name};
 use super::reason;
 use super::source::hash_runs;
+use super::systems::{Systems, readable};
 use crate::hashtree::HashTree;
 use crate::wire::{
     CONTENT_BYTES_MAX, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
@@ -96,6 +98,7 @@ pub struct Sink {
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
+    systems: Arc<Systems>,
     committer: Committer,
 }
 
@@ -109,10 +112,12 @@ struct Partials {
     discarded: HashSet<u64>,
 }
 
+/// Folders whose modes are not final yet. Those without a [`Meta`] were made for what is in them.
 #[derive(Debug, Default)]
 struct Folders {
-    metas: Vec<(Vec<u8>, Meta)>,
+    metas: HashMap<Vec<u8>, Option<Meta>>,
     path_bytes: usize,
+    is_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -178,13 +183,18 @@ impl Sink {
     pub fn new(root: Arc<Dir>, tag: String) -> io::Result<Self> {
         let tally = Arc::new(Tally::default());
         let told = Arc::clone(&tally);
-        let committer = Committer::start(move |path: &[u8], result: CommitResult| match result {
-            Ok(()) => {
-                told.files.fetch_add(1, Relaxed);
-            }
-            Err(error) => {
-                told.note_fatal(path, &error);
-                told.note_file(path, reason(&error));
+        let systems = Arc::new(Systems::of(&root));
+        let committer = Committer::start(Arc::clone(&systems), move |committed, result| {
+            match (committed, result) {
+                (Committed::File(_), Ok(())) => {
+                    told.files.fetch_add(1, Relaxed);
+                }
+                (Committed::Folder(_), Ok(())) => {}
+                (Committed::File(path), Err(error)) => {
+                    told.note_fatal(path, &error);
+                    told.note_file(path, reason(&error));
+                }
+                (Committed::Folder(path), Err(error)) => told.fail(path, &error),
             }
         })?;
         Ok(Self {
@@ -194,6 +204,7 @@ impl Sink {
             parents: Mutex::default(),
             folders: Mutex::default(),
             tally,
+            systems,
             committer,
         })
     }
@@ -331,8 +342,7 @@ impl Sink {
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
             let (parent, _) = self.parent(&partial.path)?;
-            let temp_name = format!(".qbulk-{}-{}.part", self.tag, piece.item);
-            let temp = TempFile::create(parent, temp_name)?;
+            let temp = TempFile::create(parent, &self.tag, piece.item)?;
             allocate(&temp, partial.bytes, piece.sparse)?;
             Ok(Arc::new(temp))
         };
@@ -425,42 +435,65 @@ impl Sink {
             return Ok(()); // the root is the server's own
         }
         self.folder(path)?;
-        let mut folders = lock(&self.folders);
-        if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
-            folders.path_bytes += path.len();
-            folders.metas.push((path.to_vec(), meta));
-        }
+        self.remember(path, Some(meta));
         Ok(())
+    }
+
+    /// Notes a folder whose mode and time are set at the end.
+    fn remember(&self, path: &[u8], meta: Option<Meta>) {
+        let mut folders = lock(&self.folders);
+        if let Some(known) = folders.metas.get_mut(path) {
+            *known = meta.or(*known);
+        } else if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
+            folders.path_bytes += path.len();
+            folders.metas.insert(path.to_vec(), meta);
+        } else if !std::mem::replace(&mut folders.is_full, true) {
+            let reason =
+                "too many folders: this one and others keep the mode and time that they have";
+            self.tally.note(path, reason.into());
+        }
     }
 
     /// Modes and times come last, deepest first: what is made in a folder changes its time, and its
     /// mode may forbid making anything.
     fn finish_folders(&self) {
-        let mut metas = std::mem::take(&mut *lock(&self.folders)).metas;
+        let metas = std::mem::take(&mut *lock(&self.folders)).metas;
+        let mut metas: Vec<_> = metas.into_iter().collect();
+        let default_mode = default_folder_mode();
         let depth = |path: &[u8]| os(path).components().count();
         metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
         lock(&self.parents).clear();
         for batch in metas.chunks(PARENTS_MAX) {
-            let mut done = Vec::new();
+            let (mut done, mut paths) = (Vec::new(), Vec::new());
             for (path, meta) in batch {
                 let result = self.root.open_dir(os(path)).and_then(|folder| {
                     let folder = readable(&folder)?;
-                    set_meta(&folder, *meta).map(|()| folder)
+                    match meta {
+                        Some(meta) => set_meta(&folder, *meta)?,
+                        None => set_mode(&folder, default_mode)?,
+                    }
+                    Ok(folder)
                 });
                 match result {
-                    Ok(folder) => done.push(folder),
+                    Ok(folder) => {
+                        done.push(folder);
+                        paths.push(path);
+                    }
                     Err(error) => self.tally.fail(path, &error),
                 }
             }
-            for error in sync_files(done.iter()).into_iter().filter_map(Result::err) {
-                self.tally.fail(b"", &error);
+            let synced = self.systems.sync(&done.iter().collect::<Vec<_>>());
+            for (path, result) in paths.iter().zip(synced) {
+                if let Err(error) = result {
+                    self.tally.fail(path, &error);
+                }
             }
         }
     }
 
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
-        let temp_name = format!(".qbulk-{}-{item}.part", self.tag);
+        let temp_name = temp_name(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let times = timestamps(meta);
         let placed =
@@ -470,14 +503,13 @@ impl Sink {
         if placed.is_err() {
             parent.remove_file(&temp_name)?;
         }
-        self.committer.touched(parent);
+        self.committer.touched(parent, folder_of(path));
         placed
     }
 
     /// The folder that `path` is in, made if it is missing, and the name within it.
     fn parent(&self, path: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
-        let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        Ok((self.folder(&path[..end])?, name_of(path)))
+        Ok((self.folder(folder_of(path))?, name_of(path)))
     }
 
     fn folder(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
@@ -488,19 +520,44 @@ impl Sink {
             return Ok(Arc::clone(folder));
         }
         let folder = match self.root.open_dir(os(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.root.create_dir_all(os(path))?;
-                let folder = Arc::new(self.root.open_dir(os(path))?);
-                self.committer.touched(Arc::clone(&folder));
-                folder
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
             opened => Arc::new(opened?),
         };
+        self.systems.watch(&folder);
         let mut parents = lock(&self.parents);
         if parents.len() >= PARENTS_MAX {
             parents.clear();
         }
         parents.insert(path.to_vec(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
+    /// modes at the end.
+    fn create_folders(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
+        let mut found = folder_of(path);
+        let mut folder = loop {
+            if found.is_empty() {
+                break Arc::clone(&self.root);
+            }
+            match self.root.open_dir(os(found)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
+                opened => break Arc::new(opened?),
+            }
+        };
+        let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
+        for end in ends.chain([path.len()]) {
+            let path = &path[..end];
+            match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
+                Ok(()) => {
+                    self.remember(path, None);
+                    self.committer.touched(folder, folder_of(path));
+                }
+                Err(Errno::EXIST) => {} // another thread was quicker
+                Err(error) => return Err(error.into()),
+            }
+            folder = Arc::new(self.root.open_dir(os(path))?);
+        }
         Ok(folder)
     }
 }
@@ -611,11 +668,26 @@ fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<
     Ok(())
 }
 
-/// Permission bits and time; never set-user-id, set-group-id or sticky, which are the receiver's to give.
-fn set_meta(fd: impl std::os::fd::AsFd, meta: Meta) -> io::Result<()> {
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode & 0o777))?;
-    rustix::fs::futimens(&fd, &timestamps(meta))?;
+fn set_meta(file: &File, meta: Meta) -> io::Result<()> {
+    set_mode(file, meta.mode)?;
+    rustix::fs::futimens(file, &timestamps(meta))?;
     Ok(())
+}
+
+/// Permission bits only: set-user-id, set-group-id and sticky are the receiver's to give, and stay.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    let special = rustix::fs::fstat(file)?.st_mode & 0o7000;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(special | mode & 0o777))?;
+    Ok(())
+}
+
+/// What a new folder gets from the system. The mask is read from where reading does not change it for
+/// other threads; if it is unknown, folders are their owner's alone.
+fn default_folder_mode() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
+    0o777 & !mask.unwrap_or(0o077)
 }
 
 fn timestamps(meta: Meta) -> Timestamps {
