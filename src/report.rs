@@ -1,13 +1,11 @@
 //! What a user sees: a progress bar, plain lines, or JSON.
 
+mod json;
 mod push;
 mod serve;
 
-use std::io::Write;
-
 use bytesize::ByteSize;
 use qbulk::error::Error;
-use serde::Serialize;
 
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
@@ -15,21 +13,10 @@ pub(crate) use self::serve::ServeReport;
 /// Says why a command failed.
 pub(crate) fn error(error: &Error, json: bool) {
     if json {
-        json_line(&serde_json::json!({
-            "event": "error",
-            "code": error.exit_code(),
-            "message": error.to_string(),
-        }));
+        json::error(error);
     } else {
         eprintln!("qbulk: {}", printable(&error.to_string()));
     }
-}
-
-/// One line on standard output.
-fn json_line(value: &impl Serialize) {
-    let Ok(line) = serde_json::to_string(value) else { return };
-    // If nobody reads it any more, the transfer goes on all the same.
-    drop(writeln!(std::io::stdout().lock(), "{line}"));
 }
 
 /// Text that comes from a peer or a file name, without what could steer a terminal or the order in

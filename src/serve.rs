@@ -310,7 +310,7 @@ impl Desk {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
-                failed: outcome.failed,
+                failed: outcome.failed_files + outcome.failed_others,
                 seconds: removed.began.elapsed().as_secs_f64(),
                 padding_bytes: removed.padding_bytes(),
             }),

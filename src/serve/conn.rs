@@ -91,7 +91,8 @@ impl Conn {
 
     /// Takes what comes over it, until it is closed.
     pub(super) async fn serve(mut self, transfer: &Arc<Transfer>) -> ConnError {
-        self.say(Control::Welcome { version: VERSION, destination: transfer.found });
+        let (destination, instance) = (transfer.found, transfer.instance);
+        self.say(Control::Welcome { version: VERSION, destination, instance });
         self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(transfer)));
         let error = loop {
             tokio::select! {
@@ -169,8 +170,15 @@ async fn finish(transfer: &Arc<Transfer>, sender: &Sender<Control>) {
                 let path = failed.path.clone();
                 drop(sender.send(Control::Failed { path, message }).await);
             }
-            let padding_bytes = transfer.padding_bytes();
-            drop(sender.send(Control::Finished { files: outcome.files, padding_bytes }).await);
+            let finished = Control::Finished {
+                files: outcome.files,
+                bytes: outcome.bytes,
+                failed_files: outcome.failed_files,
+                discarded_files: outcome.discarded_files,
+                failed_others: outcome.failed_others,
+                padding_bytes: transfer.padding_bytes(),
+            };
+            drop(sender.send(finished).await);
         }
         Err(error) => transfer.end(&error.to_string()),
     }

@@ -11,7 +11,9 @@ use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
-use crate::wire::{CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header};
+use crate::wire::{
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
+};
 
 /// Stripes that are being received or written may take this much, in bytes.
 const BUFFER_BYTES: usize = 96 << 20;
@@ -28,6 +30,8 @@ pub(super) type Room = [OwnedSemaphorePermit; 2];
 pub(super) struct Transfer {
     /// Its public name.
     pub(super) name: String,
+    /// Tells it from one of the same name that this server, or one before it, has forgotten.
+    pub(super) instance: u64,
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
@@ -55,6 +59,7 @@ impl Transfer {
     ) -> Self {
         Self {
             name,
+            instance: rand::random::<u64>() & VARINT_MAX,
             began: Instant::now(),
             found,
             room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],

@@ -81,8 +81,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// What could not be written; the first of them.
     pub failures: Vec<Failed>,
-    /// How many could not be written.
-    pub failed: u64,
+    /// How many files could not be written.
+    pub failed_files: u64,
+    /// How many files were taken back by the sender.
+    pub discarded_files: u64,
+    /// How many folders and links could not be made.
+    pub failed_others: u64,
 }
 
 /// One transfer's view of the disk.
@@ -120,6 +124,8 @@ struct Folders {
 struct Tally {
     files: AtomicU64,
     bytes: AtomicU64,
+    failed_files: AtomicU64,
+    discarded_files: AtomicU64,
     failures: Mutex<(Vec<Failed>, u64)>,
     fatal: OnceLock<String>,
 }
@@ -184,9 +190,11 @@ impl Sink {
                     told.files.fetch_add(1, Relaxed);
                 }
                 (Committed::Folder(_), Ok(())) => {}
-                (Committed::File(path) | Committed::Folder(path), Err(error)) => {
-                    told.fail(path, &error);
+                (Committed::File(path), Err(error)) => {
+                    told.note_fatal(path, &error);
+                    told.note_file(path, reason(&error));
                 }
+                (Committed::Folder(path), Err(error)) => told.fail(path, &error),
             }
         })?;
         Ok(Self {
@@ -236,15 +244,21 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
-            self.tally.note(&partial.path, "not all of it arrived".into());
+            self.tally.note_file(&partial.path, "not all of it arrived".into());
         }
         self.committer.flush();
         self.finish_folders();
         self.check_disk()?;
         let (failures, failed) = lock(&self.tally.failures).clone();
-        let files = self.tally.files.load(Relaxed);
-        let bytes = self.tally.bytes.load(Relaxed);
-        Ok(Outcome { files, bytes, failures, failed })
+        let failed_files = self.tally.failed_files.load(Relaxed);
+        Ok(Outcome {
+            files: self.tally.files.load(Relaxed),
+            bytes: self.tally.bytes.load(Relaxed),
+            failures,
+            failed_files,
+            discarded_files: self.tally.discarded_files.load(Relaxed),
+            failed_others: failed.saturating_sub(failed_files),
+        })
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -392,13 +406,16 @@ impl Sink {
     /// A file fails; it is told once, however many of its pieces fail.
     fn give_up(&self, item: u64, partial: &Partial, reason: String) -> Result<(), SinkError> {
         if self.forget(item)? {
-            self.tally.note(&partial.path, reason);
+            self.tally.note_file(&partial.path, reason);
         }
         Ok(())
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        self.forget(item).map(drop)
+        if self.forget(item)? {
+            self.tally.discarded_files.fetch_add(1, Relaxed);
+        }
+        Ok(())
     }
 
     /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
@@ -562,6 +579,11 @@ impl Tally {
     fn fail(&self, path: &[u8], error: &io::Error) {
         self.note_fatal(path, error);
         self.note(path, reason(error));
+    }
+
+    fn note_file(&self, path: &[u8], reason: String) {
+        self.failed_files.fetch_add(1, Relaxed);
+        self.note(path, reason);
     }
 
     fn note(&self, path: &[u8], reason: String) {
