@@ -6,17 +6,17 @@ mod transfer;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, Incoming, VarInt};
+use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
@@ -25,7 +25,7 @@ use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
-use crate::net::endpoint::{self, PathMtu};
+use crate::net::endpoint::{self, PathMtu, RECEIVE_BUFFER_LIMIT};
 use crate::net::tls::{self, ServerTrust};
 use crate::store::clean::clean;
 use crate::store::sink::{Sink, inspect};
@@ -61,6 +61,9 @@ const HANDSHAKES_MAX: usize = 256;
 /// How often, and from which age on, what a killed server left behind is removed.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
+/// A client that is turned away is told of once in this time; so many are remembered.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
+const REFUSALS_MAX: usize = 1_024;
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -108,6 +111,12 @@ impl Server {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
         report(ServeEvent::Listening { address: self.address });
+        if let Some(limit) = endpoint::small_receive_buffer(Path::new(RECEIVE_BUFFER_LIMIT)) {
+            tracing::warn!(
+                "the system limits receive buffers to {limit} bytes, which is too small for fast paths; \
+                 as root: sysctl -w net.core.rmem_max=8388608"
+            );
+        }
         let desk = Arc::new(Desk {
             root: self.root,
             report,
@@ -115,6 +124,7 @@ impl Server {
             datagram_bytes_max: self.datagram_bytes_max,
             room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
             transfers: Mutex::default(),
+            refusals: Mutex::default(),
         });
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
@@ -122,6 +132,7 @@ impl Server {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
+        let mut result = Ok(());
         loop {
             tokio::select! {
                 biased;
@@ -137,7 +148,10 @@ impl Server {
                         }
                     }
                     Some(incoming) => incoming.refuse(),
-                    None => break,
+                    None => {
+                        result = Err(Error::Connect("the UDP socket cannot be used any more".into()));
+                        break;
+                    }
                 },
                 Some(_) = tasks.join_next() => {}
             }
@@ -153,7 +167,7 @@ impl Server {
         tasks.shutdown().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
         drop(tokio::task::spawn_blocking(move || drop(desk)).await);
-        Ok(())
+        result
     }
 }
 
@@ -169,6 +183,8 @@ struct Desk {
     /// Room for stripes of all transfers, in bytes.
     room: Arc<Semaphore>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
+    /// Who was turned away lately, why and when.
+    refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
 
 impl Desk {
@@ -176,7 +192,7 @@ impl Desk {
         let remote = incoming.remote_address();
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
         let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
-        let refused = |reason: String| (self.report)(ServeEvent::Refused { remote, reason });
+        let refused = |reason: String| self.refuse(remote, reason);
         let connecting = match incoming.accept_with(config) {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
@@ -185,7 +201,12 @@ impl Desk {
         drop(handshake);
         let connection = match connected {
             Ok(connection) => connection,
-            Err(error) if tls::is_auth_failure(&error) => return refused(error.to_string()),
+            // A client that turns away has only looked at the key, or says itself what it minds.
+            Err(ConnectionError::TransportError(error))
+                if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
+            {
+                return refused(tls::refusal(&error));
+            }
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
         let Some(client) = tls::peer_fingerprint(&connection) else {
@@ -221,6 +242,22 @@ impl Desk {
                 // The client should hear why before this end forgets the connection.
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
             }
+        }
+    }
+
+    /// Tells that a client was turned away; once for all connections that it tries with.
+    fn refuse(&self, remote: SocketAddr, reason: String) {
+        let now = Instant::now();
+        let mut refusals = lock(&self.refusals);
+        refusals.retain(|_, at| now - *at < REFUSAL_INTERVAL);
+        let key = (remote.ip(), reason.clone());
+        let known = refusals.contains_key(&key);
+        if refusals.len() < REFUSALS_MAX {
+            refusals.insert(key, now);
+        }
+        drop(refusals);
+        if !known {
+            (self.report)(ServeEvent::Refused { remote, reason });
         }
     }
 

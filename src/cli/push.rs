@@ -1,7 +1,7 @@
 //! `qbulk push`: its options, and the transfer that they describe.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -235,6 +235,14 @@ impl PushArgs {
             servers = net::resolve(&destination, &self.server) => servers?,
             () = &mut stop => return Err(Error::Interrupted),
         };
+        if let Some(ip) =
+            self.bind.iter().find(|ip| servers.iter().all(|to| !same_family(**ip, *to)))
+        {
+            return Err(Error::Usage(format!(
+                "--bind {ip} cannot reach {}: one is IPv4 and the other IPv6",
+                servers[0].ip()
+            )));
+        }
         let asked = trust::Asked {
             server: destination.server(),
             address: servers[0],
@@ -318,12 +326,12 @@ impl PushArgs {
     }
 }
 
+fn same_family(ip: IpAddr, server: SocketAddr) -> bool {
+    ip.is_ipv4() == server.is_ipv4()
+}
+
 /// Just enough to push to a server in the same process.
-pub(crate) fn local(
-    source: PathBuf,
-    server: std::net::SocketAddr,
-    identity: &Arc<Identity>,
-) -> PushConfig {
+pub(crate) fn local(source: PathBuf, server: SocketAddr, identity: &Arc<Identity>) -> PushConfig {
     PushConfig {
         sources: vec![source],
         servers: vec![server],

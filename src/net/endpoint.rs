@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ const PADDING_QUEUE_BYTES: usize = 64 << 10;
 const PADDING_RECEIVE_BYTES: usize = 1 << 20;
 /// What the socket may hold while the process does not run.
 const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Less than this is lost within a few milliseconds at 1 Gbit/s.
+const RECEIVE_BUFFER_MIN: u64 = 2 << 20;
+/// Where Linux keeps its limit on receive buffers.
+pub const RECEIVE_BUFFER_LIMIT: &str = "/proc/sys/net/core/rmem_max";
 const IDLE_TIMEOUT_MS: u32 = 15_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
@@ -138,6 +143,13 @@ fn socket(local: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// The system's limit on receive buffers, in bytes, if it is too small to take in a fast path's data
+/// while the process waits for a core.
+pub fn small_receive_buffer(limit_file: &Path) -> Option<u64> {
+    let limit = std::fs::read_to_string(limit_file).ok()?.trim().parse().ok()?;
+    (limit < RECEIVE_BUFFER_MIN).then_some(limit)
+}
+
 fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
@@ -157,6 +169,17 @@ fn route_mtu(remote: SocketAddr) -> io::Result<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_small_limit_on_receive_buffers_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("rmem_max");
+        assert_eq!(small_receive_buffer(&file), None, "not this system");
+        std::fs::write(&file, "212992\n").unwrap();
+        assert_eq!(small_receive_buffer(&file), Some(212_992));
+        std::fs::write(&file, "67108864\n").unwrap();
+        assert_eq!(small_receive_buffer(&file), None);
+    }
 
     #[test]
     fn the_loopback_carries_the_largest_datagrams_and_a_limit_holds() {

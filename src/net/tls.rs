@@ -16,7 +16,7 @@ use quinn::{
 };
 use rustls::{
     AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error,
-    PeerIncompatible, RootCertStore, SignatureScheme, SupportedCipherSuite,
+    OtherError, PeerIncompatible, RootCertStore, SignatureScheme, SupportedCipherSuite,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -213,6 +213,28 @@ fn tls_error(error: impl fmt::Display) -> IdentityError {
     IdentityError::Tls(error.to_string())
 }
 
+/// Why this side has ended a handshake, for a person.
+pub fn refusal(error: &quinn::TransportError) -> String {
+    // rustls tells what was said of a certificate within its own names for it.
+    let said = error.reason.split("OtherError(\"").nth(1).and_then(|rest| rest.split('"').next());
+    said.unwrap_or(&error.reason).to_owned()
+}
+
+/// What a client is refused with whose key was not authorized: the server's user needs its fingerprint.
+fn unauthorized(cert: &CertificateDer<'_>) -> Error {
+    match Fingerprint::of_cert(cert) {
+        Ok(fingerprint) => {
+            let error = format!("the key {fingerprint} is not authorized");
+            Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::from(Box::<
+                dyn std::error::Error + Send + Sync,
+            >::from(
+                error
+            )))))
+        }
+        Err(_) => untrusted(),
+    }
+}
+
 /// What a key that nobody trusts is refused with; the peer sees the alert `access_denied`.
 fn untrusted() -> Error {
     Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
@@ -353,7 +375,7 @@ impl ClientCertVerifier for AllowedClient {
         }
         match &self.ca {
             Some(ca) => ca.verify_client_cert(end_entity, intermediates, now),
-            None => Err(untrusted()),
+            None => Err(unauthorized(end_entity)),
         }
     }
 
