@@ -214,7 +214,7 @@ fn tls_error(error: impl fmt::Display) -> IdentityError {
 }
 
 /// Why this side has ended a handshake, for a person.
-pub fn refusal(error: &quinn::TransportError) -> String {
+pub fn refusal(error: &quinn_proto::TransportError) -> String {
     // rustls tells what was said of a certificate within its own names for it.
     let said = error.reason.split("OtherError(\"").nth(1).and_then(|rest| rest.split('"').next());
     said.unwrap_or(&error.reason).to_owned()
