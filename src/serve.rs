@@ -15,7 +15,7 @@ use std::time::Duration;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Endpoint, Incoming, VarInt};
+use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::task::JoinSet;
 
 use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
@@ -151,7 +151,10 @@ impl Desk {
         };
         let connection = match connecting.await {
             Ok(connection) => connection,
-            Err(error) if tls::is_auth_failure(&error) => return refused(error.to_string()),
+            // The other way round, it is the client that ends it: to look at this server's key, it may be.
+            Err(error @ ConnectionError::TransportError(_)) if tls::is_auth_failure(&error) => {
+                return refused(error.to_string());
+            }
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
         let Some(client) = tls::peer_fingerprint(&connection) else {
