@@ -225,11 +225,15 @@ impl Serve {
         format!("qbulk://{}/{path}", self.address)
     }
 
+    /// Waits for the next event.
+    pub(crate) fn next(&self) -> Value {
+        self.events.recv_timeout(PATIENCE).expect("an event")
+    }
+
     /// Waits for an event; those before it are passed over.
     pub(crate) fn event(&self, name: &str) -> Value {
         loop {
-            let event = self.events.recv_timeout(PATIENCE);
-            let event = event.unwrap_or_else(|error| panic!("no event {name}: {error}"));
+            let event = self.next();
             if event["event"] == name {
                 return event;
             }

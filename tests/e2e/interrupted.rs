@@ -60,11 +60,15 @@ fn a_push_that_is_killed_changes_nothing_and_the_server_goes_on() {
     push.kill().unwrap();
     push.wait().unwrap();
     assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
-    // The server waits a while for the client to come back; stopping it removes what is left.
     fs::write(host.src("small"), b"new").unwrap();
     assert_eq!(host.push(host.src("small"), &serve.url("")).code, 0);
-    assert_eq!(serve.stop(), Some(0));
+    serve.event("finished");
+    // The server waits a while for the client to come back.
+    serve.event("aborted");
+    eventually("it is removed", || unfinished(&host.root("")).is_empty());
     assert_eq!(names(&host.root("")), ["file", "small"]);
+    assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+    assert_eq!(serve.stop(), Some(0));
 }
 
 #[test]

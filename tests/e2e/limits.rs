@@ -54,7 +54,7 @@ impl<'a> Mount<'a> {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=8m", "qbulk-test"]).arg(at);
         let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success()).then_some(Self(at))
+        status.is_ok_and(|status| status.success()).then(|| Self(at))
     }
 }
 

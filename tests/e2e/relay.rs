@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -63,7 +63,8 @@ struct Faults {
     /// Once so much was carried, whichever connection sends data next is cut off.
     cut_one_at: AtomicU64,
     cut_all: AtomicBool,
-    was_cut: AtomicBool,
+    /// The client's port of the connection that was cut off; 0 before.
+    cut_port: AtomicU16,
 }
 
 impl Relay {
@@ -102,8 +103,9 @@ impl Relay {
         self.faults.cut_one_at.store(bytes, Relaxed);
     }
 
-    pub(crate) fn was_cut(&self) -> bool {
-        self.faults.was_cut.load(Relaxed)
+    /// The client's port of the connection that was cut off; 0 if none was.
+    pub(crate) fn cut_port(&self) -> u16 {
+        self.faults.cut_port.load(Relaxed)
     }
 
     /// Nothing passes any more.
@@ -132,7 +134,7 @@ async fn run(front: Arc<UdpSocket>, server: SocketAddr, path: Path, faults: Arc<
         let flow = &flows[&client];
         if bytes > LARGE && carried >= faults.cut_one_at.load(Relaxed) {
             faults.cut_one_at.store(u64::MAX, Relaxed);
-            faults.was_cut.store(true, Relaxed);
+            faults.cut_port.store(client.port(), Relaxed);
             flow.cut.store(true, Relaxed);
         }
         if faults.cut_all.load(Relaxed) {

@@ -1,5 +1,6 @@
 //! Pushing, as users do.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::ffi::OsStrExt;
@@ -229,7 +230,8 @@ fn json_has_an_event_on_every_line_and_the_summary_last() {
     let sent = summary["padding_sent_bytes"].as_u64().unwrap();
     assert!(summary["padding_received_bytes"].as_u64().unwrap() <= sent, "{summary}");
 
-    let started = serve.event("started");
+    let started = serve.next();
+    assert_eq!(started["event"], "started", "nobody was turned away: {started}");
     assert_eq!(
         (&started["transfer"], &started["destination"]),
         (&summary["transfer"], &"to/".into())
@@ -363,4 +365,42 @@ fn a_file_that_is_replaced_all_the_time_arrives_as_one_of_its_versions_or_not_at
         done.store(true, Relaxed);
     });
     assert!(unfinished(&host.root("")).is_empty());
+}
+
+#[test]
+fn connections_take_turns_over_all_addresses_of_both_ends() {
+    let host = Host::new();
+    let mut command = host.qbulk();
+    command.args(Serve::arguments(&host)).args(["--listen", "0.0.0.0:0"]);
+    let serve = Serve::spawn(&host, command);
+    let port = serve.address.port();
+    fs::write(host.src("file"), random(1, 8 << 20)).unwrap();
+    let [server, other] = [1, 2].map(|host| format!("127.0.0.{host}:{port}"));
+    let args = ["--bind", "127.0.0.3", "--bind", "127.0.0.4", "--server", &other].map(OsStr::new);
+    let file = host.src("file");
+    let args = [&args[..], &[file.as_ref()]].concat();
+    let ran = run(&mut host.pushing(&args, &format!("qbulk://{server}/")));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    let events = ran.events();
+    let up = events.iter().filter(|event| event["event"] == "connected");
+    let pairs: BTreeSet<_> = up
+        .map(|event| {
+            let local = event["local"].as_str().unwrap().split(':').next().unwrap();
+            (local, event["remote"].as_str().unwrap())
+        })
+        .collect();
+    let locals: BTreeSet<_> = pairs.iter().map(|(local, _)| *local).collect();
+    let remotes: BTreeSet<_> = pairs.iter().map(|(_, remote)| *remote).collect();
+    assert_eq!(locals, ["127.0.0.3", "127.0.0.4"].into());
+    assert_eq!(remotes, [server.as_str(), &other].into());
+}
+
+#[test]
+fn the_demo_runs_with_nothing_to_configure() {
+    let host = Host::new();
+    let ran = run(host.qbulk().args(["demo", "--size", "8MiB"]).env("TMPDIR", host.dir.path()));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("1 files"), "{ran:?}");
+    assert!(names(host.dir.path()).iter().all(|name| !name.starts_with("qbulk-demo")));
 }
