@@ -129,7 +129,7 @@ impl Aggressiveness {
     fn gains(self) -> Gains {
         match self {
             Self::Background => Gains { cruise: 1.0, up: 1.1, down: 0.9, queue_max: 1.0 },
-            Self::Normal => Gains { cruise: 1.2, up: 1.4, down: 0.9, queue_max: 1.6 },
+            Self::Normal => Gains { cruise: 1.3, up: 1.5, down: 0.95, queue_max: 1.6 },
             Self::Max => Gains { cruise: 1.5, up: 1.8, down: 1.0, queue_max: 2.0 },
         }
     }

@@ -137,3 +137,10 @@ pub struct Sample {
     /// Bytes sent that are neither acknowledged nor declared lost.
     pub in_flight_bytes: u64,
 }
+
+impl Sample {
+    /// Whether round trips are drawn out, by more than what hosts add to them.
+    fn has_queue(&self) -> bool {
+        self.rtt > self.rtt_min + self.rtt_min / 8 + Duration::from_millis(1)
+    }
+}

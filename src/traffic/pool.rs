@@ -632,10 +632,12 @@ impl Pool {
             .iter()
             .filter(|conn| conn.sample.in_flight_bytes * 2 >= conn.sample.window_bytes)
             .count();
+        let queued = active.iter().filter(|conn| conn.sample.has_queue()).count();
         let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
         let load = Load {
             delivered_bytes: self.delivered_by_gone + delivered,
             is_limited: self.accepted && self.plan.has_waiting() && full * 2 > active.len(),
+            is_full: queued * 2 > active.len(),
             rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
         };
         self.tuner.on_load(load, now);

@@ -63,6 +63,8 @@ pub struct Load {
     pub delivered_bytes: u64,
     /// The network is what limits them: data waits, and their windows are full.
     pub is_limited: bool,
+    /// A queue says that the path they share is full.
+    pub is_full: bool,
     /// Their round-trip time.
     pub rtt: Duration,
 }
@@ -108,7 +110,11 @@ impl Tuner {
                 if goodput > before * STEADY {
                     // It still grows by itself, and that must not count for more connections.
                     self.step = Step::Measure { span, before: goodput };
+                } else if load.is_full && self.active == self.active_min {
+                    self.step = Step::Rest { until: Some(now + span_time) };
                 } else {
+                    // A full path has no use for more.
+                    self.shrink_next |= load.is_full;
                     self.begin(Trial { active: self.active, goodput }, now + span_time);
                 }
             }
@@ -176,7 +182,12 @@ mod tests {
     use super::*;
 
     /// Runs a tuner for a minute on a network that gives `rate(active)` bytes per second.
-    fn run(active: usize, active_max: usize, rate: impl Fn(usize) -> f64) -> (usize, usize) {
+    fn run(
+        active: usize,
+        active_max: usize,
+        is_full: bool,
+        rate: impl Fn(usize) -> f64,
+    ) -> (usize, usize) {
         let mut tuner = Tuner::new(active, active_max);
         let mut now = Instant::now();
         let (mut delivered, mut most) = (0.0, 0);
@@ -184,7 +195,8 @@ mod tests {
             now += Duration::from_millis(10);
             delivered += rate(tuner.active()) * 0.01;
             let rtt = Duration::from_millis(50);
-            let load = Load { delivered_bytes: delivered as u64, is_limited: true, rtt };
+            let delivered_bytes = delivered as u64;
+            let load = Load { delivered_bytes, is_limited: true, is_full, rtt };
             tuner.on_load(load, now);
             most = most.max(tuner.active());
         }
@@ -193,19 +205,24 @@ mod tests {
 
     #[test]
     fn where_each_is_limited_for_itself_there_are_more_until_the_path_is_full() {
-        let (active, most) = run(8, 32, |active| (active as f64 * 7.5e6).min(120e6));
+        let (active, most) = run(8, 32, false, |active| (active as f64 * 7.5e6).min(120e6));
         assert!((16..=24).contains(&active), "{active}");
         assert!(most <= 32);
     }
 
     #[test]
     fn on_a_shared_bottleneck_there_are_no_more() {
-        let (active, most) = run(8, 32, |_| 100e6);
+        let (active, most) = run(8, 32, false, |_| 100e6);
         assert_eq!((active, most), (8, 12));
     }
 
     #[test]
+    fn on_a_path_that_is_full_more_are_not_even_tried() {
+        assert_eq!(run(8, 32, true, |_| 100e6), (8, 8));
+    }
+
+    #[test]
     fn a_fixed_number_stays() {
-        assert_eq!(run(8, 8, |active| active as f64 * 1e6), (8, 8));
+        assert_eq!(run(8, 8, false, |active| active as f64 * 1e6), (8, 8));
     }
 }
