@@ -174,6 +174,10 @@ fn simulate(seed: u64, faults: bool) -> Outcome {
         }
     }
 
+    // Replacing has a pace: a set at once, and then a few a second.
+    let seconds = (now - start).as_secs() as usize + 1;
+    assert!(verdicts.len() <= 2 * (active_max + connections) + 6 * seconds, "seed {seed}");
+
     // Every byte of every item was written, and none by two different stripes.
     let mut got: HashMap<ItemId, u64> = HashMap::new();
     for id in written.keys() {
