@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
@@ -98,10 +99,10 @@ pub(crate) enum CertCommand {
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
     /// Say nothing but what went wrong.
-    #[arg(short, long, env = "QBULK_QUIET")]
+    #[arg(short, long, env = "QBULK_QUIET", value_parser = BoolishValueParser::new())]
     pub(crate) quiet: bool,
     /// Write every event to standard output as one line of JSON (see docs/json.md).
-    #[arg(long, env = "QBULK_JSON")]
+    #[arg(long, env = "QBULK_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
     /// Trace to standard error; twice for the transport as well. RUST_LOG has the last word.
     #[arg(short, long, action = clap::ArgAction::Count, env = "QBULK_VERBOSE")]

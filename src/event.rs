@@ -9,6 +9,11 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PushEvent {
+    /// The transfer begins; the first event.
+    Begun {
+        /// Its public number, for finding it in logs, the server's as well.
+        transfer: String,
+    },
     /// A connection of the set is up.
     Connected {
         /// Its number.
@@ -39,6 +44,8 @@ pub enum PushEvent {
         /// Stripes that other connections take over from it.
         stripes: usize,
     },
+    /// How a connection that is up does; about once a second for each.
+    Connection(ConnectionState),
     /// How far the transfer is; several times a second.
     Progress(Progress),
     /// A file, folder or link that could not be moved; the others go on.
@@ -74,6 +81,63 @@ pub struct Progress {
     pub finishing: bool,
 }
 
+/// How a connection does.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ConnectionState {
+    /// Its number.
+    pub conn: u32,
+    /// What it is for: `opening`, `priming`, `reserve` or `active`.
+    pub role: &'static str,
+    /// Its smoothed round-trip time, in milliseconds.
+    pub rtt_ms: f64,
+    /// The least round-trip time seen on it, in milliseconds.
+    pub rtt_min_ms: f64,
+    /// What the transport has confirmed, padding included, in bytes per second since the last such
+    /// event.
+    pub goodput_bytes_per_s: f64,
+    /// Its congestion window, in bytes.
+    pub window_bytes: u64,
+    /// Bytes sent that are neither acknowledged nor declared lost.
+    pub in_flight_bytes: u64,
+    /// Bytes acknowledged so far, padding included.
+    pub delivered_bytes: u64,
+    /// Bytes declared lost so far.
+    pub lost_bytes: u64,
+    /// Padding sent so far, in bytes.
+    pub padding_bytes: u64,
+    /// Stripes that the receiver has confirmed so far.
+    pub stripes: u64,
+}
+
+/// What a connection did.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConnectionTotal {
+    /// Its number.
+    pub conn: u32,
+    /// Its local address.
+    pub local: SocketAddr,
+    /// The server's address.
+    pub remote: SocketAddr,
+    /// Why it ended: `done` with the transfer, or a verdict as in [`PushEvent::Condemned`].
+    pub end: &'static str,
+    /// How long it was up, in seconds.
+    pub up_s: f64,
+    /// Its smoothed round-trip time at the end, in milliseconds.
+    pub rtt_ms: f64,
+    /// The least round-trip time seen on it, in milliseconds.
+    pub rtt_min_ms: f64,
+    /// What the transport has confirmed, padding included, in bytes per second while it was up.
+    pub goodput_bytes_per_s: f64,
+    /// Bytes acknowledged, padding included.
+    pub delivered_bytes: u64,
+    /// Bytes declared lost.
+    pub lost_bytes: u64,
+    /// Padding sent, in bytes.
+    pub padding_bytes: u64,
+    /// Stripes that the receiver has confirmed.
+    pub stripes: u64,
+}
+
 /// Something that could not be moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
@@ -90,14 +154,16 @@ pub struct Summary {
     pub transfer: String,
     /// Files that have their name at the destination.
     pub files: u64,
-    /// Folders and links.
+    /// Folders and links that are there.
     pub others: u64,
-    /// Bytes of the files, holes included.
+    /// Bytes of these files, holes included.
     pub bytes: u64,
     /// What could not be moved, up to a limit.
     pub failures: Vec<Failure>,
     /// How many could not be moved.
     pub failed: u64,
+    /// How many of them the server has counted and not named.
+    pub failed_unnamed: u64,
     /// From start to durable, in seconds.
     pub seconds: f64,
     /// `bytes / seconds`.
@@ -120,6 +186,8 @@ pub struct Summary {
     pub stripes_again: u64,
     /// Sub-transfers: turns of the active set.
     pub sub_transfers: u64,
+    /// What each connection that was up did, up to a limit.
+    pub connections: Vec<ConnectionTotal>,
 }
 
 /// What happens at a server.

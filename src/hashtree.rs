@@ -22,10 +22,25 @@ pub const FILE_BYTES_MAX: u64 = 1 << 60;
 /// For a piece that is all of its file that is the file's hash, otherwise its node's chaining value.
 /// `offset` must be a multiple of the length's power of two.
 pub fn piece_hash(offset: u64, piece: &[u8], file_bytes: u64) -> [u8; 32] {
-    if piece.len() as u64 == file_bytes {
-        return *blake3::hash(piece).as_bytes();
+    hash_parts(offset, piece.len() as u64, std::iter::once(piece), file_bytes)
+}
+
+/// The [`piece_hash`] of a piece of `len` bytes that is given in parts.
+pub fn hash_parts<'a>(
+    offset: u64,
+    len: u64,
+    parts: impl Iterator<Item = &'a [u8]>,
+    file_bytes: u64,
+) -> [u8; 32] {
+    let is_whole = len == file_bytes;
+    let mut hasher = blake3::Hasher::new();
+    if !is_whole {
+        hasher.set_input_offset(offset);
     }
-    blake3::Hasher::new().set_input_offset(offset).update(piece).finalize_non_root()
+    for part in parts {
+        hasher.update(part);
+    }
+    if is_whole { *hasher.finalize().as_bytes() } else { hasher.finalize_non_root() }
 }
 
 /// Collects a file's pieces. Keeps only what is not merged yet: a few nodes for each gap.

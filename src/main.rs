@@ -6,6 +6,7 @@ mod report;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use qbulk::certs::{self, CertPaths};
 use qbulk::error::{EXIT_SOME_FAILED, Error};
@@ -19,6 +20,8 @@ use report::{PushReport, ServeReport};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway.
 const BLOCKING_THREADS: usize = 16;
+/// Writes may come to an end; what hangs, such as the look-up of a name, is left behind.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
@@ -60,7 +63,7 @@ async fn serve(args: ServeArgs) -> Result<ExitCode, Error> {
     let stop = stop_signal()?;
     let (server, own) = args.bind()?;
     let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
-    let report = ServeReport { output: args.output, root, own };
+    let report = ServeReport::new(args.output, root, own);
     server.run(Arc::new(move |event: ServeEvent| report.tell(&event)), stop).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -77,12 +80,14 @@ fn exit_code(summary: &Summary) -> ExitCode {
 }
 
 fn on_runtime(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
-        .map_err(|error| Error::Disk(format!("cannot start threads: {error}")))?
-        .block_on(command)
+        .map_err(|error| Error::Disk(format!("cannot start threads: {error}")))?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_timeout(SHUTDOWN_TIME);
+    result
 }
 
 /// Resolves on Ctrl-C or SIGTERM.

@@ -1,13 +1,11 @@
 //! What a user sees: a progress bar, plain lines, or JSON.
 
+mod json;
 mod push;
 mod serve;
 
-use std::io::Write;
-
 use bytesize::ByteSize;
 use qbulk::error::Error;
-use serde::Serialize;
 
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
@@ -15,32 +13,31 @@ pub(crate) use self::serve::ServeReport;
 /// Says why a command failed.
 pub(crate) fn error(error: &Error, json: bool) {
     if json {
-        json_line(&serde_json::json!({
-            "event": "error",
-            "code": error.exit_code(),
-            "message": error.to_string(),
-        }));
+        json::error(error);
     } else {
         eprintln!("qbulk: {}", printable(&error.to_string()));
     }
 }
 
-/// One line on standard output.
-fn json_line(value: &impl Serialize) {
-    let Ok(line) = serde_json::to_string(value) else { return };
-    // If nobody reads it any more, the transfer goes on all the same.
-    drop(writeln!(std::io::stdout().lock(), "{line}"));
-}
-
-/// Text that comes from a peer or a file name, without what could steer a terminal.
+/// Text that comes from a peer or a file name, without what could steer a terminal or the order in
+/// which it is read.
 fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|char| {
-            let escaped = char.is_control().then(|| char.escape_default());
+            let steers = char.is_control() || is_bidi_control(char);
+            let escaped = steers.then(|| char.escape_default());
             let plain = escaped.is_none().then_some(char);
             escaped.into_iter().flatten().chain(plain)
         })
         .collect()
+}
+
+/// Marks, embeddings, overrides and isolates (Unicode Standard Annex 9, 2).
+fn is_bidi_control(char: char) -> bool {
+    matches!(
+        char,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    )
 }
 
 fn size(bytes: u64) -> String {
@@ -58,5 +55,6 @@ mod tests {
     #[test]
     fn what_could_steer_a_terminal_is_escaped() {
         assert_eq!(printable("a\u{1b}[2Jb\n\u{fc}"), "a\\u{1b}[2Jb\\n\u{fc}");
+        assert_eq!(printable("\u{202e}gpj.exe\u{2066}"), "\\u{202e}gpj.exe\\u{2066}");
     }
 }

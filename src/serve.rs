@@ -9,6 +9,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,15 +17,17 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
-use self::transfer::Transfer;
+use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls::{self, ServerTrust};
+use crate::store::clean::clean;
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
 use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name};
@@ -52,6 +55,12 @@ const DESERTED_TIME: Duration = Duration::from_secs(30);
 /// Transfers that run at the same time, and connections of each, at most.
 const TRANSFERS_MAX: usize = 256;
 const CONNECTIONS_MAX: usize = 4_096;
+/// Handshakes that are under way; from there on clients must show first that they receive what is sent
+/// to their address, so that made-up addresses cannot keep others out.
+const HANDSHAKES_MAX: usize = 256;
+/// How often, and from which age on, what a killed server left behind is removed.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
+const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -99,7 +108,18 @@ impl Server {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
         report(ServeEvent::Listening { address: self.address });
-        let desk = Arc::new(Desk { root: self.root, report, transfers: Mutex::default() });
+        let desk = Arc::new(Desk {
+            root: self.root,
+            report,
+            tls: self.tls,
+            datagram_bytes_max: self.datagram_bytes_max,
+            room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
+            transfers: Mutex::default(),
+        });
+        let stop_cleaning = Arc::new(AtomicBool::new(false));
+        let mut cleaning = JoinSet::new();
+        cleaning.spawn(clean_often(Arc::clone(&desk.root), Arc::clone(&stop_cleaning)));
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
         loop {
@@ -108,9 +128,13 @@ impl Server {
                 () = &mut stop => break,
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) if tasks.len() < CONNECTIONS_MAX => {
-                        let mtu = PathMtu::of(incoming.remote_address(), self.datagram_bytes_max);
-                        let config = endpoint::server_config(Arc::clone(&self.tls), mtu);
-                        tasks.spawn(Arc::clone(&desk).serve(incoming, Arc::new(config)));
+                        let handshake = Arc::clone(&handshakes).try_acquire_owned().ok();
+                        if handshake.is_none() && !incoming.remote_address_validated() {
+                            // Fails only if the address is known to be the client's.
+                            drop(incoming.retry());
+                        } else {
+                            tasks.spawn(Arc::clone(&desk).serve(incoming, handshake));
+                        }
                     }
                     Some(incoming) => incoming.refuse(),
                     None => break,
@@ -118,6 +142,8 @@ impl Server {
                 Some(_) = tasks.join_next() => {}
             }
         }
+        stop_cleaning.store(true, Relaxed);
+        cleaning.shutdown().await;
         let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
         for transfer in running {
             transfer.end("the server is being stopped");
@@ -138,18 +164,26 @@ type TransferKey = (Fingerprint, [u8; 16]);
 struct Desk {
     root: Arc<Dir>,
     report: ServeReporter,
+    tls: Arc<QuicServerConfig>,
+    datagram_bytes_max: u16,
+    /// Room for stripes of all transfers, in bytes.
+    room: Arc<Semaphore>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
 }
 
 impl Desk {
-    async fn serve(self: Arc<Self>, incoming: Incoming, config: Arc<quinn::ServerConfig>) {
+    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
         let remote = incoming.remote_address();
+        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
         let refused = |reason: String| (self.report)(ServeEvent::Refused { remote, reason });
         let connecting = match incoming.accept_with(config) {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
-        let connection = match connecting.await {
+        let connected = connecting.await;
+        drop(handshake);
+        let connection = match connected {
             Ok(connection) => connection,
             // The other way round, it is the client that ends it: to look at this server's key, it may be.
             Err(error @ ConnectionError::TransportError(_)) if tls::is_auth_failure(&error) => {
@@ -233,7 +267,7 @@ impl Desk {
         if transfers.len() >= TRANSFERS_MAX {
             return Err("the server has too many transfers: try again later".into());
         }
-        let transfer = Arc::new(Transfer::new(name.clone(), found, sink));
+        let transfer = Arc::new(Transfer::new(name.clone(), found, sink, Arc::clone(&self.room)));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         (self.report)(ServeEvent::Started {
@@ -264,7 +298,7 @@ impl Desk {
         let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
         if transfer.end_reason().is_none() && !heard {
             tokio::time::sleep(DESERTED_TIME).await;
-            if !transfer.is_deserted() {
+            if !transfer.is_deserted(DESERTED_TIME) {
                 return;
             }
             transfer.end("its client was lost");
@@ -279,7 +313,7 @@ impl Desk {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
-                failed: outcome.failed,
+                failed: outcome.failed_files + outcome.failed_others,
                 seconds: removed.began.elapsed().as_secs_f64(),
                 padding_bytes: removed.padding_bytes(),
             }),
@@ -290,6 +324,19 @@ impl Desk {
         }
         let last = Arc::clone(transfer);
         drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
+    }
+}
+
+async fn clean_often(root: Arc<Dir>, stop: Arc<AtomicBool>) {
+    let mut interval = tokio::time::interval(CLEAN_INTERVAL);
+    loop {
+        interval.tick().await;
+        let (root, stop) = (Arc::clone(&root), Arc::clone(&stop));
+        let cleaned =
+            tokio::task::spawn_blocking(move || clean(&root, LEFT_BEHIND_AGE, &stop)).await;
+        if let Ok(files @ 1..) = cleaned {
+            tracing::info!(files, "removed what unfinished transfers had left behind");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
-use qbulk::event::{Failure, Progress, PushEvent, ServeEvent, Summary};
+use qbulk::event::{ConnectionState, Failure, Progress, PushEvent, ServeEvent, Summary};
 use serde_json::Value;
 
 /// The fields of every event, by its name.
@@ -49,9 +49,11 @@ fn every_event_is_documented_as_it_is() {
     let address = || "127.0.0.1:1".parse().expect("an address");
     let failure = Failure { path: text(), reason: text() };
     let push = [
+        PushEvent::Begun { transfer: text() },
         PushEvent::Connected { conn: 0, local: address(), remote: address() },
         PushEvent::Primed { conn: 0, end: "target", window_bytes: 0, padding_bytes: 0 },
         PushEvent::Condemned { conn: 0, verdict: "slow", stripes: 0 },
+        PushEvent::Connection(ConnectionState::default()),
         PushEvent::Progress(Progress::default()),
         PushEvent::Failed(failure),
         PushEvent::Summary(Summary::default()),
@@ -115,7 +117,7 @@ fn a_real_transfer_tells_nothing_that_is_not_documented() {
     };
     let (code, mut events) = push(&source);
     assert_eq!(code, Some(1), "a socket cannot be moved: {events:?}");
-    let summary = events.last().expect("events");
+    let summary = events.last().expect("events").clone();
     assert_eq!((&summary["event"], &summary["files"]), (&"summary".into(), &1.into()));
     assert_eq!(
         summary["failures"][0].as_object().expect("an object").keys().collect::<Vec<_>>(),
@@ -130,9 +132,20 @@ fn a_real_transfer_tells_nothing_that_is_not_documented() {
         .inspect(|event| events.push(Value::clone(event)))
         .any(|event| event["event"] == "finished");
     assert!(finished, "the server says when it is done");
+    let transfer = &events[0]["transfer"];
+    assert_eq!(transfer.as_str().map(str::len), Some(12), "the first event names the transfer");
+    let connections = summary["connections"].as_array().expect("an array");
+    assert!(connections.iter().any(|total| total["stripes"].as_u64() > Some(0)));
+    let mut of_transfer = events.iter().filter(|event| event["event"] != "refused");
+    assert!(of_transfer.all(|event| event["transfer"] == *transfer), "{events:?}");
+
     let documented = documented();
     for event in events.iter().chain(&failed).chain([&listening]) {
-        let (name, fields) = fields(event);
+        let (name, mut fields) = fields(event);
+        assert!(fields.remove("time") && fields.remove("at_s"), "{event}");
+        if !documented.get(&name).is_some_and(|fields| fields.contains("transfer")) {
+            fields.remove("transfer");
+        }
         assert_eq!(documented.get(&name), Some(&fields), "{event}");
     }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
@@ -54,7 +55,12 @@ pub(crate) struct PushArgs {
     )]
     fingerprint: Vec<Fingerprint>,
     /// Accept a server that is not known yet, and remember its key, without asking.
-    #[arg(long, env = "QBULK_ACCEPT_NEW", help_heading = "Identity")]
+    #[arg(
+        long,
+        env = "QBULK_ACCEPT_NEW",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Identity"
+    )]
     accept_new: bool,
     /// Accept servers with a certificate for their name from this authority.
     #[arg(
@@ -120,7 +126,7 @@ pub(crate) struct PushArgs {
     #[arg(
         long,
         env = "QBULK_NO_MEMORY",
-        value_parser = clap::builder::BoolishValueParser::new(),
+        value_parser = BoolishValueParser::new(),
         help_heading = "Network"
     )]
     no_memory: bool,
@@ -224,7 +230,11 @@ impl PushArgs {
         let (sources, destination) = self.ends()?;
         let pool = self.pool()?;
         let identity = Arc::new(trust::identity(&self.identity)?);
-        let servers = net::resolve(&destination, &self.server).await?;
+        tokio::pin!(stop);
+        let servers = tokio::select! {
+            servers = net::resolve(&destination, &self.server) => servers?,
+            () = &mut stop => return Err(Error::Interrupted),
+        };
         let asked = trust::Asked {
             server: destination.server(),
             address: servers[0],
@@ -233,7 +243,6 @@ impl PushArgs {
             ca: self.ca.clone(),
             timeout: self.connect_timeout,
         };
-        tokio::pin!(stop);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),

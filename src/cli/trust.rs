@@ -14,6 +14,7 @@ use qbulk::net::endpoint::{self, PathMtu};
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
 use quinn::congestion::CubicConfig;
+use tokio::sync::oneshot;
 
 use super::IdentityArgs;
 
@@ -52,11 +53,12 @@ impl Asked {
             return Ok(ClientTrust::Pinned([known, own].into()));
         }
         let shown = self.server_key(identity).await?;
+        if shown != own && !self.accept_new {
+            self.ask(shown).await?;
+        }
+        // One's own key is remembered as well: it saves the next push from looking.
+        known_hosts.add(&self.server, shown)?;
         if shown != own {
-            if !self.accept_new {
-                self.ask(shown).await?;
-            }
-            known_hosts.add(&self.server, shown)?;
             eprintln!("qbulk: {} is now known by {shown} (in {})", self.server, path.display());
         }
         Ok(ClientTrust::Pinned([shown, own].into()))
@@ -75,13 +77,16 @@ impl Asked {
             "{server} is not known yet. It shows the key\n  {shown}\n\
              `qbulk id` on that host prints the same if it is the right one. Trust it (yes/no)? "
         );
-        let answer = tokio::task::spawn_blocking(|| {
-            std::io::stderr().flush()?;
+        let (answered, answer) = oneshot::channel();
+        // Not one of the runtime's threads, which the process waits for: this one may read for ever.
+        std::thread::spawn(move || {
             let mut answer = String::new();
-            std::io::stdin().lock().read_line(&mut answer).map(|_| answer)
+            drop(std::io::stderr().flush());
+            drop(std::io::stdin().lock().read_line(&mut answer));
+            drop(answered.send(answer));
         });
         match answer.await {
-            Ok(Ok(answer)) if matches!(answer.trim(), "yes" | "y") => Ok(()),
+            Ok(answer) if matches!(answer.trim(), "yes" | "y") => Ok(()),
             _ => Err(Error::Auth(format!("{server} was not trusted"))),
         }
     }

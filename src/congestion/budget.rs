@@ -63,9 +63,9 @@ pub enum Phase {
 /// A round lasts this long at least, so that what is measured on a local network is not noise.
 const ROUND_MIN: Duration = Duration::from_millis(10);
 /// A round trip is taken to last this long at least: what hosts need to wake up and to answer.
-const RTT_FLOOR: Duration = Duration::from_millis(5);
+const RTT_FLOOR: Duration = Duration::from_millis(4);
 /// Rates are measured over this long at least.
-const SAMPLE_MIN: Duration = Duration::from_millis(1);
+const SAMPLE_MIN: Duration = Duration::from_millis(4);
 /// Rounds that a delivery rate is remembered for.
 const RATE_ROUNDS: u64 = 10;
 /// What a new connection may send before anything is known, in packets: somewhat more than the ten of
@@ -464,7 +464,7 @@ impl Budget {
         let rtt = latest.max(self.rtt_before);
         // Round trips just above the least are as good as the least.
         let least = self.rtt_min.min();
-        if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 4) {
+        if least.is_none_or(|least| rtt <= least + least / 16 + SAMPLE_MIN / 16) {
             self.rtt_min_at = now;
         }
         self.rtt_min.add(now, rtt);

@@ -1,7 +1,7 @@
 //! The control stream: messages in, messages out.
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
 use crate::wire::{CONTROL_BYTES_MAX, Control, WireError};
 
@@ -48,15 +48,34 @@ impl ControlReader {
     }
 }
 
+/// Where messages wait to be sent, with or without a bound.
+pub trait Queue: Send {
+    /// Waits for messages and moves up to `limit` of them to `messages`. 0 once the queue is closed.
+    fn take(
+        &mut self,
+        messages: &mut Vec<Control>,
+        limit: usize,
+    ) -> impl Future<Output = usize> + Send;
+}
+
+impl Queue for Receiver<Control> {
+    async fn take(&mut self, messages: &mut Vec<Control>, limit: usize) -> usize {
+        self.recv_many(messages, limit).await
+    }
+}
+
+impl Queue for UnboundedReceiver<Control> {
+    async fn take(&mut self, messages: &mut Vec<Control>, limit: usize) -> usize {
+        self.recv_many(messages, limit).await
+    }
+}
+
 /// Sends what is queued, as many messages at a time as there are, until the queue is closed.
-pub async fn send_all(
-    mut stream: SendStream,
-    mut queue: UnboundedReceiver<Control>,
-) -> Result<(), WriteError> {
+pub async fn send_all(mut stream: SendStream, mut queue: impl Queue) -> Result<(), WriteError> {
     const BATCH: usize = 64;
     let mut messages = Vec::with_capacity(BATCH);
     let mut bytes = Vec::new();
-    while queue.recv_many(&mut messages, BATCH).await > 0 {
+    while queue.take(&mut messages, BATCH).await > 0 {
         for message in messages.drain(..) {
             message.encode(&mut bytes);
         }

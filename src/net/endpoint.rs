@@ -23,7 +23,7 @@ const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
 /// What the sender keeps per connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// Streams that a client may have open towards the server on one connection.
-const STREAMS_MAX: u32 = 256;
+pub const STREAMS_MAX: u32 = 256;
 /// Padding waits in a queue ahead of data: keep it to about one burst.
 const PADDING_QUEUE_BYTES: usize = 64 << 10;
 /// The receiver drops padding that it has not counted yet; this bounds what it keeps.

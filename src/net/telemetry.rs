@@ -76,7 +76,7 @@ impl fmt::Debug for Observed {
 impl ControllerFactory for Observed {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let inner = Arc::clone(&self.inner).build(now, current_mtu);
-        self.telemetry.window_bytes.store(inner.window(), Relaxed);
+        self.telemetry.window_bytes.store(inner.metrics().congestion_window, Relaxed);
         let telemetry = Arc::clone(&self.telemetry);
         Box::new(Observer { telemetry, rtt_var: Duration::ZERO, inner })
     }
@@ -123,7 +123,7 @@ impl Controller for Observer {
         largest_packet_num_acked: Option<u64>,
     ) {
         self.inner.on_end_acks(now, in_flight, app_limited, largest_packet_num_acked);
-        self.telemetry.window_bytes.store(self.inner.window(), Relaxed);
+        self.telemetry.window_bytes.store(self.inner.metrics().congestion_window, Relaxed);
         self.telemetry.in_flight_bytes.store(in_flight, Relaxed);
     }
 
@@ -136,7 +136,7 @@ impl Controller for Observer {
     ) {
         self.telemetry.lost_bytes.fetch_add(lost_bytes, Relaxed);
         self.inner.on_congestion_event(now, sent, is_persistent_congestion, lost_bytes);
-        self.telemetry.window_bytes.store(self.inner.window(), Relaxed);
+        self.telemetry.window_bytes.store(self.inner.metrics().congestion_window, Relaxed);
     }
 
     fn on_mtu_update(&mut self, new_mtu: u16) {

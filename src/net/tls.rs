@@ -1,7 +1,8 @@
 //! TLS for QUIC: both sides show a certificate, and each checks the other's.
 //!
-//! TLS 1.3 only, without tickets and early data: every handshake proves both keys anew, and taking
-//! a key out of a trust file works at once for new connections.
+//! TLS 1.3 only, without tickets and early data: every handshake proves both keys anew. Whom to trust is
+//! fixed when a configuration is made: a server reads its trust file when it starts, and taking a key out
+//! works from the next start on.
 
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,10 @@
 //! What things are called at the destination, as `cp` and `rsync` users expect.
 
+use std::path::PathBuf;
+
 use crate::error::Error;
 use crate::store::scan::{Start, join};
-use crate::store::shown;
+use crate::store::{reason, shown};
 use crate::wire::Destination;
 
 /// How names below the sources become paths below the server's root.
@@ -41,6 +43,25 @@ impl Names {
             Self::As(path) => path.clone(),
         }
     }
+}
+
+/// Looks at the sources as they were typed, before anything is opened.
+pub(super) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
+    let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
+    for source in sources {
+        let start = Start::new(source).map_err(|error| {
+            Error::Disk(format!("cannot read {}: {}", source.display(), reason(&error)))
+        })?;
+        let name = start.name();
+        if !name.is_empty() && starts.iter().any(|other| other.name() == name) {
+            return Err(Error::Usage(format!(
+                "two sources would both be called {:?} at the destination: push them one by one",
+                shown(name)
+            )));
+        }
+        starts.push(start);
+    }
+    Ok(starts)
 }
 
 #[cfg(test)]

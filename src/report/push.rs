@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qbulk::event::{Progress, PushEvent, Summary};
 
-use super::{json_line, printable, rate, size};
+use super::{json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// How often a plain line says how far it is.
@@ -24,6 +24,7 @@ pub(crate) enum PushReport {
 impl PushReport {
     pub(crate) fn new(output: OutputArgs) -> Self {
         if output.json {
+            json::start();
             Self::Json
         } else if output.quiet {
             Self::Quiet
@@ -36,7 +37,7 @@ impl PushReport {
 
     pub(crate) fn tell(&self, event: &PushEvent) {
         match (self, event) {
-            (Self::Json, event) => json_line(event),
+            (Self::Json, event) => json::push(event),
             (_, PushEvent::Failed(failure)) => {
                 let (path, reason) = (printable(&failure.path), printable(&failure.reason));
                 self.line(&format!("qbulk: {path}: {reason}"));
@@ -122,7 +123,13 @@ fn line(progress: &Progress) -> String {
 
 fn text(summary: &Summary) -> String {
     let Summary { files, others, seconds, failed, takeovers, stripes_again, .. } = summary;
-    let failed = if *failed > 0 { format!(", {failed} FAILED") } else { String::new() };
+    let failed = match (failed, summary.failed_unnamed) {
+        (0, _) => String::new(),
+        (failed, 0) => format!(", {failed} FAILED"),
+        (failed, unnamed) => {
+            format!(", {failed} FAILED: those named above, and {unnamed} more at the server")
+        }
+    };
     format!(
         "{files} files, {others} folders and links, {} in {seconds:.2} s, {}, verified and durable{failed}\n\
          {} connections, {takeovers} taken over, {stripes_again} of {} stripes sent again, padding {} ({:.1}%)",

@@ -3,20 +3,25 @@
 use qbulk::event::ServeEvent;
 use qbulk::identity::Fingerprint;
 
-use super::{json_line, printable, rate, size};
+use super::{json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// Tells a server's events.
 pub(crate) struct ServeReport {
-    pub(crate) output: OutputArgs,
-    pub(crate) root: String,
-    pub(crate) own: Fingerprint,
+    output: OutputArgs,
+    root: String,
+    own: Fingerprint,
 }
 
 impl ServeReport {
+    pub(crate) fn new(output: OutputArgs, root: String, own: Fingerprint) -> Self {
+        json::start();
+        Self { output, root, own }
+    }
+
     pub(crate) fn tell(&self, event: &ServeEvent) {
         if self.output.json {
-            json_line(event);
+            json::serve(event);
         } else if !self.output.quiet
             || matches!(event, ServeEvent::Aborted { .. } | ServeEvent::Refused { .. })
         {

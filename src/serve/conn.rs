@@ -5,16 +5,22 @@ use std::time::Duration;
 
 use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, VarInt};
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
 use super::transfer::Transfer;
 use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::net::endpoint::STREAMS_MAX;
 use crate::store::sink::SinkError;
 use crate::wire::{CLOSE_ABORTED, CLOSE_DONE, Control, Header, VERSION, WireError};
 
 /// A client must say who it is within this time.
 pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
+/// Messages that wait to be sent, at most: a client that does not read them is not read from either.
+const QUEUE: usize = 256;
+/// What is done at the same time, at most. A stream may be over, and the client free to open another,
+/// while its answer still waits.
+const TASKS_MAX: usize = STREAMS_MAX as usize;
 /// What is read at a time before a stripe's length is known.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
 
@@ -31,8 +37,10 @@ pub(super) struct Conn {
     pub(super) connection: Connection,
     pub(super) number: u32,
     messages: ControlReader,
-    sender: UnboundedSender<Control>,
+    sender: Sender<Control>,
     tasks: JoinSet<()>,
+    /// The client has said how many stripes there are.
+    finishing: bool,
 }
 
 /// Why a connection is no longer served.
@@ -75,17 +83,19 @@ impl Conn {
         else {
             return Err(ConnError::Protocol("the first message is not a hello".into()));
         };
-        let (sender, queue) = unbounded_channel();
+        let (sender, queue) = channel(QUEUE);
         let mut tasks = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         tasks.spawn(async move { drop(send_all(control_out, queue).await) });
         let hello = Hello { version, transfer, destination };
-        Ok((Self { connection, number: conn, messages, sender, tasks }, hello))
+        let conn = Self { connection, number: conn, messages, sender, tasks, finishing: false };
+        Ok((conn, hello))
     }
 
     /// Takes what comes over it, until it is closed.
     pub(super) async fn serve(mut self, transfer: &Arc<Transfer>) -> ConnError {
-        self.say(Control::Welcome { version: VERSION, destination: transfer.found });
+        let (destination, instance) = (transfer.found, transfer.instance);
+        self.say(Control::Welcome { version: VERSION, destination, instance });
         self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(transfer)));
         let error = loop {
             tokio::select! {
@@ -96,7 +106,7 @@ impl Conn {
                     Ok(None) | Err(ControlError::Read(_)) => break self.lost().await,
                     Err(error) => break error.into(),
                 },
-                stream = self.connection.accept_uni() => match stream {
+                stream = self.connection.accept_uni(), if self.tasks.len() < TASKS_MAX => match stream {
                     Ok(stream) => self.receive(stream, transfer),
                     Err(_) => break self.lost().await,
                 },
@@ -107,8 +117,9 @@ impl Conn {
         error
     }
 
+    /// For the first message, for which there is room.
     fn say(&self, message: Control) {
-        drop(self.sender.send(message));
+        drop(self.sender.try_send(message));
     }
 
     async fn lost(&self) -> ConnError {
@@ -129,7 +140,8 @@ impl Conn {
     fn on_message(&mut self, message: Control, transfer: &Arc<Transfer>) -> Result<(), ConnError> {
         match message {
             Control::Drop(number) if number != self.number => transfer.drop_connection(number),
-            Control::Finish { stripes } => {
+            Control::Finish { stripes } if !self.finishing => {
+                self.finishing = true;
                 let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
                 self.tasks.spawn(async move {
                     transfer.wait_for(stripes).await;
@@ -152,16 +164,24 @@ impl Conn {
     }
 }
 
-async fn finish(transfer: &Arc<Transfer>, sender: &UnboundedSender<Control>) {
+async fn finish(transfer: &Arc<Transfer>, sender: &Sender<Control>) {
     match transfer.finish().await {
         Ok(outcome) => {
-            for failed in outcome.failures {
-                let mut message = failed.reason.into_bytes();
+            for failed in &outcome.failures {
+                let mut message = failed.reason.clone().into_bytes();
                 message.truncate(crate::wire::TEXT_BYTES_MAX);
-                drop(sender.send(Control::Failed { path: failed.path, message }));
+                let path = failed.path.clone();
+                drop(sender.send(Control::Failed { path, message }).await);
             }
-            let padding_bytes = transfer.padding_bytes();
-            drop(sender.send(Control::Finished { files: outcome.files, padding_bytes }));
+            let finished = Control::Finished {
+                files: outcome.files,
+                bytes: outcome.bytes,
+                failed_files: outcome.failed_files,
+                discarded_files: outcome.discarded_files,
+                failed_others: outcome.failed_others,
+                padding_bytes: transfer.padding_bytes(),
+            };
+            drop(sender.send(finished).await);
         }
         Err(error) => transfer.end(&error.to_string()),
     }
@@ -170,20 +190,22 @@ async fn finish(transfer: &Arc<Transfer>, sender: &UnboundedSender<Control>) {
 async fn receive(
     mut stream: RecvStream,
     transfer: &Arc<Transfer>,
-    sender: &UnboundedSender<Control>,
+    sender: &Sender<Control>,
 ) -> Result<(), ConnError> {
     let (header, early) = read_header(&mut stream, &transfer.early_room).await?;
     if transfer.is_written(header.stripe) {
         // Fails only if all of it has come, and then there is nothing to stop.
         drop(stream.stop(VarInt::from_u32(0)));
-        drop(sender.send(Control::Confirm(header.stripe)));
+        drop(sender.send(Control::Confirm(header.stripe)).await);
         return Ok(());
     }
     let bytes = header.table_bytes + header.content_bytes;
-    let room = Arc::clone(&transfer.room).acquire_many_owned(bytes).await;
-    let Ok(room) = room else { return Ok(()) };
+    let Some(room) = transfer.room(bytes).await else { return Ok(()) };
     let body = read_body(stream, &early, bytes as usize).await?;
-    transfer.take(header, body, room, sender).await;
+    if let Some(answer) = transfer.take(header, body, room).await {
+        // A connection that is gone needs no answer.
+        drop(sender.send(answer).await);
+    }
     Ok(())
 }
 

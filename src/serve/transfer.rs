@@ -4,36 +4,46 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
-use crate::wire::{CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header};
+use crate::wire::{
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
+};
 
 /// Stripes that are being received or written may take this much, in bytes.
 const BUFFER_BYTES: usize = 96 << 20;
+/// The same for all transfers together.
+pub(super) const SERVER_BUFFER_BYTES: usize = 256 << 20;
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
+
+/// Room that a stripe takes, until it is dropped.
+pub(super) type Room = [OwnedSemaphorePermit; 2];
 
 /// A transfer that has begun.
 #[derive(Debug)]
 pub(super) struct Transfer {
     /// Its public name.
     pub(super) name: String,
+    /// Tells it from one of the same name that this server, or one before it, has forgotten.
+    pub(super) instance: u64,
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
-    /// Room for stripes that are being received, in bytes.
-    pub(super) room: Arc<Semaphore>,
+    /// Room for stripes that are being received, in bytes: this transfer's and the server's.
+    room: [Arc<Semaphore>; 2],
     /// Room for what arrives of stripes before their headers, in bytes.
     pub(super) early_room: Semaphore,
     sink: Arc<Sink>,
-    ledger: Mutex<Ledger<UnboundedSender<Control>>>,
+    ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
+    /// When a connection was last lost.
+    deserted_at: Mutex<Option<Instant>>,
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
@@ -43,16 +53,23 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(name: String, found: Destination, sink: Sink) -> Self {
+    pub(super) fn new(
+        name: String,
+        found: Destination,
+        sink: Sink,
+        server_room: Arc<Semaphore>,
+    ) -> Self {
         Self {
             name,
+            instance: rand::random::<u64>() & VARINT_MAX,
             began: Instant::now(),
             found,
-            room: Arc::new(Semaphore::new(BUFFER_BYTES)),
+            room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
             early_room: Semaphore::new(BUFFER_BYTES),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
+            deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
             outcome: OnceCell::new(),
@@ -62,9 +79,9 @@ impl Transfer {
 
     /// Adds a connection. False if the client has used its number before, or the transfer has ended.
     pub(super) fn join(&self, number: u32, connection: &Connection) -> bool {
-        let ended = lock(&self.end).is_some();
         let mut connections = lock(&self.connections);
-        if ended || connections.contains_key(&number) {
+        // Whoever ends the transfer says so before it closes the connections.
+        if lock(&self.end).is_some() || connections.contains_key(&number) {
             return false;
         }
         connections.insert(number, connection.clone());
@@ -75,12 +92,14 @@ impl Transfer {
     pub(super) fn leave(&self, number: u32) -> usize {
         let mut connections = lock(&self.connections);
         connections.remove(&number);
+        *lock(&self.deserted_at) = Some(Instant::now());
         connections.len()
     }
 
-    /// Whether no connection is left.
-    pub(super) fn is_deserted(&self) -> bool {
-        lock(&self.connections).is_empty()
+    /// Whether there has been no connection for at least `time`.
+    pub(super) fn is_deserted(&self, time: Duration) -> bool {
+        let connections = lock(&self.connections);
+        connections.is_empty() && lock(&self.deserted_at).is_some_and(|at| at.elapsed() >= time)
     }
 
     /// The client has given up connection `number`: what it holds is freed.
@@ -98,43 +117,52 @@ impl Transfer {
         self.padding_bytes.load(Relaxed)
     }
 
+    /// Waits for room for a stripe; first for the transfer's own, so that it waits in one place of the
+    /// server's queue and not in many.
+    pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
+        let [own, servers] = &self.room;
+        let own = Arc::clone(own).acquire_many_owned(bytes).await.ok()?;
+        let servers = Arc::clone(servers).acquire_many_owned(bytes).await.ok()?;
+        Some([own, servers])
+    }
+
     pub(super) fn is_written(&self, stripe: u64) -> bool {
         lock(&self.ledger).is_written(stripe)
     }
 
-    /// Verifies and writes a stripe that has arrived in full, and tells whoever sent it. Goes on to its
-    /// end even if the connection that brought the stripe ends before.
+    /// Verifies and writes a stripe that has arrived in full. Goes on to its end even if the connection
+    /// that brought the stripe ends before. Returns what to answer, if the transfer goes on.
     pub(super) async fn take(
         self: &Arc<Self>,
         header: Header,
         body: Vec<u8>,
-        room: OwnedSemaphorePermit,
-        sender: &UnboundedSender<Control>,
-    ) {
-        let (transfer, sender) = (Arc::clone(self), sender.clone());
+        room: Room,
+    ) -> Option<Control> {
+        let transfer = Arc::clone(self);
         let taken = blocking(move || {
-            let taken = transfer.take_blocking(&header, &body, &sender);
+            let taken = transfer.take_blocking(&header, &body);
             drop((body, room));
             if let Err(error) = &taken {
                 transfer.end(&error.to_string());
             }
             taken
         });
-        if let Err(error) = taken.await {
-            self.end(&error.to_string());
+        match taken.await {
+            Ok(Answer::Now(answer)) => Some(answer),
+            Ok(Answer::Later(answer)) => answer.await.ok(),
+            Err(error) => {
+                self.end(&error.to_string());
+                None
+            }
         }
     }
 
-    fn take_blocking(
-        &self,
-        header: &Header,
-        body: &[u8],
-        sender: &UnboundedSender<Control>,
-    ) -> Result<(), SinkError> {
+    fn take_blocking(&self, header: &Header, body: &[u8]) -> Result<Answer, SinkError> {
         let stripe = header.stripe;
-        let claim = lock(&self.ledger).claim(stripe, sender.clone());
+        let (asked, answer) = oneshot::channel();
+        let claim = lock(&self.ledger).claim(stripe, asked);
         let (waiting, message) = match claim {
-            Claim::Wait => return Ok(()),
+            Claim::Wait => return Ok(Answer::Later(answer)),
             Claim::Known => (Vec::new(), Control::Confirm(stripe)),
             Claim::TooFar => {
                 return Err(SinkError::Protocol(format!("stripe {stripe} is too far ahead")));
@@ -152,11 +180,11 @@ impl Transfer {
             }
         };
         self.written.notify_waiters();
-        for sender in waiting.iter().chain([sender]) {
+        for asked in waiting {
             // A connection that is gone needs no answer.
-            drop(sender.send(message.clone()));
+            drop(asked.send(message.clone()));
         }
-        Ok(())
+        Ok(Answer::Now(message))
     }
 
     /// Waits until the first `stripes` are all written.
@@ -172,16 +200,17 @@ impl Transfer {
     }
 
     /// Makes everything durable; once, however often it is asked for, and even if who asked is gone.
-    pub(super) async fn finish(self: &Arc<Self>) -> Result<Outcome, SinkError> {
+    pub(super) async fn finish(self: &Arc<Self>) -> Result<&Outcome, SinkError> {
         let transfer = Arc::clone(self);
         let finishing = tokio::spawn(async move {
             let finish = || {
                 let sink = Arc::clone(&transfer.sink);
                 blocking(move || sink.finish())
             };
-            transfer.outcome.get_or_init(finish).await.clone()
+            transfer.outcome.get_or_init(finish).await.as_ref().map(drop).map_err(Clone::clone)
         });
-        finishing.await.unwrap_or_else(|error| Err(internal(&error)))
+        finishing.await.unwrap_or_else(|error| Err(internal(&error)))?;
+        self.outcome().ok_or_else(|| SinkError::Disk("internal error: no outcome".into()))
     }
 
     /// What became of it, once it is finished.
@@ -202,6 +231,13 @@ impl Transfer {
     pub(super) fn end_reason(&self) -> Option<String> {
         lock(&self.end).clone()
     }
+}
+
+/// What to answer to whoever sent a stripe.
+enum Answer {
+    Now(Control),
+    /// Another connection's task is writing the same stripe.
+    Later(oneshot::Receiver<Control>),
 }
 
 /// Runs what blocks where it may. A panic there ends the transfer and no other.

@@ -8,25 +8,35 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 
 use cap_std::fs::Dir;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::systems::{Systems, readable};
 
 /// Complete files that wait for their names at most; then writers wait as well.
 const QUEUE: usize = 512;
 /// Files that are flushed together at most.
 const BATCH: usize = 256;
-/// From so many files on, flushing the whole file system costs less than flushing each.
-const SYNCFS_FROM: usize = 8;
 /// Folders whose new names are not flushed yet, at most.
 const FOLDERS_MAX: usize = 256;
 
-/// A file under a temporary name, which goes with it unless the file is published.
+/// What the names of temporary files begin and end with.
+pub const TEMP_PREFIX: &str = ".qbulk-";
+/// See [`TEMP_PREFIX`].
+pub const TEMP_SUFFIX: &str = ".part";
+
+/// The name under which an item is made; `tag` tells transfers apart.
+pub fn temp_name(tag: &str, item: u64) -> String {
+    format!("{TEMP_PREFIX}{tag}-{item}{TEMP_SUFFIX}")
+}
+
+/// A file under a temporary name, which goes with it unless the file is published. It is locked, so
+/// that it can be told from what a killed process has left behind.
 #[derive(Debug)]
 pub struct TempFile {
     parent: Arc<Dir>,
@@ -37,11 +47,15 @@ pub struct TempFile {
 
 impl TempFile {
     /// Creates an empty file that only its owner can read.
-    pub fn create(parent: Arc<Dir>, temp_name: String) -> io::Result<Self> {
+    pub fn create(parent: Arc<Dir>, tag: &str, item: u64) -> io::Result<Self> {
+        let temp_name = temp_name(tag, item);
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::RUSR | Mode::WUSR;
         let fd = rustix::fs::openat(&*parent, temp_name.as_str(), flags, mode)?;
+        if let Err(error) = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            tracing::debug!(file = temp_name, %error, "not locked");
+        }
         Ok(Self { parent, temp_name, file: fd.into(), published: AtomicBool::new(false) })
     }
 
@@ -80,11 +94,20 @@ pub struct Complete {
 
 enum Job {
     File(Complete),
-    Folder(Arc<Dir>),
+    Folder(Arc<Dir>, Vec<u8>),
     Flush(SyncSender<()>),
 }
 
-/// What became of a file.
+/// What was committed, by its path.
+#[derive(Clone, Copy, Debug)]
+pub enum Committed<'a> {
+    /// A file got its name.
+    File(&'a [u8]),
+    /// The names in a folder were made durable.
+    Folder(&'a [u8]),
+}
+
+/// Whether that worked.
 pub type CommitResult = io::Result<()>;
 
 /// The thread that gives names, and its queue.
@@ -95,11 +118,14 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread. `on_commit` is called on it with the path of each file.
-    pub fn start(on_commit: impl FnMut(&[u8], CommitResult) + Send + 'static) -> io::Result<Self> {
+    /// Starts the thread. `on_commit` is called on it for each file, and each folder that failed.
+    pub fn start(
+        systems: Arc<Systems>,
+        on_commit: impl FnMut(Committed<'_>, CommitResult) + Send + 'static,
+    ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
         let thread = thread::Builder::new().name("qbulk-commit".into()).spawn(move || {
-            Worker { on_commit, touched: HashMap::new(), whole: false }.run(&jobs);
+            Worker { on_commit, systems, touched: HashMap::new() }.run(&jobs);
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -109,9 +135,9 @@ impl Committer {
         self.send(Job::File(file));
     }
 
-    /// Notes that folders were made in `folder`, whose names must last too.
-    pub fn touched(&self, folder: Arc<Dir>) {
-        self.send(Job::Folder(folder));
+    /// Notes that something was made in `folder`, which is at `path`, whose name must last too.
+    pub fn touched(&self, folder: Arc<Dir>, path: &[u8]) {
+        self.send(Job::Folder(folder, path.to_vec()));
     }
 
     /// Waits until everything that was queued has its name and is durable.
@@ -145,13 +171,12 @@ impl Drop for Committer {
 
 struct Worker<F> {
     on_commit: F,
-    /// Folders whose entries are not durable yet, by device and inode.
-    touched: HashMap<(u64, u64), Arc<Dir>>,
-    /// Folders were made: their parents, and theirs, are not all in `touched`.
-    whole: bool,
+    systems: Arc<Systems>,
+    /// Folders whose entries are not durable yet, and their paths, by device and inode.
+    touched: HashMap<(u64, u64), (Arc<Dir>, Vec<u8>)>,
 }
 
-impl<F: FnMut(&[u8], CommitResult)> Worker<F> {
+impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     fn run(&mut self, jobs: &Receiver<Job>) {
         while let Ok(first) = jobs.recv() {
             let mut files = Vec::new();
@@ -160,10 +185,7 @@ impl<F: FnMut(&[u8], CommitResult)> Worker<F> {
             while let Some(job) = next.take() {
                 match job {
                     Job::File(file) => files.push(file),
-                    Job::Folder(folder) => {
-                        self.whole = true;
-                        self.touch(folder);
-                    }
+                    Job::Folder(folder, path) => self.touch(folder, path),
                     Job::Flush(done) => flush = Some(done),
                 }
                 if flush.is_none() && files.len() < BATCH {
@@ -184,54 +206,47 @@ impl<F: FnMut(&[u8], CommitResult)> Worker<F> {
     }
 
     fn commit(&mut self, files: Vec<Complete>) {
-        let synced = sync_files(files.iter().map(|file| file.temp.file()));
+        let opened: Vec<&File> = files.iter().map(|file| file.temp.file()).collect();
+        let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
             let Complete { temp, name, path } = file;
-            let result = synced.and_then(|()| temp.publish(&name)).map(|parent| self.touch(parent));
-            (self.on_commit)(&path, result);
+            let published = synced.and_then(|()| temp.publish(&name));
+            let result = published.map(|parent| self.touch(parent, folder_of(&path).to_vec()));
+            (self.on_commit)(Committed::File(&path), result);
         }
     }
 
-    fn touch(&mut self, folder: Arc<Dir>) {
-        if let Ok(stat) = rustix::fs::fstat(&*folder) {
-            self.touched.insert((stat.st_dev, stat.st_ino), folder);
+    fn touch(&mut self, folder: Arc<Dir>, path: Vec<u8>) {
+        match rustix::fs::fstat(&*folder) {
+            Ok(stat) => {
+                self.touched.insert((stat.st_dev, stat.st_ino), (folder, path));
+            }
+            Err(error) => (self.on_commit)(Committed::Folder(&path), Err(error.into())),
         }
     }
 
     fn sync_folders(&mut self) {
-        let folders: Vec<File> =
-            self.touched.drain().filter_map(|(_, folder)| readable(&folder).ok()).collect();
-        let whole = std::mem::take(&mut self.whole);
-        let results = if whole { sync_systems(&folders) } else { sync_files(folders.iter()) };
-        for error in results.into_iter().filter_map(Result::err) {
-            (self.on_commit)(b"", Err(error));
+        let (mut folders, mut paths) = (Vec::new(), Vec::new());
+        for (folder, path) in std::mem::take(&mut self.touched).into_values() {
+            match readable(&folder) {
+                Ok(folder) => {
+                    folders.push(folder);
+                    paths.push(path);
+                }
+                Err(_) if self.systems.sync_around(&folder) => {}
+                Err(error) => (self.on_commit)(Committed::Folder(&path), Err(error)),
+            }
+        }
+        let synced = self.systems.sync(&folders.iter().collect::<Vec<_>>());
+        for (path, result) in paths.iter().zip(synced) {
+            if result.is_err() {
+                (self.on_commit)(Committed::Folder(path), result);
+            }
         }
     }
 }
 
-/// Makes files durable; says for each whether it is.
-pub fn sync_files<'a>(files: impl ExactSizeIterator<Item = &'a File>) -> Vec<io::Result<()>> {
-    if files.len() < SYNCFS_FROM {
-        return files.map(File::sync_all).collect();
-    }
-    let files: Vec<&File> = files.collect();
-    sync_systems(&files)
-}
-
-/// Flushes the file systems that `files` are on, each once.
-fn sync_systems<Fd: AsFd>(files: &[Fd]) -> Vec<io::Result<()>> {
-    let mut systems: HashMap<u64, Result<(), rustix::io::Errno>> = HashMap::new();
-    let mut sync = |file: &Fd| {
-        let device = rustix::fs::fstat(file)?.st_dev;
-        let result = systems.entry(device).or_insert_with(|| rustix::fs::syncfs(file));
-        Ok((*result)?)
-    };
-    files.iter().map(&mut sync).collect()
-}
-
-/// A folder's descriptor that can be flushed and have its mode changed.
-pub fn readable(folder: &Dir) -> io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd: OwnedFd = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
-    Ok(fd.into())
+/// The path of the folder that `path` is in.
+pub fn folder_of(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
 }

@@ -1,10 +1,12 @@
 //! The disk, at both ends. Everything here blocks: call it from threads that may.
 
+pub mod clean;
 pub mod commit;
 pub mod paths;
 pub mod scan;
 pub mod sink;
 pub mod source;
+pub mod systems;
 
 use std::io;
 

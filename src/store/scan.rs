@@ -51,6 +51,8 @@ pub struct FileInfo {
     pub sparse: bool,
     device: u64,
     inode: u64,
+    /// When it was last changed in any way, in seconds and nanoseconds: nobody can set this back.
+    ctime: (i64, i64),
 }
 
 impl FileInfo {
@@ -62,14 +64,17 @@ impl FileInfo {
             sparse: metadata.blocks() * 512 < metadata.len(),
             device: metadata.dev(),
             inode: metadata.ino(),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
 
     /// Whether `later` is the same file with the same content, as far as the system tells.
     pub fn is_unchanged(&self, later: &Self) -> bool {
-        let time = |info: &Self| (info.meta.mtime_s, info.meta.mtime_ns);
-        (self.bytes, self.device, self.inode, time(self))
-            == (later.bytes, later.device, later.inode, time(later))
+        let told = |info: &Self| {
+            let mtime = (info.meta.mtime_s, info.meta.mtime_ns);
+            (info.bytes, info.device, info.inode, mtime, info.ctime)
+        };
+        told(self) == told(later)
     }
 }
 
@@ -199,6 +204,23 @@ mod tests {
         assert_eq!(names(&tree.join(".")), ["", "sub", "sub/file"]);
         assert_eq!(names(&tree.join("sub/file")), ["file"]);
         assert!(Start::new(&tree.join("sub/file/")).is_err());
+    }
+
+    #[test]
+    fn a_change_shows_even_if_the_files_time_is_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, b"old").unwrap();
+        let before = FileInfo::of(&fs::metadata(&path).unwrap());
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        // The clock that files are stamped with moves in steps of some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        fs::write(&path, b"new").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let after = FileInfo::of(&fs::metadata(&path).unwrap());
+        assert_eq!(after.meta, before.meta);
+        assert!(!before.is_unchanged(&after));
+        assert!(after.is_unchanged(&FileInfo::of(&fs::metadata(&path).unwrap())));
     }
 
     #[test]

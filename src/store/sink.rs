@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -16,11 +17,14 @@ use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags, FallocateFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::commit::{CommitResult, Committer, Complete, TempFile, readable, sync_files};
+use super::commit::{Committed, Committer, Complete, TempFile, folder_of, temp_name};
 use super::reason;
 use super::source::hash_runs;
+use super::systems::{Systems, readable};
 use crate::hashtree::HashTree;
-use crate::wire::{Destination, Header, Meta, Piece, Record, WireError};
+use crate::wire::{
+    CONTENT_BYTES_MAX, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
+};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 const PARTIAL_MAX: usize = 4_096;
@@ -30,7 +34,7 @@ const FAILURES_MAX: usize = 1_000;
 const FOLDER_BYTES_MAX: usize = 64 << 20;
 /// Open folders that are kept for the next file.
 const PARENTS_MAX: usize = 128;
-/// Items that the client has taken back, at most.
+/// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
 
 /// What became of a stripe.
@@ -77,8 +81,12 @@ pub struct Outcome {
     pub bytes: u64,
     /// What could not be written; the first of them.
     pub failures: Vec<Failed>,
-    /// How many could not be written.
-    pub failed: u64,
+    /// How many files could not be written.
+    pub failed_files: u64,
+    /// How many files were taken back by the sender.
+    pub discarded_files: u64,
+    /// How many folders and links could not be made.
+    pub failed_others: u64,
 }
 
 /// One transfer's view of the disk.
@@ -87,10 +95,10 @@ pub struct Sink {
     root: Arc<Dir>,
     tag: String,
     partials: Mutex<Partials>,
-    discarded: Mutex<HashSet<u64>>,
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
+    systems: Arc<Systems>,
     committer: Committer,
 }
 
@@ -100,18 +108,24 @@ struct Partials {
     files: HashMap<u64, Arc<Partial>>,
     /// Seals that have overtaken all of their file's pieces.
     early_seals: HashMap<u64, [u8; 32]>,
+    /// Files that failed or were taken back: what comes of them later is dropped.
+    discarded: HashSet<u64>,
 }
 
+/// Folders whose modes are not final yet. Those without a [`Meta`] were made for what is in them.
 #[derive(Debug, Default)]
 struct Folders {
-    metas: Vec<(Vec<u8>, Meta)>,
+    metas: HashMap<Vec<u8>, Option<Meta>>,
     path_bytes: usize,
+    is_full: bool,
 }
 
 #[derive(Debug, Default)]
 struct Tally {
     files: AtomicU64,
     bytes: AtomicU64,
+    failed_files: AtomicU64,
+    discarded_files: AtomicU64,
     failures: Mutex<(Vec<Failed>, u64)>,
     fatal: OnceLock<String>,
 }
@@ -169,20 +183,28 @@ impl Sink {
     pub fn new(root: Arc<Dir>, tag: String) -> io::Result<Self> {
         let tally = Arc::new(Tally::default());
         let told = Arc::clone(&tally);
-        let committer = Committer::start(move |path: &[u8], result: CommitResult| match result {
-            Ok(()) => {
-                told.files.fetch_add(1, Relaxed);
+        let systems = Arc::new(Systems::of(&root));
+        let committer = Committer::start(Arc::clone(&systems), move |committed, result| {
+            match (committed, result) {
+                (Committed::File(_), Ok(())) => {
+                    told.files.fetch_add(1, Relaxed);
+                }
+                (Committed::Folder(_), Ok(())) => {}
+                (Committed::File(path), Err(error)) => {
+                    told.note_fatal(path, &error);
+                    told.note_file(path, reason(&error));
+                }
+                (Committed::Folder(path), Err(error)) => told.fail(path, &error),
             }
-            Err(error) => told.fail(path, &error),
         })?;
         Ok(Self {
             root,
             tag,
             partials: Mutex::default(),
-            discarded: Mutex::default(),
             parents: Mutex::default(),
             folders: Mutex::default(),
             tally,
+            systems,
             committer,
         })
     }
@@ -222,15 +244,21 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
-            self.tally.note(&partial.path, "not all of it arrived".into());
+            self.tally.note_file(&partial.path, "not all of it arrived".into());
         }
         self.committer.flush();
         self.finish_folders();
         self.check_disk()?;
         let (failures, failed) = lock(&self.tally.failures).clone();
-        let files = self.tally.files.load(Relaxed);
-        let bytes = self.tally.bytes.load(Relaxed);
-        Ok(Outcome { files, bytes, failures, failed })
+        let failed_files = self.tally.failed_files.load(Relaxed);
+        Ok(Outcome {
+            files: self.tally.files.load(Relaxed),
+            bytes: self.tally.bytes.load(Relaxed),
+            failures,
+            failed_files,
+            discarded_files: self.tally.discarded_files.load(Relaxed),
+            failed_others: failed.saturating_sub(failed_files),
+        })
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -261,20 +289,19 @@ impl Sink {
 
     fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
         let whole = piece.len == piece.file_bytes;
-        let partial =
-            if whole { Some(Arc::new(Partial::new(piece))) } else { self.partial(piece)? };
-        let Some(partial) = partial else { return Ok(()) };
+        let partial = if whole {
+            Arc::new(Partial::new(piece))
+        } else {
+            let Some(partial) = self.partial(piece)? else { return Ok(()) };
+            partial
+        };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
             Ok(temp) => temp,
-            Err(reason) => {
-                self.give_up(piece.item, &partial.path, reason.clone());
-                return Ok(());
-            }
+            Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
         if let Err(error) = write_runs(temp, piece, content) {
             self.tally.note_fatal(&partial.path, &error);
-            self.give_up(piece.item, &partial.path, reason(&error));
-            return Ok(());
+            return self.give_up(piece.item, &partial, reason(&error));
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
@@ -285,18 +312,18 @@ impl Sink {
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
-            self.complete(piece.item, &partial);
+            self.complete(piece.item, &partial)?;
         }
         Ok(())
     }
 
-    /// The file that a piece is of; `None` if nothing more is to be done for it.
+    /// The file that a piece belongs to, unless it is not wanted any more.
     fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
         let mut partials = lock(&self.partials);
-        if lock(&self.discarded).contains(&piece.item) {
+        let Partials { files, early_seals, discarded } = &mut *partials;
+        if discarded.contains(&piece.item) {
             return Ok(None);
         }
-        let Partials { files, early_seals } = &mut *partials;
         if files.len() >= PARTIAL_MAX && !files.contains_key(&piece.item) {
             return Err(too_many());
         }
@@ -315,8 +342,7 @@ impl Sink {
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
             let (parent, _) = self.parent(&partial.path)?;
-            let temp_name = format!(".qbulk-{}-{}.part", self.tag, piece.item);
-            let temp = TempFile::create(parent, temp_name)?;
+            let temp = TempFile::create(parent, &self.tag, piece.item)?;
             allocate(&temp, partial.bytes, piece.sparse)?;
             Ok(Arc::new(temp))
         };
@@ -330,12 +356,13 @@ impl Sink {
         let partial = {
             let mut partials = lock(&self.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
+                if partials.discarded.contains(&item) {
+                    return Ok(());
+                }
                 if partials.early_seals.len() >= PARTIAL_MAX {
                     return Err(too_many());
                 }
-                if !lock(&self.discarded).contains(&item) {
-                    partials.early_seals.insert(item, hash);
-                }
+                partials.early_seals.insert(item, hash);
                 return Ok(());
             };
             partial
@@ -346,54 +373,61 @@ impl Sink {
             progress.tree.root().is_some()
         };
         if is_done {
-            self.complete(item, &partial);
+            self.complete(item, &partial)?;
         }
         Ok(())
     }
 
     /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
-    fn complete(&self, item: u64, partial: &Partial) {
-        lock(&self.partials).files.remove(&item);
+    fn complete(&self, item: u64, partial: &Partial) -> Result<(), SinkError> {
         let path = &partial.path;
-        let Some(Ok(temp)) = partial.temp.get() else { return };
+        let Some(Ok(temp)) = partial.temp.get() else { return Ok(()) };
         let temp = Arc::clone(temp);
         {
             let progress = lock(&partial.progress);
             let root = progress.tree.root().map(|root| *root.as_bytes());
             if progress.seal.is_some() && progress.seal != root {
                 let reason = "what arrived does not match the file's hash";
-                return self.tally.note(path, reason.into());
+                return self.give_up(item, partial, reason.into());
             }
         }
         if let Err(error) = set_meta(temp.file(), partial.meta) {
-            return self.tally.fail(path, &error);
+            self.tally.note_fatal(path, &error);
+            return self.give_up(item, partial, reason(&error));
         }
+        lock(&self.partials).files.remove(&item);
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
         let name = name_of(path);
         self.committer.commit(Complete { temp, name, path: path.clone() });
+        Ok(())
     }
 
-    /// The server cannot write a file: that is told once, however many of its pieces are still to come.
-    fn give_up(&self, item: u64, path: &[u8], reason: String) {
-        let first = lock(&self.discarded).insert(item);
-        lock(&self.partials).files.remove(&item);
-        if first {
-            self.tally.note(path, reason);
+    /// A file fails; it is told once, however many of its pieces fail.
+    fn give_up(&self, item: u64, partial: &Partial, reason: String) -> Result<(), SinkError> {
+        if self.forget(item)? {
+            self.tally.note_file(&partial.path, reason);
         }
+        Ok(())
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        let discarded = {
-            let mut discarded = lock(&self.discarded);
-            discarded.insert(item);
-            discarded.len()
-        };
-        lock(&self.partials).files.remove(&item);
-        if discarded > DISCARDED_MAX {
-            return Err(SinkError::Protocol("too many files were taken back".into()));
+        if self.forget(item)? {
+            self.tally.discarded_files.fetch_add(1, Relaxed);
         }
         Ok(())
+    }
+
+    /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
+    fn forget(&self, item: u64) -> Result<bool, SinkError> {
+        let mut partials = lock(&self.partials);
+        partials.files.remove(&item);
+        partials.early_seals.remove(&item);
+        let first = partials.discarded.insert(item);
+        if partials.discarded.len() > DISCARDED_MAX {
+            return Err(SinkError::Protocol("too many files failed or were taken back".into()));
+        }
+        Ok(first)
     }
 
     fn make_folder(&self, path: &[u8], meta: Meta) -> io::Result<()> {
@@ -401,42 +435,65 @@ impl Sink {
             return Ok(()); // the root is the server's own
         }
         self.folder(path)?;
-        let mut folders = lock(&self.folders);
-        if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
-            folders.path_bytes += path.len();
-            folders.metas.push((path.to_vec(), meta));
-        }
+        self.remember(path, Some(meta));
         Ok(())
+    }
+
+    /// Notes a folder whose mode and time are set at the end.
+    fn remember(&self, path: &[u8], meta: Option<Meta>) {
+        let mut folders = lock(&self.folders);
+        if let Some(known) = folders.metas.get_mut(path) {
+            *known = meta.or(*known);
+        } else if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
+            folders.path_bytes += path.len();
+            folders.metas.insert(path.to_vec(), meta);
+        } else if !std::mem::replace(&mut folders.is_full, true) {
+            let reason =
+                "too many folders: this one and others keep the mode and time that they have";
+            self.tally.note(path, reason.into());
+        }
     }
 
     /// Modes and times come last, deepest first: what is made in a folder changes its time, and its
     /// mode may forbid making anything.
     fn finish_folders(&self) {
-        let mut metas = std::mem::take(&mut *lock(&self.folders)).metas;
+        let metas = std::mem::take(&mut *lock(&self.folders)).metas;
+        let mut metas: Vec<_> = metas.into_iter().collect();
+        let default_mode = default_folder_mode();
         let depth = |path: &[u8]| os(path).components().count();
         metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
         lock(&self.parents).clear();
         for batch in metas.chunks(PARENTS_MAX) {
-            let mut done = Vec::new();
+            let (mut done, mut paths) = (Vec::new(), Vec::new());
             for (path, meta) in batch {
                 let result = self.root.open_dir(os(path)).and_then(|folder| {
                     let folder = readable(&folder)?;
-                    set_meta(&folder, *meta).map(|()| folder)
+                    match meta {
+                        Some(meta) => set_meta(&folder, *meta)?,
+                        None => set_mode(&folder, default_mode)?,
+                    }
+                    Ok(folder)
                 });
                 match result {
-                    Ok(folder) => done.push(folder),
+                    Ok(folder) => {
+                        done.push(folder);
+                        paths.push(path);
+                    }
                     Err(error) => self.tally.fail(path, &error),
                 }
             }
-            for error in sync_files(done.iter()).into_iter().filter_map(Result::err) {
-                self.tally.fail(b"", &error);
+            let synced = self.systems.sync(&done.iter().collect::<Vec<_>>());
+            for (path, result) in paths.iter().zip(synced) {
+                if let Err(error) = result {
+                    self.tally.fail(path, &error);
+                }
             }
         }
     }
 
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
-        let temp_name = format!(".qbulk-{}-{item}.part", self.tag);
+        let temp_name = temp_name(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let times = timestamps(meta);
         let placed =
@@ -446,14 +503,13 @@ impl Sink {
         if placed.is_err() {
             parent.remove_file(&temp_name)?;
         }
-        self.committer.touched(parent);
+        self.committer.touched(parent, folder_of(path));
         placed
     }
 
     /// The folder that `path` is in, made if it is missing, and the name within it.
     fn parent(&self, path: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
-        let end = path.iter().rposition(|&byte| byte == b'/').unwrap_or(0);
-        Ok((self.folder(&path[..end])?, name_of(path)))
+        Ok((self.folder(folder_of(path))?, name_of(path)))
     }
 
     fn folder(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
@@ -464,19 +520,44 @@ impl Sink {
             return Ok(Arc::clone(folder));
         }
         let folder = match self.root.open_dir(os(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.root.create_dir_all(os(path))?;
-                let folder = Arc::new(self.root.open_dir(os(path))?);
-                self.committer.touched(Arc::clone(&folder));
-                folder
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
             opened => Arc::new(opened?),
         };
+        self.systems.watch(&folder);
         let mut parents = lock(&self.parents);
         if parents.len() >= PARENTS_MAX {
             parents.clear();
         }
         parents.insert(path.to_vec(), Arc::clone(&folder));
+        Ok(folder)
+    }
+
+    /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
+    /// modes at the end.
+    fn create_folders(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
+        let mut found = folder_of(path);
+        let mut folder = loop {
+            if found.is_empty() {
+                break Arc::clone(&self.root);
+            }
+            match self.root.open_dir(os(found)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
+                opened => break Arc::new(opened?),
+            }
+        };
+        let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
+        for end in ends.chain([path.len()]) {
+            let path = &path[..end];
+            match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
+                Ok(()) => {
+                    self.remember(path, None);
+                    self.committer.touched(folder, folder_of(path));
+                }
+                Err(Errno::EXIST) => {} // another thread was quicker
+                Err(error) => return Err(error.into()),
+            }
+            folder = Arc::new(self.root.open_dir(os(path))?);
+        }
         Ok(folder)
     }
 }
@@ -498,6 +579,11 @@ impl Tally {
     fn fail(&self, path: &[u8], error: &io::Error) {
         self.note_fatal(path, error);
         self.note(path, reason(error));
+    }
+
+    fn note_file(&self, path: &[u8], reason: String) {
+        self.failed_files.fetch_add(1, Relaxed);
+        self.note(path, reason);
     }
 
     fn note(&self, path: &[u8], reason: String) {
@@ -522,10 +608,19 @@ fn too_many() -> SinkError {
     SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files"))
 }
 
+/// Small tables must not stand for much work.
 fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
     let mut records = Vec::new();
+    let mut bytes = 0;
     while !table.is_empty() {
-        records.push(Record::decode(&mut table)?);
+        let record = Record::decode(&mut table)?;
+        if let Record::Piece(piece) = &record {
+            bytes += piece.len;
+        }
+        records.push(record);
+        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() {
+            return Err(SinkError::Protocol("a stripe holds too much".into()));
+        }
     }
     Ok(records)
 }
@@ -573,11 +668,26 @@ fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<
     Ok(())
 }
 
-/// Permission bits and time; never set-user-id, set-group-id or sticky, which are the receiver's to give.
-fn set_meta(fd: impl std::os::fd::AsFd, meta: Meta) -> io::Result<()> {
-    rustix::fs::fchmod(&fd, Mode::from_raw_mode(meta.mode & 0o777))?;
-    rustix::fs::futimens(&fd, &timestamps(meta))?;
+fn set_meta(file: &File, meta: Meta) -> io::Result<()> {
+    set_mode(file, meta.mode)?;
+    rustix::fs::futimens(file, &timestamps(meta))?;
     Ok(())
+}
+
+/// Permission bits only: set-user-id, set-group-id and sticky are the receiver's to give, and stay.
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    let special = rustix::fs::fstat(file)?.st_mode & 0o7000;
+    rustix::fs::fchmod(file, Mode::from_raw_mode(special | mode & 0o777))?;
+    Ok(())
+}
+
+/// What a new folder gets from the system. The mask is read from where reading does not change it for
+/// other threads; if it is unknown, folders are their owner's alone.
+fn default_folder_mode() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let mask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
+    0o777 & !mask.unwrap_or(0o077)
 }
 
 fn timestamps(meta: Meta) -> Timestamps {

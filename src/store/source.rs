@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::scan::{FileInfo, Kind};
 use super::{reason, shown};
 use crate::event::Failure;
-use crate::hashtree::{HashTree, piece_hash};
+use crate::hashtree::{HashTree, hash_parts, piece_hash};
 use crate::wire::{Header, Piece, RUNS_MAX, Record, Run};
 
 /// Something to send, under the name that it gets at the destination.
@@ -271,12 +271,39 @@ pub fn hash_runs(offset: u64, len: u64, runs: &[Run], content: &[u8], file_bytes
     if content.len() as u64 == len {
         return piece_hash(offset, content, file_bytes);
     }
-    let mut piece = vec![0; len as usize];
-    let mut rest = content;
+    let (mut rest, mut end) = (content, 0);
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * runs.len() + 1);
     for run in runs {
         let (bytes, after) = rest.split_at(run.len as usize);
-        piece[run.offset as usize..][..bytes.len()].copy_from_slice(bytes);
-        rest = after;
+        parts.extend(zeros(run.offset - end));
+        parts.push(bytes);
+        (rest, end) = (after, run.offset + run.len);
     }
-    piece_hash(offset, &piece, file_bytes)
+    parts.extend(zeros(len - end));
+    hash_parts(offset, len, parts.into_iter(), file_bytes)
+}
+
+/// A hole, in parts. The peer says how large holes are: they must cost no memory.
+fn zeros<'a>(bytes: u64) -> impl Iterator<Item = &'a [u8]> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let step = ZEROS.len();
+    (0..bytes).step_by(step).map(move |at| &ZEROS[..(bytes - at).min(step as u64) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_are_hashed_as_zeros() {
+        let runs = [Run { offset: 70_000, len: 1_000 }, Run { offset: 200_000, len: 10 }];
+        let mut piece = vec![0; 262_144];
+        piece[70_000..71_000].fill(1);
+        piece[200_000..200_010].fill(2);
+        let content = [vec![1; 1_000], vec![2; 10]].concat();
+        for (offset, file_bytes) in [(0, 262_144), (262_144, 1_000_000)] {
+            let hash = hash_runs(offset, 262_144, &runs, &content, file_bytes);
+            assert_eq!(hash, piece_hash(offset, &piece, file_bytes));
+        }
+    }
 }

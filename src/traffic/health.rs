@@ -1,7 +1,8 @@
 //! Health: how well a connection does, and when it is unsatisfactory.
 //!
 //! The score is the RTT-weighted goodput: bytes that the receiver acknowledged per second, times
-//! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less. It is judged against
+//! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less (to both a little is
+//! added, so that a busy host does not count as a queue). It is judged against
 //! the connection's siblings and against what it did itself before: where all slow down alike, nobody
 //! is condemned. And it is judged only while the network is what limits it: a connection that waits for
 //! a disk, a receiver or a core is not made faster by replacing it.
@@ -81,6 +82,8 @@ const INFLATION_FACTOR: f64 = 1.5;
 const COLLAPSE_SHARE: f64 = 0.125;
 /// Memory of the reference that a connection is held against.
 const REFERENCE_TIME: Duration = Duration::from_secs(5);
+/// What busy hosts may add to a round trip.
+const HOST_TIME: Duration = Duration::from_millis(10);
 /// Goodput is measured over at least this long.
 const WINDOW_MIN: Duration = Duration::from_millis(200);
 /// What a busy host may add to a silence.
@@ -210,8 +213,8 @@ impl Meter {
 
     /// How much longer round trips take than they could.
     pub fn inflation(&self) -> f64 {
-        let rtt_min = self.last.rtt_min.as_secs_f64();
-        if rtt_min > 0.0 { self.last.rtt.as_secs_f64() / rtt_min } else { 1.0 }
+        let [rtt, rtt_min] = [self.last.rtt, self.last.rtt_min].map(|time| time + HOST_TIME);
+        rtt.as_secs_f64() / rtt_min.as_secs_f64()
     }
 
     /// The RTT-weighted goodput, in bytes per second.
@@ -219,7 +222,7 @@ impl Meter {
         if self.last.rtt.is_zero() {
             return 0.0;
         }
-        self.goodput() * self.last.rtt_min.as_secs_f64() / self.last.rtt.as_secs_f64()
+        self.goodput() / self.inflation()
     }
 
     /// The latest sample.

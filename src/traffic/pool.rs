@@ -102,7 +102,7 @@ const PRIMING_ROUNDS_TOLD: u32 = 4;
 /// Primed to less than this share of the threshold, a connection is replaced before use.
 const PRIMED_BADLY_SHARE: f64 = 0.25;
 /// While data waits, padding takes at most one part in so many of it, and this much in any case.
-const PADDING_SHARE: u64 = 64;
+const PADDING_SHARE: u64 = 128;
 const PADDING_BYTES_MIN: u64 = 128 << 10;
 /// A stripe should keep a connection busy for about this long, or a round trip.
 const STRIPE_TIME: Duration = Duration::from_millis(20);
@@ -304,7 +304,7 @@ impl Pool {
         match &mut conn.state {
             State::Priming(primer) => {
                 let end = primer.on_sample(sample, now);
-                if self.accepted && self.plan.has_waiting() {
+                if self.is_data_under_way() {
                     self.padding_beside_data += padding;
                 }
                 let end = end.or_else(|| self.is_padding_enough().then_some(PrimeEnd::Data));
@@ -372,9 +372,12 @@ impl Pool {
     /// Data waits, and padding has taken its share of the path.
     fn is_padding_enough(&self) -> bool {
         let share = self.plan.confirmed_bytes() / PADDING_SHARE;
-        self.accepted
-            && self.plan.has_waiting()
-            && self.padding_beside_data > PADDING_BYTES_MIN + share
+        self.is_data_under_way() && self.padding_beside_data > PADDING_BYTES_MIN + share
+    }
+
+    /// Data waits, or the last of it is being sent.
+    fn is_data_under_way(&self) -> bool {
+        self.accepted && (self.plan.has_waiting() || self.source_done)
     }
 
     /// Whether its siblings were primed to several times as much.

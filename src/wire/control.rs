@@ -6,13 +6,13 @@
 //! | type | message | fields |
 //! |---|---|---|
 //! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes) |
-//! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder) |
+//! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
 //! | 5 | [`Control::Failed`] | path (bytes), message (bytes) |
 //! | 6 | [`Control::Drop`] | connection |
 //! | 7 | [`Control::Finish`] | stripes |
-//! | 8 | [`Control::Finished`] | files, padding in bytes |
+//! | 8 | [`Control::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
 //!
 //! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] and says why in the
 //! reason phrase (RFC 9000, 19.19).
@@ -71,6 +71,9 @@ pub enum Control {
         version: u64,
         /// What is there.
         destination: Destination,
+        /// Drawn at random when the server began the transfer: another one means that it began anew
+        /// and knows nothing of what it confirmed before.
+        instance: u64,
     },
     /// Server: a stripe is verified and written.
     Confirm(u64),
@@ -95,6 +98,14 @@ pub enum Control {
     Finished {
         /// Files that have their name.
         files: u64,
+        /// Bytes of these files.
+        bytes: u64,
+        /// Files that could not be written; some of them were named by [`Control::Failed`].
+        failed_files: u64,
+        /// Files that the client has taken back.
+        discarded_files: u64,
+        /// Folders and links that could not be made; some of them were named as well.
+        failed_others: u64,
         /// Padding that was received and thrown away.
         padding_bytes: u64,
     },
@@ -111,8 +122,8 @@ impl Control {
                 put_varint(&mut body, u64::from(*conn));
                 put_bytes(&mut body, destination);
             }
-            Self::Welcome { version, destination } => {
-                put_all(&mut body, &[2, *version, *destination as u64]);
+            Self::Welcome { version, destination, instance } => {
+                put_all(&mut body, &[2, *version, *destination as u64, *instance]);
             }
             Self::Confirm(stripe) => put_all(&mut body, &[3, *stripe]),
             Self::Damaged(stripe) => put_all(&mut body, &[4, *stripe]),
@@ -123,8 +134,18 @@ impl Control {
             }
             Self::Drop(conn) => put_all(&mut body, &[6, u64::from(*conn)]),
             Self::Finish { stripes } => put_all(&mut body, &[7, *stripes]),
-            Self::Finished { files, padding_bytes } => {
-                put_all(&mut body, &[8, *files, *padding_bytes]);
+            Self::Finished {
+                files,
+                bytes,
+                failed_files,
+                discarded_files,
+                failed_others,
+                padding_bytes,
+            } => {
+                let counts = [files, bytes, failed_files, discarded_files, failed_others];
+                put_varint(&mut body, 8);
+                put_all(&mut body, &counts.map(|&count| count));
+                put_varint(&mut body, *padding_bytes);
             }
         }
         put_bytes(out, &body);
@@ -164,6 +185,7 @@ impl Control {
                     2 => Destination::Folder,
                     value => return Err(WireError::Unknown { what: "destination", value }),
                 },
+                instance: get_varint(body)?,
             },
             3 => Self::Confirm(get_varint(body)?),
             4 => Self::Damaged(get_varint(body)?),
@@ -173,7 +195,14 @@ impl Control {
             },
             6 => Self::Drop(get_u32("connection", body)?),
             7 => Self::Finish { stripes: get_varint(body)? },
-            8 => Self::Finished { files: get_varint(body)?, padding_bytes: get_varint(body)? },
+            8 => Self::Finished {
+                files: get_varint(body)?,
+                bytes: get_varint(body)?,
+                failed_files: get_varint(body)?,
+                discarded_files: get_varint(body)?,
+                failed_others: get_varint(body)?,
+                padding_bytes: get_varint(body)?,
+            },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -197,14 +226,28 @@ mod tests {
                     destination
                 }
             ),
-            Just(Control::Welcome { version: VERSION, destination: Destination::Folder }),
+            number.clone().prop_map(|instance| Control::Welcome {
+                version: VERSION,
+                destination: Destination::Folder,
+                instance,
+            }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
             (text.clone(), text).prop_map(|(path, message)| Control::Failed { path, message }),
             any::<u32>().prop_map(Control::Drop),
             number.clone().prop_map(|stripes| Control::Finish { stripes }),
-            (number.clone(), number)
-                .prop_map(|(files, padding_bytes)| Control::Finished { files, padding_bytes }),
+            proptest::array::uniform6(number).prop_map(
+                |[files, bytes, failed_files, discarded_files, failed_others, padding_bytes]| {
+                    Control::Finished {
+                        files,
+                        bytes,
+                        failed_files,
+                        discarded_files,
+                        failed_others,
+                        padding_bytes,
+                    }
+                }
+            ),
         ]
     }
 

@@ -15,8 +15,8 @@ pub use control::{
     Destination, transfer_name,
 };
 pub use stripe::{
-    CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RUNS_MAX, Record, Run, TABLE_BYTES_MAX,
-    is_path_safe,
+    CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
+    TABLE_BYTES_MAX, is_path_safe,
 };
 
 use bytes::BufMut;
@@ -56,6 +56,14 @@ pub enum WireError {
         what: &'static str,
         /// Its value.
         value: u64,
+    },
+    /// A piece that is no node of its file's hash tree.
+    #[error("a piece of {len} bytes cannot be at {offset}")]
+    Misplaced {
+        /// Where it starts, in bytes.
+        offset: u64,
+        /// How long it is, in bytes.
+        len: u64,
     },
     /// A path that would lead out of the destination, or that no file can have.
     #[error("the path {0:?} is not allowed")]

@@ -20,19 +20,23 @@
 //!
 //! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
 //! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
-//! for each run of content the hole before it and its length; what no run covers reads as zeros.
+//! for each run of content the hole before it and its length, which is not zero; what no run covers
+//! reads as zeros. A table holds at most [`RECORDS_MAX`] records, and its pieces cover at most
+//! [`CONTENT_BYTES_MAX`] bytes of their files, holes included.
 
 use bytes::{Buf, BufMut};
 
 use super::{
     PATH_BYTES_MAX, WireError, get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint,
 };
-use crate::hashtree::FILE_BYTES_MAX;
+use crate::hashtree::{FILE_BYTES_MAX, PIECE_MIN};
 
 /// A table's length at most, in bytes.
 pub const TABLE_BYTES_MAX: u32 = 16 << 20;
 /// The content of a stripe at most, in bytes.
 pub const CONTENT_BYTES_MAX: u32 = 16 << 20;
+/// Records in one table at most.
+pub const RECORDS_MAX: usize = 1_024;
 /// Runs of content in one piece at most.
 pub const RUNS_MAX: usize = 4_096;
 /// A path component's length at most, in bytes (`NAME_MAX` on Linux).
@@ -243,6 +247,10 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
     let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
     let len = limit("piece length", get_varint(input)?, len_max)?;
+    let span = len.next_power_of_two().max(PIECE_MIN);
+    if len != file_bytes && (len == 0 || !offset.is_multiple_of(span)) {
+        return Err(WireError::Misplaced { offset, len });
+    }
     let runs = get_runs(input, len)?;
     Ok(Piece { item, path, meta, file_bytes, sparse, offset, len, runs, hash: get_hash(input)? })
 }
@@ -264,6 +272,9 @@ fn get_runs(input: &mut &[u8], piece_bytes: u64) -> Result<Vec<Run>, WireError> 
             let offset = end + limit("hole", get_varint(input)?, piece_bytes - end)?;
             let len = limit("run", get_varint(input)?, piece_bytes - offset)?;
             end = offset + len;
+            if len == 0 {
+                return Err(WireError::Unknown { what: "run", value: len });
+            }
             Ok(Run { offset, len })
         })
         .collect()
@@ -323,7 +334,7 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         let item = 0..1_u64 << 60;
         let text = proptest::collection::vec(any::<u8>(), 0..100);
-        let runs = proptest::collection::vec((0..5_000_u64, 0..5_000_u64), 0..6);
+        let runs = proptest::collection::vec((0..5_000_u64, 1..5_000_u64), 0..6);
         prop_oneof![
             (item.clone(), path(), meta()).prop_map(|(item, path, meta)| Record::Folder {
                 item,
@@ -333,16 +344,18 @@ mod tests {
             (item.clone(), path(), meta(), text).prop_map(|(item, path, meta, target)| {
                 Record::Symlink { item, path, meta, target }
             }),
-            (item.clone(), path(), meta(), any::<bool>(), 0..1_u64 << 40, runs, any::<[u8; 32]>())
-                .prop_map(|(item, path, meta, sparse, offset, gaps, hash)| {
+            (item.clone(), path(), meta(), any::<bool>(), 0..1_u64 << 20, runs, any::<[u8; 32]>())
+                .prop_map(|(item, path, meta, sparse, before, gaps, hash)| {
                     let mut end = 0;
                     let mut runs = Vec::new();
                     for (hole, len) in gaps {
                         runs.push(Run { offset: end + hole, len });
                         end += hole + len;
                     }
-                    let file_bytes = offset + end;
                     let len = end;
+                    let span = len.next_power_of_two().max(PIECE_MIN);
+                    let offset = if len == 0 { 0 } else { before * span };
+                    let file_bytes = offset + len;
                     Record::Piece(Piece {
                         item,
                         path,
@@ -372,6 +385,36 @@ mod tests {
             assert!(is_path_safe(path.as_bytes()), "{path:?}");
         }
         assert!(is_path_safe(b"\xff\xfe"));
+    }
+
+    #[test]
+    fn a_piece_is_a_node_of_its_files_hash_tree() {
+        let decode = |offset, len, file_bytes| {
+            let piece = Piece {
+                item: 1,
+                path: b"a".to_vec(),
+                meta: Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 },
+                file_bytes,
+                sparse: true,
+                offset,
+                len,
+                runs: vec![],
+                hash: [0; 32],
+            };
+            let mut out = Vec::new();
+            Record::Piece(piece).encode(&mut out);
+            Record::decode(&mut &*out).map(drop)
+        };
+        for (offset, len, file_bytes) in
+            [(0, 0, 0), (0, 5, 5), (0, 1_024, 9_000), (8_192, 8, 8_200)]
+        {
+            assert_eq!(decode(offset, len, file_bytes), Ok(()));
+        }
+        for (offset, len, file_bytes) in
+            [(0, 0, 5), (5, 0, 5), (1, 1_024, 9_000), (1_024, 2_048, 9_000)]
+        {
+            assert_eq!(decode(offset, len, file_bytes), Err(WireError::Misplaced { offset, len }));
+        }
     }
 
     #[test]

@@ -1,0 +1,49 @@
+//! What a push is told to do, and whom it tells.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::congestion::{Algorithm, BudgetConfig};
+use crate::event::PushEvent;
+use crate::identity::Identity;
+use crate::net::tls::ClientTrust;
+use crate::store::paths::PathCache;
+use crate::traffic::PoolConfig;
+
+/// What to push, and where to.
+#[derive(Clone)]
+pub struct PushConfig {
+    /// Files and folders. A trailing slash means a folder's contents.
+    pub sources: Vec<PathBuf>,
+    /// The server's addresses; connections take turns over them.
+    pub servers: Vec<SocketAddr>,
+    /// The server's name: for its certificate, and for messages.
+    pub server_name: String,
+    /// Where to write, relative to the server's root. A trailing slash means a folder.
+    pub destination: Vec<u8>,
+    /// Local addresses to send from; connections take turns over them. Empty: the system chooses.
+    pub bind: Vec<IpAddr>,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Whom we accept.
+    pub trust: ClientTrust,
+    /// Datagrams are never larger than this, in bytes of UDP payload.
+    pub datagram_bytes_max: u16,
+    /// The connection set.
+    pub pool: PoolConfig,
+    /// Who decides how much may be in flight.
+    pub congestion: Algorithm,
+    /// The most to send, in bytes per second.
+    pub rate_max: Option<u64>,
+    /// How the connections' common budget is kept.
+    pub budget: BudgetConfig,
+    /// Where paths are remembered; `None` starts every push from nothing.
+    pub paths: Option<PathCache>,
+    /// How long to try for a first connection.
+    pub connect_timeout: Duration,
+}
+
+/// Called with every event, from the transfer's own task: it must not block for long.
+pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;

@@ -1,0 +1,80 @@
+//! What could not be moved, at either end.
+
+use std::collections::HashMap;
+
+use super::PushReporter;
+use crate::event::{Failure, PushEvent};
+use crate::traffic::ConnId;
+
+/// Failures whose path and reason are kept; more are only counted. As many are taken from a server.
+const NAMED_MAX: usize = 1_000;
+
+/// Tells what fails, and keeps it for the summary.
+pub(super) struct Failures {
+    report: PushReporter,
+    pub(super) named: Vec<Failure>,
+    pub(super) count: u64,
+    /// Failures that the server has only counted.
+    pub(super) unnamed: u64,
+    /// What the server could not write, by the connection that it said so on: it may say so on several.
+    at_server: HashMap<ConnId, Vec<Failure>>,
+}
+
+impl Failures {
+    pub(super) fn new(report: PushReporter) -> Self {
+        Self { report, named: Vec::new(), count: 0, unnamed: 0, at_server: HashMap::new() }
+    }
+
+    pub(super) fn add(&mut self, failure: Failure) {
+        self.count += 1;
+        (self.report)(PushEvent::Failed(failure.clone()));
+        if self.named.len() < NAMED_MAX {
+            self.named.push(failure);
+        }
+    }
+
+    /// The server names something that it could not write.
+    pub(super) fn hear(&mut self, conn: ConnId, failure: Failure) {
+        let heard = self.at_server.entry(conn).or_default();
+        if heard.len() < NAMED_MAX {
+            heard.push(failure);
+        }
+    }
+
+    /// What was begun to be told over `conn` will be told again over another connection.
+    pub(super) fn forget(&mut self, conn: ConnId) {
+        self.at_server.remove(&conn);
+    }
+
+    /// The server has told over `conn` all that it wanted to, of `count` failures.
+    pub(super) fn settle(&mut self, conn: ConnId, count: u64) {
+        let heard = self.at_server.remove(&conn).unwrap_or_default();
+        self.unnamed = count.saturating_sub(heard.len() as u64);
+        for failure in heard {
+            self.add(failure);
+        }
+        self.count += self.unnamed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn what_the_server_does_not_name_is_counted() {
+        let mut failures = Failures::new(Arc::new(|_| ()));
+        let failure = || Failure { path: "x".into(), reason: "y".into() };
+        failures.add(failure());
+        for conn in [ConnId(1), ConnId(2)] {
+            for _ in 0..1_500 {
+                failures.hear(conn, failure());
+            }
+        }
+        failures.settle(ConnId(2), 1_500);
+        assert_eq!((failures.count, failures.unnamed), (1_501, 500));
+        assert_eq!(failures.named.len(), NAMED_MAX);
+    }
+}

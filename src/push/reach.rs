@@ -1,0 +1,208 @@
+//! Whether the server can be reached, and what the loss of a connection means for the push.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use quinn::ConnectionError;
+
+use crate::error::Error;
+use crate::net::link::LinkError;
+use crate::net::tls;
+use crate::wire;
+
+/// Connections may be lost this often because one side did not keep to the protocol: more means that a
+/// new one does not help.
+const BROKEN_MAX: u32 = 20;
+
+/// What is known of the way to the server.
+#[derive(Debug)]
+pub(super) struct Reach {
+    server: String,
+    address: SocketAddr,
+    timeout: Duration,
+    began: Instant,
+    up_at: Option<Instant>,
+    accepted: bool,
+    last_error: Option<LinkError>,
+    /// Connections for which this host had no socket.
+    without_socket: u64,
+    broken: u32,
+}
+
+impl Reach {
+    pub(super) fn new(
+        server: String,
+        address: SocketAddr,
+        timeout: Duration,
+        began: Instant,
+    ) -> Self {
+        Self {
+            server,
+            address,
+            timeout,
+            began,
+            up_at: None,
+            accepted: false,
+            last_error: None,
+            without_socket: 0,
+            broken: 0,
+        }
+    }
+
+    /// A connection is up.
+    pub(super) fn up(&mut self, now: Instant) {
+        self.up_at.get_or_insert(now);
+    }
+
+    /// The server has accepted the transfer.
+    pub(super) fn accepted(&mut self) {
+        self.accepted = true;
+    }
+
+    /// A connection, of `opened` so far, is lost. An error if others cannot make up for it.
+    pub(super) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
+        match &error {
+            LinkError::Connection(cause) if tls::is_auth_failure(cause) => {
+                return Err(Error::Auth(format!(
+                    "{} and this host do not trust each other: {cause}",
+                    self.server
+                )));
+            }
+            LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
+                let code = close.error_code.into_inner();
+                if !self.accepted || code == u64::from(wire::CLOSE_REFUSED) {
+                    return Err(self.closed(&close.reason));
+                }
+                self.broken += u32::from(code == u64::from(wire::CLOSE_PROTOCOL));
+                if self.broken > BROKEN_MAX {
+                    return Err(self.closed(&close.reason));
+                }
+            }
+            LinkError::Protocol(_) => {
+                self.broken += 1;
+                if !self.accepted || self.broken > BROKEN_MAX {
+                    return Err(Error::Peer(error.to_string()));
+                }
+            }
+            LinkError::Socket(_) => self.without_socket += 1,
+            LinkError::Connection(_) | LinkError::Connect(_) => {}
+        }
+        self.last_error = Some(error);
+        // A mistake on this host needs no patience; with several local addresses, one may be right.
+        if self.up_at.is_none() && self.without_socket == opened {
+            return Err(self.unreachable("no connection could be opened"));
+        }
+        Ok(())
+    }
+
+    /// An error if the server has been waited for long enough.
+    pub(super) fn check(&self, now: Instant) -> Result<(), Error> {
+        match self.up_at {
+            None if now - self.began >= self.timeout => Err(self.unreachable("no answer")),
+            Some(up_at) if !self.accepted && now - up_at >= self.timeout => Err(Error::Connect(
+                format!("{} does not answer: it was reached, and then said nothing", self.server),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why the server is not reached.
+    pub(super) fn unreachable(&self, what: &str) -> Error {
+        if let (None, Some(error @ LinkError::Socket(_))) = (self.up_at, &self.last_error) {
+            return Error::Disk(error.to_string());
+        }
+        let why = match &self.last_error {
+            Some(error) => format!("{what} ({error})"),
+            None => what.into(),
+        };
+        Error::Connect(format!(
+            "cannot reach {} at {} (UDP): {why}; is `qbulk serve` running there, and does a firewall \
+             let UDP port {} through?",
+            self.server,
+            self.address,
+            self.address.port()
+        ))
+    }
+
+    fn closed(&self, reason: &[u8]) -> Error {
+        let why = String::from_utf8_lossy(reason);
+        let why = if why.is_empty() { "it closed the connection".into() } else { why };
+        Error::Peer(format!("{}: {why}", self.server))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use quinn::{ApplicationClose, VarInt};
+
+    use super::*;
+
+    fn reach() -> Reach {
+        let address = SocketAddr::from(([192, 0, 2, 1], 4433));
+        Reach::new("host".into(), address, Duration::from_secs(10), Instant::now())
+    }
+
+    fn accepted() -> Reach {
+        let mut reach = reach();
+        reach.up(Instant::now());
+        reach.accepted();
+        reach
+    }
+
+    fn socket() -> LinkError {
+        LinkError::Socket(io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    fn close(code: u32) -> LinkError {
+        let error_code = VarInt::from_u32(code);
+        let close = ApplicationClose { error_code, reason: "why".into() };
+        LinkError::Connection(ConnectionError::ApplicationClosed(close))
+    }
+
+    #[test]
+    fn a_local_address_that_is_none_ends_the_push_only_if_all_are() {
+        let mut reach = reach();
+        for _ in 0..3 {
+            reach.lost(socket(), 4).expect("the fourth is still being opened");
+        }
+        let error = reach.lost(socket(), 4).expect_err("none is left");
+        assert_eq!(error.exit_code(), 6);
+
+        let mut reach = accepted();
+        for _ in 0..100 {
+            reach.lost(socket(), 100).expect("there are others");
+        }
+        assert_eq!(reach.unreachable("").exit_code(), 3);
+    }
+
+    #[test]
+    fn only_a_refusal_ends_a_push_that_was_accepted() {
+        let mut reach = accepted();
+        for code in [wire::CLOSE_PROTOCOL, wire::CLOSE_CONDEMNED, wire::CLOSE_DONE] {
+            reach.lost(close(code), 10).expect("others make up for it");
+        }
+        reach.lost(LinkError::Protocol("x".into()), 10).expect("others make up for it");
+        let error = reach.lost(close(wire::CLOSE_REFUSED), 10).expect_err("the server's will");
+        assert_eq!((error.exit_code(), error.to_string().as_str()), (5, "host: why"));
+    }
+
+    #[test]
+    fn a_server_that_never_keeps_to_the_protocol_ends_the_push() {
+        assert!(reach().lost(close(wire::CLOSE_PROTOCOL), 10).is_err());
+        let mut reach = accepted();
+        let mut lose = || reach.lost(LinkError::Protocol("x".into()), 10);
+        assert!((0..100).any(|_| lose().is_err()));
+    }
+
+    #[test]
+    fn a_server_that_says_nothing_is_given_up() {
+        let (mut reach, now) = (reach(), Instant::now());
+        assert!(reach.check(now + Duration::from_secs(9)).is_ok());
+        assert_eq!(reach.check(now + Duration::from_secs(11)).unwrap_err().exit_code(), 3);
+        reach.up(now + Duration::from_secs(9));
+        assert!(reach.check(now + Duration::from_secs(18)).is_ok());
+        assert_eq!(reach.check(now + Duration::from_secs(20)).unwrap_err().exit_code(), 3);
+    }
+}

@@ -1,0 +1,112 @@
+//! Making files durable, many at a time.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cap_std::fs::Dir;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+/// From so many files on, flushing the whole file system costs less than flushing each.
+const SYNCFS_FROM: usize = 8;
+
+/// The file systems that a transfer writes to.
+///
+/// `syncfs` tells of what was lost since its descriptor was opened, so each file system has one from
+/// before the first write.
+#[derive(Debug)]
+pub struct Systems {
+    /// By device.
+    watched: Mutex<HashMap<u64, Arc<File>>>,
+    /// Whether `syncfs` tells of what was lost at all.
+    tells: bool,
+}
+
+impl Systems {
+    /// Watches the file system that `root` is on.
+    pub fn of(root: &Dir) -> Self {
+        let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let systems = Self { watched: Mutex::default(), tells: tells(&release) };
+        systems.watch(root);
+        systems
+    }
+
+    /// To be called before anything is written in `folder`. One that cannot be read is not watched:
+    /// errors from before a file in it was opened may be missed then.
+    pub fn watch(&self, folder: &Dir) {
+        let Ok(stat) = rustix::fs::fstat(folder) else { return };
+        let mut watched = lock(&self.watched);
+        if !watched.contains_key(&stat.st_dev)
+            && let Ok(folder) = readable(folder)
+        {
+            watched.insert(stat.st_dev, Arc::new(folder));
+        }
+    }
+
+    /// Makes files durable; says for each whether it is.
+    pub fn sync(&self, files: &[&File]) -> Vec<io::Result<()>> {
+        if files.len() < SYNCFS_FROM || !self.tells {
+            return files.iter().map(|file| file.sync_all()).collect();
+        }
+        let mut results: HashMap<u64, Result<(), Errno>> = HashMap::new();
+        let mut sync = |file: &&File| {
+            let device = rustix::fs::fstat(file)?.st_dev;
+            let result = results.entry(device).or_insert_with(|| match self.watched(device) {
+                Some(system) => rustix::fs::syncfs(&*system),
+                None => rustix::fs::syncfs(file),
+            });
+            Ok((*result)?)
+        };
+        files.iter().map(&mut sync).collect()
+    }
+
+    /// Makes a folder's names durable by flushing all of its file system, for one that may be written
+    /// but not read. False if that is not possible.
+    pub fn sync_around(&self, folder: &Dir) -> bool {
+        let device = rustix::fs::fstat(folder).map(|stat| stat.st_dev);
+        let system = device.ok().and_then(|device| self.watched(device));
+        self.tells && system.is_some_and(|system| rustix::fs::syncfs(&*system).is_ok())
+    }
+
+    fn watched(&self, device: u64) -> Option<Arc<File>> {
+        lock(&self.watched).get(&device).cloned()
+    }
+}
+
+/// A folder's descriptor that can be flushed and have its mode changed.
+pub fn readable(folder: &Dir) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd: OwnedFd = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
+    Ok(fd.into())
+}
+
+/// Whether a kernel's `syncfs` tells of errors, as all do from 5.8 on.
+fn tells(release: &str) -> bool {
+    let mut numbers = release.split(|char: char| !char.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        _ => false,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_whose_syncfs_is_silent_are_known() {
+        for release in ["5.8.0", "5.15.0-91-generic", "6.1.0", "10.0"] {
+            assert!(tells(release), "{release}");
+        }
+        for release in ["5.7.19", "4.18.0-513.el8", "3.10.0", "", "new"] {
+            assert!(!tells(release), "{release}");
+        }
+    }
+}
