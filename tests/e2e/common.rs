@@ -227,7 +227,10 @@ impl Serve {
 
     /// Waits for the next event.
     pub(crate) fn next(&self) -> Value {
-        self.events.recv_timeout(PATIENCE).expect("an event")
+        let event = self.events.recv_timeout(PATIENCE);
+        event.unwrap_or_else(|error| {
+            panic!("no event ({error}); {:?}", fs::read_to_string(&self.stderr))
+        })
     }
 
     /// Waits for an event; those before it are passed over.

@@ -24,8 +24,11 @@ impl Underway {
         fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
         fs::write(host.root("file"), b"old").unwrap();
         let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
-        let push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        eventually("a file is under way", || !unfinished(&host.root("")).is_empty());
+        let mut push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        eventually("a file is under way", || {
+            assert_eq!(push.try_wait().unwrap(), None, "the push has ended");
+            !unfinished(&host.root("")).is_empty()
+        });
         Self { host, serve, push, _relay: relay }
     }
 }
