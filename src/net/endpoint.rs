@@ -26,7 +26,7 @@ const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// Streams that a client may have open towards the server on one connection.
 pub const STREAMS_MAX: u32 = 256;
 /// Padding waits in a queue ahead of data: keep it to about one burst.
-const PADDING_QUEUE_BYTES: usize = 64 << 10;
+const PADDING_QUEUE_BYTES: usize = 16 << 10;
 /// The receiver drops padding that it has not counted yet; this bounds what it keeps.
 const PADDING_RECEIVE_BYTES: usize = 1 << 20;
 /// What the socket may hold while the process does not run.

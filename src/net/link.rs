@@ -163,7 +163,11 @@ impl Route {
             self.bind.iter().filter(|ip| ip.is_ipv4() == remote.is_ipv4()).collect();
         match same_family.len() {
             0 => endpoint::any_local(remote),
-            count => SocketAddr::new(*same_family[conn.0 as usize % count], 0),
+            count => {
+                // Every local address is paired with every one of the server's.
+                let turn = conn.0 as usize / self.servers.len();
+                SocketAddr::new(*same_family[turn % count], 0)
+            }
         }
     }
 }
