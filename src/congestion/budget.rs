@@ -1,12 +1,15 @@
 //! How much all connections of a transfer may have in flight together.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::filter::{MaxFilter, MinFilter};
-use super::rate::{Delivery, Stamp};
+use super::loss::{Baseline, Epoch};
+use super::member::{CUT, LIFT, Member, Sent};
+use super::rate::Delivery;
+use super::round::{RATE_ROUNDS, RTT_FLOOR, RTT_MIN_SPAN, Round};
 use super::share;
 
 /// How hard a transfer competes with the traffic of others.
@@ -60,19 +63,8 @@ pub enum Phase {
     ProbeRtt,
 }
 
-/// A round lasts this long at least, so that what is measured on a local network is not noise.
-const ROUND_MIN: Duration = Duration::from_millis(10);
-/// A round trip is taken to last this long at least: what hosts need to wake up and to answer.
-const RTT_FLOOR: Duration = Duration::from_millis(4);
 /// Rates are measured over this long at least.
 const SAMPLE_MIN: Duration = Duration::from_millis(4);
-/// Rounds that a delivery rate is remembered for.
-const RATE_ROUNDS: u64 = 10;
-/// What a new connection may send before anything is known, in packets: somewhat more than the ten of
-/// RFC 9002, 7.2, since it is paced over the round trip that the handshake has measured.
-const INITIAL_PACKETS: u64 = 16;
-/// How much a single connection may grow in a round, within the budget.
-const MEMBER_GAIN: f64 = 4.0;
 /// The smallest window, in packets.
 const WINDOW_PACKETS_MIN: u64 = 4;
 /// Growth of the rate from one round to the next that still counts as growth, and the rounds without
@@ -86,31 +78,17 @@ const STARTUP_GAIN: f64 = 2.77;
 /// queue (RFC 9406, 4.2).
 const QUEUE_MIN: Duration = Duration::from_millis(4);
 const QUEUE_MAX: Duration = Duration::from_millis(16);
-/// A share of lost bytes above this is congestion (draft-ietf-ccwg-bbr, 2.7: `BBR.LossThresh`), unless
-/// the path always loses: then so many times what it loses when there is room is added. What a path
-/// always loses is capped, so that steady congestion is not mistaken for it.
-const LOSS_MAX: f64 = 0.02;
-const BASELINE_FACTOR: f64 = 2.0;
-const BASELINE_MAX: f64 = 0.04;
 /// So many acknowledgements in a row, over this share of a round trip, show that the queue is there to stay.
 const QUEUED_ACKS_MIN: u32 = 8;
 const QUEUED_SHARE: f64 = 0.125;
-/// Losses are judged over this many packets at least.
-const EPOCH_PACKETS: u64 = 128;
-/// Epochs that the baseline is taken from.
-const EPOCHS: usize = 12;
-/// What congestion leaves of the budget, and how fast a bound that it has left behind is lifted.
-const CUT: f64 = 0.85;
-const LIFT: f64 = 1.03;
+/// How fast a bound that congestion has left behind is lifted while more is asked for.
 const LIFT_UP: f64 = 1.10;
 /// Rounds between two attempts to find more.
 const CRUISE_ROUNDS: u32 = 6;
 const DOWN_ROUNDS: u32 = 2;
 /// Growth of the rate that makes an attempt to find more a success.
 const PROBE_GROWTH_MIN: f64 = 1.1;
-/// How long the least round-trip time is believed (draft-ietf-ccwg-bbr, 2.8), and for how long it is
-/// looked for then.
-const RTT_MIN_SPAN: Duration = Duration::from_secs(10);
+/// For how long the least round-trip time is looked for once it is no longer believed.
 const PROBE_RTT_TIME: Duration = Duration::from_millis(200);
 /// Sent packets whose acknowledgement is waited for, at most, in batches.
 const STAMPS_MAX: usize = 1 << 15;
@@ -175,58 +153,6 @@ pub struct Budget {
     total_bytes: u64,
 }
 
-#[derive(Debug)]
-struct Member {
-    window: Arc<AtomicU64>,
-    mtu: u64,
-    delivery: Delivery,
-    sent: VecDeque<Sent>,
-    newest_acked: Option<Instant>,
-    in_flight_bytes: u64,
-    app_limited: bool,
-    rate: MaxFilter,
-    rtt: Duration,
-    rtt_min: MinFilter,
-    round: Round,
-    epoch: Epoch,
-    bound_bytes: Option<f64>,
-}
-
-/// Packets that were sent at one time.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    at: Instant,
-    own: Stamp,
-    all: Stamp,
-    app_limited: bool,
-}
-
-/// From the sending of a packet to its acknowledgement.
-#[derive(Clone, Copy, Debug)]
-struct Round {
-    number: u64,
-    since: Instant,
-    rtt_min: Duration,
-    acks: u32,
-    app_limited_acks: u32,
-    in_flight_max: u64,
-    delivered_before: u64,
-}
-
-/// What was delivered and lost since losses were last judged.
-#[derive(Clone, Copy, Debug, Default)]
-struct Epoch {
-    delivered_bytes: u64,
-    lost_bytes: u64,
-    marked: bool,
-}
-
-/// What the path loses without our doing.
-#[derive(Debug, Default)]
-struct Baseline {
-    shares: VecDeque<f64>,
-}
-
 #[derive(Clone, Copy, Debug, Default)]
 struct Plateau {
     rate: f64,
@@ -284,23 +210,8 @@ impl Budget {
     pub fn join(&mut self, mtu: u16, now: Instant) -> (MemberId, Arc<AtomicU64>) {
         let id = MemberId(self.next_member);
         self.next_member += 1;
-        let mtu = u64::from(mtu);
-        let window = Arc::new(AtomicU64::new(INITIAL_PACKETS * mtu));
-        let member = Member {
-            window: Arc::clone(&window),
-            mtu,
-            delivery: Delivery::new(now),
-            sent: VecDeque::new(),
-            newest_acked: None,
-            in_flight_bytes: 0,
-            app_limited: false,
-            rate: MaxFilter::new(RATE_ROUNDS),
-            rtt: Duration::ZERO,
-            rtt_min: MinFilter::new(RTT_MIN_SPAN),
-            round: Round::new(0, now, 0),
-            epoch: Epoch::default(),
-            bound_bytes: None,
-        };
+        let member = Member::new(mtu, now);
+        let window = Arc::clone(&member.window);
         self.members.insert(id, member);
         self.share_out();
         (id, window)
@@ -704,111 +615,5 @@ impl Budget {
 
     fn mtu(&self) -> u64 {
         self.members.values().map(|member| member.mtu).max().unwrap_or(1_200)
-    }
-}
-
-impl Member {
-    fn initial_bytes(&self) -> u64 {
-        INITIAL_PACKETS * self.mtu
-    }
-
-    fn on_rtt(&mut self, rtt: Duration, now: Instant) {
-        self.rtt_min.add(now, rtt);
-        self.rtt = if self.rtt.is_zero() { rtt } else { (self.rtt * 7 + rtt) / 8 };
-    }
-
-    /// What its own path allows, in bytes: some times what it has delivered in a round trip. That is
-    /// more than the budget's own growth, so that a connection that is late catches up.
-    fn ceiling_bytes(&self, jump_bytes: u64) -> u64 {
-        // A queue of its own does not give it more.
-        let rtt_max = self.rtt_min.min().unwrap_or(self.rtt) * 2;
-        let per_round = self.rate.max() * self.rtt.min(rtt_max).max(RTT_FLOOR).as_secs_f64();
-        let ceiling = ((MEMBER_GAIN * per_round) as u64).max(self.initial_bytes()).max(jump_bytes);
-        self.bound_bytes.map_or(ceiling, |bound| ceiling.min(bound as u64))
-    }
-
-    /// What it would use of the budget, in bytes.
-    fn demand_bytes(&self, jump_bytes: u64) -> u64 {
-        let ceiling = self.ceiling_bytes(jump_bytes);
-        if self.app_limited || self.in_flight_bytes == 0 {
-            self.in_flight_bytes.min(ceiling)
-        } else {
-            ceiling
-        }
-    }
-
-    /// A path that loses much more than the others is bounded by itself.
-    fn end_round(&mut self, baseline: &Baseline, now: Instant) {
-        let round = self.round;
-        self.round = Round::new(round.number + 1, now, self.delivery.bytes());
-        let Some(verdict) = self.epoch.judge(self.mtu, baseline) else { return };
-        self.epoch = Epoch::default();
-        let delivered = (self.delivery.bytes() - round.delivered_before) as f64;
-        let time = (now - round.since).as_secs_f64().max(1e-3);
-        let per_round = delivered / time * self.rtt.as_secs_f64();
-        let window = self.window.load(Relaxed) as f64;
-        if verdict.excess {
-            self.bound_bytes = Some((CUT * window).max(0.9 * per_round));
-        } else {
-            self.bound_bytes = self.bound_bytes.map(|bound| bound * LIFT);
-            if self.bound_bytes.is_some_and(|bound| bound > 3.0 * per_round && bound > window) {
-                self.bound_bytes = None;
-            }
-        }
-    }
-}
-
-impl Round {
-    fn new(number: u64, now: Instant, delivered_before: u64) -> Self {
-        Self {
-            number,
-            since: now,
-            rtt_min: Duration::MAX,
-            acks: 0,
-            app_limited_acks: 0,
-            in_flight_max: 0,
-            delivered_before,
-        }
-    }
-
-    fn is_over(&self, sent_at: Instant, now: Instant) -> bool {
-        sent_at >= self.since && now.saturating_duration_since(self.since) >= ROUND_MIN
-    }
-}
-
-struct LossVerdict {
-    share: f64,
-    excess: bool,
-}
-
-impl Epoch {
-    /// `None` while there is too little to judge.
-    fn judge(&self, mtu: u64, baseline: &Baseline) -> Option<LossVerdict> {
-        let bytes = self.delivered_bytes + self.lost_bytes;
-        if bytes < EPOCH_PACKETS * mtu && !self.marked {
-            return None;
-        }
-        let packets = bytes as f64 / mtu as f64;
-        let lost = self.lost_bytes as f64 / mtu as f64;
-        let limit = packets * (LOSS_MAX + BASELINE_FACTOR * baseline.share());
-        // Two standard deviations above the limit are hardly chance.
-        let excess = lost > limit + 2.0 * limit.sqrt();
-        Some(LossVerdict { share: lost / packets.max(1.0), excess })
-    }
-}
-
-impl Baseline {
-    fn add(&mut self, share: f64) {
-        self.shares.push_back(share);
-        if self.shares.len() > EPOCHS {
-            self.shares.pop_front();
-        }
-    }
-
-    /// The lower quartile: what is lost while there is room.
-    fn share(&self) -> f64 {
-        let mut shares: Vec<f64> = self.shares.iter().copied().collect();
-        shares.sort_by(f64::total_cmp);
-        shares.get(shares.len() / 4).copied().unwrap_or(0.0).min(BASELINE_MAX)
     }
 }

@@ -7,13 +7,16 @@
 //! A connection whose own path is narrower is held to what that path delivers, and leaves the rest of
 //! the budget to the others.
 //!
-//! [`budget`] and its parts ([`rate`], [`filter`], [`share`]) are pure: times come in, windows come out.
+//! [`budget`] and its parts ([`rate`], [`filter`], [`share`] and others) are pure: times come in, windows come out.
 //! [`controller`] is what quinn sees of it.
 
 pub mod budget;
 pub mod controller;
 pub mod filter;
+mod loss;
+mod member;
 pub mod rate;
+mod round;
 pub mod share;
 
 pub use budget::{Aggressiveness, Budget, BudgetConfig, MemberId, PathMemory, Phase};
