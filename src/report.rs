@@ -40,6 +40,11 @@ fn is_bidi_control(char: char) -> bool {
     )
 }
 
+/// A number of things, as in `1 file` and `2 files`.
+fn count(number: u64, thing: &str) -> String {
+    format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
+}
+
 fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use qbulk::event::{Progress, PushEvent, Summary};
 
-use super::{json, printable, rate, size};
+use super::{count, json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// How often a plain line says how far it is.
@@ -131,8 +131,9 @@ fn text(summary: &Summary) -> String {
         }
     };
     format!(
-        "{files} files, {others} folders and links, {} in {seconds:.2} s, {}, verified and durable{failed}\n\
+        "{}, {others} folders and links, {} in {seconds:.2} s, {}, verified and durable{failed}\n\
          {} connections, {takeovers} taken over, {stripes_again} of {} stripes sent again, padding {} ({:.1}%)",
+        count(*files, "file"),
         size(summary.bytes),
         rate(summary.bytes_per_s),
         summary.connections_opened,

@@ -3,7 +3,7 @@
 use qbulk::event::ServeEvent;
 use qbulk::identity::Fingerprint;
 
-use super::{json, printable, rate, size};
+use super::{count, json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// Tells a server's events.
@@ -38,7 +38,8 @@ impl ServeReport {
                 format!("{transfer}: from {remote} ({client}) to /{destination}")
             }
             ServeEvent::Finished { transfer, files, bytes, failed, seconds, .. } => format!(
-                "{transfer}: done, {files} files, {} in {seconds:.2} s, {}, {failed} failed",
+                "{transfer}: done, {}, {} in {seconds:.2} s, {}, {failed} failed",
+                count(*files, "file"),
                 size(*bytes),
                 rate(*bytes as f64 / seconds)
             ),

@@ -254,7 +254,7 @@ fn quiet_says_nothing_and_plain_says_how_it_went() {
     assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "", ""));
     let ran = push(&[]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
-    assert!(ran.stderr.contains("1 files") && ran.stderr.contains("padding"), "{ran:?}");
+    assert!(ran.stderr.contains("1 file,") && ran.stderr.contains("padding"), "{ran:?}");
     assert!(!ran.stderr.contains('\u{1b}'), "no terminal, no escapes: {ran:?}");
     assert_eq!(push(&["--quiet", "missing"]).code, 6);
     assert_ne!(push(&["--quiet", "missing"]).stderr, "");
@@ -401,6 +401,6 @@ fn the_demo_runs_with_nothing_to_configure() {
     let host = Host::new();
     let ran = run(host.qbulk().args(["demo", "--size", "8MiB"]).env("TMPDIR", host.dir.path()));
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(ran.stderr.contains("1 files"), "{ran:?}");
+    assert!(ran.stderr.contains("1 file,"), "{ran:?}");
     assert!(names(host.dir.path()).iter().all(|name| !name.starts_with("qbulk-demo")));
 }
