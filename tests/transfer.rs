@@ -4,17 +4,13 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use qbulk::congestion::{Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::Identity;
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
 use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
-use qbulk::traffic::PoolConfig;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -32,13 +28,12 @@ impl Pair {
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("a root");
         fs::create_dir(dir.path().join("src")).expect("a source");
-        let config = ServeConfig {
-            listen: "127.0.0.1:0".parse().expect("an address"),
+        let config = ServeConfig::new(
+            "127.0.0.1:0".parse().expect("an address"),
             root,
-            identity: Arc::clone(&identity),
-            trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-        };
+            Arc::clone(&identity),
+            ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+        );
         let server = Server::bind(config).expect("a server");
         let servers = vec![server.local_addr()];
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -57,21 +52,11 @@ impl Pair {
     }
 
     async fn push(&self, source: &Path, destination: &str) -> Result<Summary, Error> {
+        let trust = ClientTrust::Pinned([self.identity.fingerprint()].into());
+        let (servers, identity) = (self.servers.clone(), Arc::clone(&self.identity));
         let config = PushConfig {
-            sources: vec![source.to_owned()],
-            servers: self.servers.clone(),
-            server_name: "localhost".into(),
             destination: destination.into(),
-            bind: vec![],
-            identity: Arc::clone(&self.identity),
-            trust: ClientTrust::Pinned([self.identity.fingerprint()].into()),
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-            pool: PoolConfig::default(),
-            congestion: Algorithm::default(),
-            budget: BudgetConfig::default(),
-            rate_max: None,
-            paths: None,
-            connect_timeout: Duration::from_secs(10),
+            ..PushConfig::new(vec![source.to_owned()], servers, "localhost", identity, trust)
         };
         push(config, Arc::new(|_| ()), std::future::pending()).await
     }

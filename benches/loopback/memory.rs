@@ -101,7 +101,7 @@ pub(crate) async fn quic_receive(end: Receive) -> Result<()> {
     let identity = Identity::load_or_create(&config_dir()?)?;
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
     let tls = Arc::new(tls::server_config(&identity, trust)?);
-    let endpoint = endpoint::server((Ipv4Addr::LOCALHOST, 0).into(), Arc::clone(&tls))?;
+    let endpoint = endpoint::server((Ipv4Addr::LOCALHOST, 0).into(), Arc::clone(&tls), &[0; 32])?;
     println!("{}", endpoint.local_addr()?);
     let left = Arc::new(AtomicU64::new(end.stripes * STRIPE_BYTES));
     let mut tasks = JoinSet::new();
