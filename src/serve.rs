@@ -74,6 +74,7 @@ pub struct Server {
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
     root: Arc<Dir>,
+    discards: bool,
 }
 
 impl Server {
@@ -96,7 +97,15 @@ impl Server {
             tls,
             datagram_bytes_max: config.datagram_bytes_max,
             root: Arc::new(root),
+            discards: false,
         })
+    }
+
+    /// Verifies what arrives and throws it away, so that transfers can be measured without a disk:
+    /// files get their names and stay empty.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
     }
 
     /// Where it listens.
@@ -119,6 +128,7 @@ impl Server {
         }
         let desk = Arc::new(Desk {
             root: self.root,
+            discards: self.discards,
             report,
             tls: self.tls,
             datagram_bytes_max: self.datagram_bytes_max,
@@ -177,6 +187,7 @@ type TransferKey = (Fingerprint, [u8; 16]);
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
+    discards: bool,
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
@@ -283,11 +294,13 @@ impl Desk {
             return Err(format!("the destination {:?} is not allowed", shown(&path)));
         }
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
+        let discards = self.discards;
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
-                Sink::new(root, name).map(|sink| (found, sink))
+                let sink = Sink::new(root, name)?;
+                Ok((found, if discards { sink.discarding() } else { sink }))
             }
         })
         .await

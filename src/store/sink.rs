@@ -100,6 +100,8 @@ pub struct Sink {
     tally: Arc<Tally>,
     systems: Arc<Systems>,
     committer: Committer,
+    /// Content is verified and not written.
+    discards: bool,
 }
 
 /// Files that are not whole yet.
@@ -206,7 +208,14 @@ impl Sink {
             tally,
             systems,
             committer,
+            discards: false,
         })
+    }
+
+    /// Verifies contents and throws them away: files stay empty.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
     }
 
     /// Verifies a stripe and writes what it holds.
@@ -299,7 +308,8 @@ impl Sink {
             Ok(temp) => temp,
             Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
-        if let Err(error) = write_runs(temp, piece, content) {
+        let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
+        if let Err(error) = written {
             self.tally.note_fatal(&partial.path, &error);
             return self.give_up(piece.item, &partial, reason(&error));
         }
@@ -343,7 +353,9 @@ impl Sink {
         let create = || {
             let (parent, _) = self.parent(&partial.path)?;
             let temp = TempFile::create(parent, &self.tag, piece.item)?;
-            allocate(&temp, partial.bytes, piece.sparse)?;
+            if !self.discards {
+                allocate(&temp, partial.bytes, piece.sparse)?;
+            }
             Ok(Arc::new(temp))
         };
         create().map_err(|error: io::Error| {
