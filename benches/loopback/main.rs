@@ -156,12 +156,12 @@ fn compare(args: &Args) -> Result<()> {
     };
     for suite in &args.suites {
         for table in suite.measure(args, &place)? {
-            println!("\n{table}");
+            print!("\n{table}");
             results.tables.push(table);
         }
         if *suite == Suite::Idle {
             let idle = results.idle.insert(idle::measure(place.path(), args.rounds)?);
-            println!("\n{idle}");
+            print!("\n{idle}");
         }
     }
     if let Some(path) = &args.json {

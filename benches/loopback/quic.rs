@@ -87,15 +87,21 @@ pub(crate) async fn send(end: Send) -> Result<()> {
     let tls = Arc::new(tls::client_config(&identity, trust)?);
     let next = Arc::new(AtomicU64::new(0));
     let budget = SharedBudget::new(BudgetConfig::default(), std::time::Instant::now());
-    let mut tasks = JoinSet::new();
+    let mut connections = JoinSet::new();
     for _ in 0..end.connections {
         let endpoint = endpoint::client(endpoint::any_local(end.address))?;
         let mtu = PathMtu::of(end.address, end.mtu);
         let telemetry = Arc::new(Telemetry::default());
         let congestion = Algorithm::default().controllers(&budget);
         let config = endpoint::client_config(Arc::clone(&tls), mtu, congestion, telemetry);
-        let connecting = endpoint.connect_with(config, end.address, "localhost")?;
-        tasks.spawn(fill(connecting, Arc::clone(&next), end.stripes));
+        connections.spawn(endpoint.connect_with(config, end.address, "localhost")?.into_future());
+    }
+    // The receiver closes all of them when it has everything: they must be there by then.
+    let connections =
+        connections.join_all().await.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+    let mut tasks = JoinSet::new();
+    for connection in connections {
+        tasks.spawn(fill(connection, Arc::clone(&next), end.stripes));
     }
     for sent in tasks.join_all().await {
         sent?;
@@ -104,11 +110,10 @@ pub(crate) async fn send(end: Send) -> Result<()> {
 }
 
 async fn fill(
-    connecting: quinn::Connecting,
+    connection: Connection,
     next: Arc<AtomicU64>,
     stripes: u64,
 ) -> std::result::Result<(), String> {
-    let connection = connecting.await.map_err(|error| error.to_string())?;
     let stripe = Bytes::from(vec![7; STRIPE_BYTES as usize]);
     while next.fetch_add(1, Relaxed) < stripes {
         let mut stream = connection.open_uni().await.map_err(|error| error.to_string())?;
