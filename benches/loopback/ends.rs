@@ -8,7 +8,7 @@ use clap::Parser;
 
 use crate::process::Process;
 use crate::rounds::{Sample, measure_to};
-use crate::{Result, quic, tcp};
+use crate::{Result, discard, quic, tcp};
 
 /// As much as qbulk sends on one stream.
 pub(crate) const STRIPE_BYTES: u64 = 1 << 20;
@@ -23,6 +23,7 @@ enum End {
     TcpSend(tcp::Send),
     QuicReceive(quic::Receive),
     QuicSend(quic::Send),
+    Discard(discard::Receive),
 }
 
 /// Is one end.
@@ -32,6 +33,7 @@ pub(crate) fn run() -> Result<()> {
         End::TcpSend(end) => tcp::send(&end),
         End::QuicReceive(end) => on_runtime(quic::receive(end)),
         End::QuicSend(end) => on_runtime(quic::send(end)),
+        End::Discard(end) => on_runtime(discard::receive(end)),
     }
 }
 

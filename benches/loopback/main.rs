@@ -2,6 +2,7 @@
 //!
 //! `cargo bench --bench loopback`; what the rows mean is in benches/README.md.
 
+mod discard;
 mod ends;
 mod idle;
 mod inetd;

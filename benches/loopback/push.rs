@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::Result;
 use crate::job::Job;
 use crate::process::Process;
-use crate::rounds::{Sample, measure_to};
+use crate::rounds::{Row, measure_to};
 
 /// The binary, with an identity of the benchmark's own and none of the user's settings.
 pub(crate) fn qbulk(place: &Path) -> Command {
@@ -38,8 +38,12 @@ pub(crate) fn push(job: &Job, address: &str, options: &[String]) -> Command {
     push
 }
 
-/// With options for both ends, and for the push alone.
-pub(crate) fn run(job: &Job, both: &[String], push_only: &[String]) -> Result<Sample> {
-    let (server, address) = serve(&job.place, &job.target, both)?;
-    measure_to(push(job, &address, &[both, push_only].concat()), server, Process::stop)
+/// A row with options for both ends, and for the push alone.
+pub(crate) fn row(job: &Job, name: &str, both: &[&str], push_only: &[&str]) -> Row {
+    let owned = |options: &[&str]| options.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let (serve_options, push_options) = (owned(both), owned(&[both, push_only].concat()));
+    job.row(name, move |job| {
+        let (server, address) = serve(&job.place, &job.target, &serve_options)?;
+        measure_to(push(job, &address, &push_options), server, Process::stop)
+    })
 }

@@ -1,7 +1,6 @@
 //! QUIC connections as qbulk sets them up, and nothing of qbulk above them, from memory to memory.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -17,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::Result;
 use crate::ends::{self, STRIPE_BYTES};
+use crate::job::Job;
 use crate::rounds::Row;
 
 #[derive(Args)]
@@ -34,12 +34,12 @@ pub(crate) struct Send {
 }
 
 /// In whole stripes.
-pub(crate) fn row(place: &Path, bytes: u64, connections: u32, mtu: u16) -> Row {
-    let receive = vec![bytes.div_ceil(STRIPE_BYTES).to_string(), mtu.to_string()];
+pub(crate) fn row(job: &Job, connections: u32, mtu: u16) -> Row {
+    let receive = vec![job.load.bytes().div_ceil(STRIPE_BYTES).to_string(), mtu.to_string()];
     let send = [&receive[..], &[connections.to_string()]].concat();
     Row::new(
         format!("QUIC, connections: {connections}, datagrams: {mtu} B"),
-        ends::between(place.to_owned(), "quic", receive, send),
+        ends::between(job.place.clone(), "quic", receive, send),
     )
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use bytesize::ByteSize;
 use clap::ValueEnum;
 use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 
@@ -10,7 +11,7 @@ use crate::load::Load;
 use crate::place::Place;
 use crate::rounds::{Row, Sample, measure, measure_all};
 use crate::table::Table;
-use crate::{Args, Result, push, quic, rsync, scp, tcp};
+use crate::{Args, Result, discard, push, quic, rsync, scp, tcp};
 
 /// The largest UDP payload of an Ethernet path.
 const ETHERNET_DATAGRAM_BYTES: u16 = 1_472;
@@ -52,60 +53,87 @@ impl Suite {
     }
 
     fn measure_one(self, args: &Args, job: &Job) -> Result<Table> {
-        let title = match self {
-            Self::Files => job.load.to_string(),
-            Self::Memory => format!("{}, memory to memory", job.load),
-            Self::Connections => format!("{}, by number of connections", job.load),
-            Self::Stripes => format!("{}, by stripe size", job.load),
-            Self::Mtu => format!("{}, by largest datagram", job.load),
-            Self::Idle => "idle".into(),
+        let (by, mut rows, skipped) = match self {
+            Self::Files => files(job),
+            Self::Memory => memory(job),
+            Self::Connections => by_connections(job, &args.connections),
+            Self::Stripes => by_stripe(job, &args.stripes),
+            Self::Mtu => by_mtu(job, &args.mtu),
+            Self::Idle => ("", vec![], vec![]),
         };
-        let (mut rows, skipped) = self.rows(args, job);
+        let title = format!("{}{by}", job.load);
         job.generate()?;
         measure_all(&title, &mut rows, args.rounds)?;
         job.remove()?;
         Ok(Table::of(title, job.load, args.rounds, &rows, skipped))
     }
+}
 
-    fn rows(self, args: &Args, job: &Job) -> (Vec<Row>, Vec<String>) {
-        let tcp = tcp::row(&job.place, job.load.bytes());
-        if self == Self::Memory {
-            let mut rows = vec![tcp];
-            rows.extend(transports(job));
-            return (rows, vec![]);
+/// What the title says beside the load, the rows, and what is missing.
+type Comparison = (&'static str, Vec<Row>, Vec<String>);
+type Run = fn(&Job) -> Result<Sample>;
+
+/// With the peers that this machine has the programs for.
+fn files(job: &Job) -> Comparison {
+    let peers: [(String, Run); 2] = [
+        ("rsync -a to its daemon, in clear".into(), rsync::run),
+        (format!("scp, {}", scp::CIPHER), scp::run),
+    ];
+    let mut rows = references(job);
+    rows.push(push::row(job, "qbulk", &[], &[]));
+    let mut skipped = vec![];
+    for (name, run) in peers {
+        match job.trial(run) {
+            None => rows.push(job.row(name, run)),
+            Some(why) => skipped.push(format!("{name}: {why}")),
         }
-        let mut rows = vec![copy(job), tcp];
-        let mut skipped = vec![];
-        match self {
-            Self::Files => {
-                rows.push(pushed(job, "qbulk", &[], &[]));
-                skipped = peers(job, &mut rows);
-            }
-            Self::Connections => rows.extend(args.connections.iter().map(|count| {
-                pushed(
-                    job,
-                    &format!("qbulk, connections: {count}"),
-                    &[],
-                    &["--connections", &count.to_string()],
-                )
-            })),
-            Self::Stripes => rows.extend(args.stripes.iter().map(|size| {
-                let (name, size) = (size.display().iec().to_string(), size.as_u64().to_string());
-                let options = ["--stripe-min", &size, "--stripe-max", &size];
-                pushed(job, &format!("qbulk, stripes: {name}"), &[], &options)
-            })),
-            Self::Mtu => rows.extend(args.mtu.iter().map(|bytes| {
-                pushed(
-                    job,
-                    &format!("qbulk, datagrams: {bytes} B"),
-                    &["--mtu", &bytes.to_string()],
-                    &[],
-                )
-            })),
-            Self::Memory | Self::Idle => {}
-        }
-        (rows, skipped)
     }
+    (", file to file", rows, skipped)
+}
+
+/// The transport by itself, and qbulk on top of it.
+fn memory(job: &Job) -> Comparison {
+    let mut rows = vec![tcp::row(job)];
+    for mtu in [DATAGRAM_BYTES_MAX, ETHERNET_DATAGRAM_BYTES] {
+        for connections in [1, CONNECTIONS] {
+            rows.push(quic::row(job, connections, mtu));
+        }
+        rows.push(discard::row(job, mtu));
+    }
+    (", memory to memory", rows, vec![])
+}
+
+fn by_connections(job: &Job, counts: &[u32]) -> Comparison {
+    let row = |count: &u32| {
+        let name = format!("qbulk, connections: {count}");
+        push::row(job, &name, &[], &["--connections", &count.to_string()])
+    };
+    let rows = references(job).into_iter().chain(counts.iter().map(row)).collect();
+    (", by number of connections", rows, vec![])
+}
+
+fn by_stripe(job: &Job, sizes: &[ByteSize]) -> Comparison {
+    let row = |size: &ByteSize| {
+        let name = format!("qbulk, stripes: {}", size.display().iec());
+        let bytes = size.as_u64().to_string();
+        push::row(job, &name, &[], &["--stripe-min", &bytes, "--stripe-max", &bytes])
+    };
+    let rows = references(job).into_iter().chain(sizes.iter().map(row)).collect();
+    (", by stripe size", rows, vec![])
+}
+
+fn by_mtu(job: &Job, mtus: &[u16]) -> Comparison {
+    let row = |mtu: &u16| {
+        let name = format!("qbulk, datagrams: {mtu} B");
+        push::row(job, &name, &["--mtu", &mtu.to_string()], &[])
+    };
+    let rows = references(job).into_iter().chain(mtus.iter().map(row)).collect();
+    (", by largest datagram", rows, vec![])
+}
+
+/// What file-to-file rows are compared with.
+fn references(job: &Job) -> Vec<Row> {
+    vec![copy(job), tcp::row(job)]
 }
 
 fn copy(job: &Job) -> Row {
@@ -119,35 +147,4 @@ fn copy(job: &Job) -> Row {
     };
     let name = if job.load.is_tree() { "cp -r" } else { "cp" };
     job.row(name, copy).reference("cp")
-}
-
-/// A push with options for both ends, and for the push alone.
-fn pushed(job: &Job, name: &str, both: &[&str], push_only: &[&str]) -> Row {
-    let owned = |options: &[&str]| options.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let (both, push_only) = (owned(both), owned(push_only));
-    job.row(name, move |job| push::run(job, &both, &push_only))
-}
-
-type Run = fn(&Job) -> Result<Sample>;
-
-/// Adds the rows that this machine has the programs for; returns what is missing.
-fn peers(job: &Job, rows: &mut Vec<Row>) -> Vec<String> {
-    let peers: [(String, Run); 2] = [
-        ("rsync -a to its daemon, in clear".into(), rsync::run),
-        (format!("scp, {}", scp::CIPHER), scp::run),
-    ];
-    let mut skipped = vec![];
-    for (name, run) in peers {
-        match job.trial(run) {
-            None => rows.push(job.row(name, run)),
-            Some(why) => skipped.push(format!("{name}: {why}")),
-        }
-    }
-    skipped
-}
-
-fn transports(job: &Job) -> Vec<Row> {
-    let row =
-        |mtu| [1, CONNECTIONS].map(|count| quic::row(&job.place, job.load.bytes(), count, mtu));
-    [DATAGRAM_BYTES_MAX, ETHERNET_DATAGRAM_BYTES].into_iter().flat_map(row).collect()
 }

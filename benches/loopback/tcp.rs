@@ -2,12 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
 
 use clap::Args;
 
 use crate::Result;
 use crate::ends::{self, STRIPE_BYTES};
+use crate::job::Job;
 use crate::rounds::Row;
 
 #[derive(Args)]
@@ -21,11 +21,11 @@ pub(crate) struct Send {
     bytes: u64,
 }
 
-pub(crate) fn row(place: &Path, bytes: u64) -> Row {
-    let arguments = vec![bytes.to_string()];
+pub(crate) fn row(job: &Job) -> Row {
+    let arguments = vec![job.load.bytes().to_string()];
     Row::new(
         "one TCP stream, in clear, memory to memory",
-        ends::between(place.to_owned(), "tcp", arguments.clone(), arguments),
+        ends::between(job.place.clone(), "tcp", arguments.clone(), arguments),
     )
     .reference("TCP")
 }
