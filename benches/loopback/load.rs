@@ -10,6 +10,8 @@ use bytesize::ByteSize;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use crate::process::go_on;
+
 const BLOCK_BYTES: usize = 1 << 20;
 const FOLDER_FILES: u64 = 1_000;
 
@@ -63,6 +65,7 @@ impl Load {
                 let len = left.min(BLOCK_BYTES as u64);
                 random.fill_bytes(&mut block[..len as usize]);
                 file.write_all(&block[..len as usize])?;
+                go_on()?;
                 left -= len;
             }
         }
@@ -90,6 +93,7 @@ fn same(one: &Path, other: &Path, [first, second]: &mut [Vec<u8>; 2]) -> io::Res
     }
     while left > 0 {
         let len = left.min(BLOCK_BYTES as u64) as usize;
+        go_on()?;
         one.read_exact(&mut first[..len])?;
         other.read_exact(&mut second[..len])?;
         if first[..len] != second[..len] {

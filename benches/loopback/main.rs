@@ -40,10 +40,10 @@ const LARGE_BYTES: u64 = 4 << 30;
 const MIB: u64 = 1 << 20;
 
 const EXAMPLES: &str = "\
-  cargo bench --bench loopback                                     files, memory and idle
-  cargo bench --bench loopback -- connections stripes mtu          how a push depends on its options
-  cargo bench --bench loopback -- files --large --json files.json  with a file of 4 GiB
-  cargo bench --bench loopback -- --rounds 1 --size 64MiB --trees 100x1MiB,1000x4KiB   only to see that it runs
+Examples, each after `cargo bench --bench loopback --`:
+  connections stripes mtu                  how a push depends on its options
+  files --large --json files.json          with a file of 4 GiB
+  --rounds 1 --size 64MiB --trees 9x1MiB   only to see that it runs
 
 What is not installed is named and skipped. benches/README.md says what the rows mean.";
 
@@ -144,13 +144,13 @@ fn compare(args: &Args) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
         "both ends on this machine of {cores} cores, files in {}, {}",
-        place.path().display(),
+        place.parent().display(),
         place.kind()
     );
     let mut results = Results {
         qbulk: env!("CARGO_PKG_VERSION"),
         cores,
-        folder: place.path().to_owned(),
+        folder: place.parent().to_owned(),
         is_tmpfs: place.is_tmpfs,
         tables: vec![],
         idle: None,

@@ -52,6 +52,11 @@ impl Place {
         self.folder.path()
     }
 
+    /// The folder that it is in.
+    pub(crate) fn parent(&self) -> &Path {
+        self.path().parent().unwrap_or(self.path())
+    }
+
     pub(crate) fn kind(&self) -> &'static str {
         if self.is_tmpfs { "tmpfs" } else { "not tmpfs" }
     }

@@ -1,7 +1,7 @@
 //! Child processes: each in a group of its own, always reaped, and what they cost.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -52,6 +52,11 @@ fn running() -> MutexGuard<'static, Running> {
 /// Whether somebody wants the benchmark to end.
 pub(crate) fn is_interrupted() -> bool {
     running().interrupted
+}
+
+/// Fails if somebody wants the benchmark to end.
+pub(crate) fn go_on() -> io::Result<()> {
+    if is_interrupted() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
 }
 
 /// On a signal that would end the benchmark, kills what runs and starts nothing more, so that the
@@ -105,7 +110,7 @@ impl Process {
             return Err(format!("{} said nothing{}", process.name, process.said()).into());
         }
         // Whatever else it says must not fill the pipe and hold it up.
-        std::thread::spawn(move || drop(std::io::copy(&mut output, &mut std::io::sink())));
+        std::thread::spawn(move || drop(io::copy(&mut output, &mut io::sink())));
         Ok((process, line.trim().to_owned()))
     }
 

@@ -117,7 +117,7 @@ impl fmt::Display for Table {
         writeln!(out, "{}, medians of {}", self.title, self.rounds)?;
         write!(out, "{:44} Gbit/s", "")?;
         for Ratio { to, .. } in ratios {
-            write!(out, " {:>7}", format!("by {to}"))?;
+            write!(out, " {:>7}", format!("to {to}"))?;
         }
         if of_files {
             write!(out, " files/s")?;
