@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::Result;
+use crate::orphans::add_orphans;
 use crate::process::Process;
 use crate::rounds::Sample;
 
@@ -33,5 +34,7 @@ pub(crate) fn measure_with(server: Command, sender: impl FnOnce(u16) -> Command)
     let server = Process::start_on(server, connection.into())?;
     let sender = sender.succeed().map_err(|error| format!("{error}{}", server.said()))?;
     let time = start.elapsed();
-    Ok(Sample { time, sender, receiver: Some(server.finish()?) })
+    let mut receiver = server.finish()?;
+    add_orphans(&mut receiver)?;
+    Ok(Sample { time, sender, receiver: Some(receiver) })
 }

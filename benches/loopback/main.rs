@@ -8,6 +8,7 @@ mod idle;
 mod inetd;
 mod job;
 mod load;
+mod orphans;
 mod place;
 mod process;
 mod push;
@@ -137,6 +138,7 @@ fn main() -> ExitCode {
 
 fn compare(args: &Args) -> Result<()> {
     process::heed_signals()?;
+    orphans::adopt()?;
     // Once as the source and once as the target.
     let loads = args.suites.iter().flat_map(|suite| suite.loads(args));
     let disk_bytes = loads.map(|load| 2 * load.disk_bytes()).max().unwrap_or(0);

@@ -67,7 +67,7 @@ impl Setup {
         let config = format!(
             "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nUseDNS no\nPidFile none\n\
              AuthenticationMethods publickey\nPermitRootLogin prohibit-password\nCiphers {CIPHER}\n\
-             LogLevel ERROR\nSubsystem sftp internal-sftp\nForceCommand internal-sftp\n",
+             LogLevel INFO\nSubsystem sftp internal-sftp\nForceCommand internal-sftp\n",
             host_key.display(),
             at("user_key.pub").display(),
         );
