@@ -98,6 +98,7 @@ pub struct Server {
     datagram_bytes_max: u16,
     keep_unfinished: Duration,
     root: Arc<Dir>,
+    discards: bool,
 }
 
 impl Server {
@@ -123,7 +124,15 @@ impl Server {
             datagram_bytes_max: config.datagram_bytes_max,
             keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
+            discards: false,
         })
+    }
+
+    /// Verifies what arrives and throws it away, so that transfers can be measured without a disk:
+    /// files get their names and stay empty.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
     }
 
     /// Where it listens.
@@ -146,6 +155,7 @@ impl Server {
         }
         let desk = Arc::new(Desk {
             root: self.root,
+            discards: self.discards,
             report,
             tls: self.tls,
             datagram_bytes_max: self.datagram_bytes_max,
@@ -206,6 +216,7 @@ type TransferKey = (Fingerprint, [u8; 16]);
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
+    discards: bool,
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
@@ -331,12 +342,14 @@ impl Desk {
         self.end_earlier(key, &hello.push);
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let owner = Owner::new(key.0.as_bytes(), &hello.push);
+        let discards = self.discards;
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
-                let journal = open_journal(&root, owner)?;
-                Sink::new(root, name, journal).map(|sink| (found, sink))
+                let journal = if discards { None } else { open_journal(&root, owner)? };
+                let sink = Sink::new(root, name, journal)?;
+                Ok((found, if discards { sink.discarding() } else { sink }))
             }
         })
         .await

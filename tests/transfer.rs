@@ -23,6 +23,10 @@ struct Pair {
 
 impl Pair {
     fn start() -> Self {
+        Self::start_with(|server| server)
+    }
+
+    fn start_with(adapt: fn(Server) -> Server) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let identity = Arc::new(Identity::load_or_create(dir.path()).expect("an identity"));
         let root = dir.path().join("root");
@@ -34,7 +38,7 @@ impl Pair {
             Arc::clone(&identity),
             ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
         );
-        let server = Server::bind(config).expect("a server");
+        let server = adapt(Server::bind(config).expect("a server"));
         let servers = vec![server.local_addr()];
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         tokio::spawn(server.run(Arc::new(|event| eprintln!("{event:?}")), async {
@@ -77,6 +81,19 @@ async fn a_large_file_arrives() {
     assert!(fs::read(pair.target("copy")).unwrap() == data);
     assert_eq!((summary.files, summary.bytes, summary.failed), (1, 50_000_003, 0));
     eprintln!("{summary:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarding_server_takes_everything_and_keeps_nothing() {
+    let pair = Pair::start_with(Server::discarding);
+    fs::create_dir(pair.source("both")).unwrap();
+    fs::write(pair.source("both/big"), random(4, 5_000_000)).unwrap();
+    fs::write(pair.source("both/small"), b"hello").unwrap();
+    let summary = pair.push(&pair.source("both"), "").await.unwrap();
+    assert_eq!((summary.files, summary.bytes, summary.failed), (2, 5_000_005, 0));
+    for name in ["both/big", "both/small"] {
+        assert_eq!(fs::metadata(pair.target(name)).unwrap().len(), 0, "{name}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,6 +108,8 @@ pub struct Sink {
     systems: Arc<Systems>,
     is_distrusted: AtomicBool,
     committer: Committer,
+    /// Content is verified and not written.
+    discards: bool,
 }
 
 /// Files that are not whole yet.
@@ -223,7 +225,15 @@ impl Sink {
             systems,
             is_distrusted: AtomicBool::new(false),
             committer,
+            discards: false,
         })
+    }
+
+    /// Verifies contents and throws them away: files stay empty.
+    #[must_use]
+    pub fn discarding(mut self) -> Self {
+        self.discards = true;
+        self
     }
 
     /// Verifies a stripe and writes what it holds.
@@ -335,7 +345,8 @@ impl Sink {
             Ok(temp) => temp,
             Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
-        if let Err(error) = write_runs(temp, piece, content) {
+        let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
+        if let Err(error) = written {
             self.tally.note_fatal(&partial.path, &error);
             return self.give_up(piece.item, &partial, reason(&error));
         }
@@ -388,7 +399,9 @@ impl Sink {
                 _ => temp_name(&self.tag, piece.item),
             };
             let temp = TempFile::create(parent, name)?;
-            allocate(&temp, partial.bytes, piece.sparse)?;
+            if !self.discards {
+                allocate(&temp, partial.bytes, piece.sparse)?;
+            }
             Ok(Arc::new(temp))
         };
         create().map_err(|error: io::Error| {
