@@ -43,12 +43,11 @@ pub(crate) fn row(job: &Job, mtu: u16) -> Row {
 /// Serves until it is told to end.
 pub(crate) async fn receive(end: Receive) -> Result<()> {
     let identity = Arc::new(Identity::load_or_create(&config_dir()?)?);
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
+    let listen = (Ipv4Addr::LOCALHOST, 0).into();
     let server = Server::bind(ServeConfig {
-        listen: (Ipv4Addr::LOCALHOST, 0).into(),
-        root: end.root,
-        trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
-        identity,
         datagram_bytes_max: end.mtu,
+        ..ServeConfig::new(listen, end.root, identity, trust)
     })?
     .discarding();
     let mut terminate = signal(SignalKind::terminate())?;
