@@ -6,6 +6,7 @@
 //! - [`congestion`]: how much may be in flight: one budget for all connections of a transfer.
 //! - [`hashtree`]: a file's BLAKE3 hash from the hashes of its pieces.
 //! - [`wire`]: the messages, with their limits.
+//! - [`buffers`]: memory that is used again.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
 //! - [`push`] and [`serve`]: the two ends, composed of the above; they tell what happens by [`event`]s
@@ -41,6 +42,7 @@
 //! # }
 //! ```
 
+pub mod buffers;
 pub mod certs;
 pub mod congestion;
 pub mod error;

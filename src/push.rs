@@ -27,6 +27,7 @@ use self::reach::Reach;
 use self::recall::{KeptFiles, Recall};
 use self::retry::{REACH_TIME, Retry};
 use self::source::{Found, Source};
+use crate::buffers::Buffers;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, PushEvent, Summary};
@@ -130,6 +131,7 @@ struct Push {
     instance: Option<u64>,
     links: HashMap<ConnId, Link>,
     flights: HashMap<StripeId, Flight>,
+    buffers: Buffers,
     events: mpsc::UnboundedSender<Event>,
     inbox: mpsc::UnboundedReceiver<Event>,
     tasks: JoinSet<()>,
@@ -195,6 +197,7 @@ impl Push {
             instance: None,
             links: HashMap::new(),
             flights: HashMap::new(),
+            buffers: Buffers::default(),
             events,
             inbox,
             tasks: JoinSet::new(),
@@ -324,9 +327,9 @@ impl Push {
         let content_bytes = parts.iter().map(|part| part.len).sum();
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
-        let (id, events) = (stripe.id.0, self.events.clone());
+        let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
         tokio::task::spawn_blocking(move || {
-            let Outcome { prepared, sealed, failures } = prepare(id, &parts);
+            let Outcome { prepared, sealed, failures } = prepare(id, &parts, &buffers);
             // A seal must be known before its last piece can be confirmed.
             drop(events.send(Event::Prepared { sealed, failures }));
             ready_in.send_replace(Some(prepared));

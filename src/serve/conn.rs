@@ -219,7 +219,8 @@ async fn receive(
     }
     let bytes = header.table_bytes + header.content_bytes;
     let Some(room) = transfer.room(bytes).await else { return Ok(()) };
-    let body = read_body(stream, &early, bytes as usize).await?;
+    let mut body = transfer.buffers.take(bytes as usize);
+    read_body(stream, early, body.as_mut()).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);
@@ -257,19 +258,18 @@ async fn read_header(
 /// Reads the rest of a stream.
 async fn read_body(
     mut stream: RecvStream,
-    early: &[Chunk],
-    bytes: usize,
-) -> Result<Vec<u8>, ConnError> {
-    let mut body = vec![0; bytes];
-    let mut missing = bytes;
+    early: Vec<Chunk>,
+    body: &mut [u8],
+) -> Result<(), ConnError> {
+    let mut missing = body.len();
     for chunk in early {
-        missing -= place(&mut body, chunk)?;
+        missing -= place(body, &chunk)?;
     }
     // One byte more than is missing, so that a stream that is too long is noticed.
     while let Some(chunk) = read_chunk(&mut stream, missing + 1).await? {
-        missing -= place(&mut body, &chunk)?;
+        missing -= place(body, &chunk)?;
     }
-    if missing == 0 { Ok(body) } else { Err(WireError::Short.into()) }
+    if missing == 0 { Ok(()) } else { Err(WireError::Short.into()) }
 }
 
 async fn read_chunk(stream: &mut RecvStream, bytes: usize) -> Result<Option<Chunk>, ConnError> {

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
+use crate::buffers::{Buffer, Buffers};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
@@ -45,6 +46,7 @@ pub(super) struct Transfer {
     room: [Arc<Semaphore>; 2],
     /// Room for what arrives of stripes before their headers, in bytes.
     pub(super) early_room: Semaphore,
+    pub(super) buffers: Buffers,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -77,6 +79,7 @@ impl Transfer {
             found,
             room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
             early_room: Semaphore::new(BUFFER_BYTES),
+            buffers: Buffers::default(),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
@@ -147,12 +150,12 @@ impl Transfer {
     pub(super) async fn take(
         self: &Arc<Self>,
         header: Header,
-        body: Vec<u8>,
+        body: Buffer,
         room: Room,
     ) -> Option<Control> {
         let transfer = Arc::clone(self);
         let taken = blocking(move || {
-            let taken = transfer.take_blocking(&header, &body);
+            let taken = transfer.take_blocking(&header, body.as_ref());
             drop((body, room));
             match &taken {
                 Err(error @ SinkError::Protocol(_)) => transfer.end_broken(&error.to_string()),

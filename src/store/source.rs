@@ -15,6 +15,7 @@ use rustix::io::Errno;
 
 use super::scan::{FileInfo, Kind};
 use super::{reason, shown};
+use crate::buffers::{Buffer, Buffers};
 use crate::event::Failure;
 use crate::hashtree::{HashTree, hash_parts, piece_hash};
 use crate::wire::{Header, Piece, RUNS_MAX, Record, Run};
@@ -101,9 +102,9 @@ pub struct Outcome {
 ///
 /// What cannot be read, or changed since it was found, is told and left out: the receiver is asked to
 /// forget what it has of it.
-pub fn prepare(stripe: u64, parts: &[Part]) -> Outcome {
+pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers) -> Outcome {
     let bytes: u64 = parts.iter().map(|part| part.len).sum();
-    let mut content = Content { buffer: vec![0; bytes as usize], filled: 0 };
+    let mut content = Content { buffer: buffers.take(bytes as usize), filled: 0 };
     let mut table = Vec::new();
     let (mut sealed, mut failures) = (Vec::new(), Vec::new());
     for part in parts {
@@ -133,20 +134,20 @@ pub fn prepare(stripe: u64, parts: &[Part]) -> Outcome {
     header.encode(&mut head);
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
-    let prepared = Prepared { head: head.into(), content: content.buffer.into() };
+    let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
     Outcome { prepared, sealed, failures }
 }
 
-/// A stripe's content as it is read. Allocated at once, since zeroed pages come free of charge.
+/// A stripe's content as it is read.
 struct Content {
-    buffer: Vec<u8>,
+    buffer: Buffer,
     filled: usize,
 }
 
 impl Content {
     fn read(&mut self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         let end = self.filled + len as usize;
-        file.read_exact_at(&mut self.buffer[self.filled..end], offset)?;
+        file.read_exact_at(&mut self.buffer.as_mut()[self.filled..end], offset)?;
         self.filled = end;
         Ok(())
     }
@@ -229,8 +230,13 @@ fn read_piece(
     if part.len == 0 && info.bytes > 0 {
         return Ok((runs, [0; 32]));
     }
-    let hash =
-        hash_runs(part.offset, part.len, &runs, &content.buffer[start..content.filled], info.bytes);
+    let hash = hash_runs(
+        part.offset,
+        part.len,
+        &runs,
+        &content.buffer.as_ref()[start..content.filled],
+        info.bytes,
+    );
     Ok((runs, hash))
 }
 

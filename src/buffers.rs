@@ -1,0 +1,101 @@
+//! Buffers that are used again: fresh memory has to be mapped and zeroed page by page, which for a
+//! stripe costs about as much as encrypting it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Buffers that wait to be used again take this much at most, in bytes.
+const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// Where buffers come from and go back to. Clones share the same buffers.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers {
+    free: Arc<Mutex<Free>>,
+}
+
+#[derive(Debug, Default)]
+struct Free {
+    buffers: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+/// A buffer with something in it, if only what it held before. Goes back when it is dropped.
+#[derive(Debug)]
+pub struct Buffer {
+    bytes: Vec<u8>,
+    len: usize,
+    home: Buffers,
+}
+
+impl Buffers {
+    /// A buffer of `len` bytes, which are to be overwritten.
+    pub fn take(&self, len: usize) -> Buffer {
+        let reused = {
+            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let reused = free.buffers.pop();
+            free.bytes -= reused.as_ref().map_or(0, Vec::len);
+            reused
+        };
+        let mut bytes = reused.unwrap_or_default();
+        if bytes.is_empty() {
+            bytes = vec![0; len];
+        } else if bytes.len() < len {
+            bytes.resize(len, 0);
+        }
+        Buffer { bytes, len, home: self.clone() }
+    }
+}
+
+impl Buffer {
+    /// Shortens it.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+impl AsMut<[u8]> for Buffer {
+    fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let bytes = std::mem::take(&mut self.bytes);
+        let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.bytes + bytes.len() <= KEPT_BYTES_MAX {
+            free.bytes += bytes.len();
+            free.buffers.push(bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_come_back_and_no_more_are_kept_than_may_be() {
+        let buffers = Buffers::default();
+        let mut buffer = buffers.take(1_000);
+        buffer.as_mut().fill(7);
+        buffer.truncate(10);
+        assert_eq!(buffer.as_ref(), [7; 10]);
+        let at = buffer.bytes.as_ptr();
+        drop(buffer);
+        assert_eq!(buffers.take(500).bytes.as_ptr(), at, "the same again");
+        assert_eq!(buffers.take(5_000).as_ref().len(), 5_000);
+
+        let many: Vec<_> = (0..100).map(|_| buffers.take(1 << 20)).collect();
+        drop(many);
+        let free = buffers.free.lock().unwrap();
+        let bytes: usize = free.buffers.iter().map(Vec::len).sum();
+        assert_eq!(bytes, free.bytes);
+        assert!((KEPT_BYTES_MAX - (2 << 20)..=KEPT_BYTES_MAX).contains(&bytes), "{bytes}");
+    }
+}
