@@ -11,7 +11,7 @@ use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
 use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -38,6 +38,7 @@ pub(crate) async fn run(
         identity: Arc::clone(&identity),
         trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
+        limits: Limits::default(),
     })?;
     let address = server.local_addr();
     eprintln!("qbulk serve listens on {address}; qbulk push sends to it over ten connections");

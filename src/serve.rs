@@ -2,6 +2,8 @@
 
 mod conn;
 mod ledger;
+mod limits;
+mod room;
 mod transfer;
 
 use std::collections::HashMap;
@@ -17,11 +19,13 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
-use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
+pub use self::limits::Limits;
+use self::limits::{Clients, ConnectionSeat, HandshakeSeat, Handshakes, Knock};
+use self::room::{Account, Rooms};
+use self::transfer::Transfer;
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
@@ -30,7 +34,9 @@ use crate::net::tls::{self, ServerTrust};
 use crate::store::clean::clean;
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
-use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name};
+use crate::wire::{
+    CLOSE_CROWDED, CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name,
+};
 
 /// Where to listen, and what to write to.
 #[derive(Clone)]
@@ -45,6 +51,8 @@ pub struct ServeConfig {
     pub trust: ServerTrust,
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
+    /// The most that is taken on at a time.
+    pub limits: Limits,
 }
 
 /// Called with every event; it must not block for long.
@@ -52,12 +60,8 @@ pub type ServeReporter = Arc<dyn Fn(ServeEvent) + Send + Sync>;
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
-/// Transfers that run at the same time, and connections of each, at most.
-const TRANSFERS_MAX: usize = 256;
-const CONNECTIONS_MAX: usize = 4_096;
-/// Handshakes that are under way; from there on clients must show first that they receive what is sent
-/// to their address, so that made-up addresses cannot keep others out.
-const HANDSHAKES_MAX: usize = 256;
+/// A handshake must be done within this time.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How often, and from which age on, what a killed server left behind is removed.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
@@ -74,6 +78,7 @@ pub struct Server {
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
     root: Arc<Dir>,
+    limits: Limits,
 }
 
 impl Server {
@@ -96,6 +101,7 @@ impl Server {
             tls,
             datagram_bytes_max: config.datagram_bytes_max,
             root: Arc::new(root),
+            limits: config.limits,
         })
     }
 
@@ -117,19 +123,21 @@ impl Server {
                  as root: sysctl -w net.core.rmem_max=8388608"
             );
         }
+        let clients = Clients::new(self.limits);
         let desk = Arc::new(Desk {
             root: self.root,
             report,
             tls: self.tls,
             datagram_bytes_max: self.datagram_bytes_max,
-            room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
+            rooms: Rooms::new(Arc::clone(&clients)),
+            clients,
             transfers: Mutex::default(),
             refusals: Mutex::default(),
         });
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
         cleaning.spawn(clean_often(Arc::clone(&desk.root), Arc::clone(&stop_cleaning)));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let handshakes = Arc::new(Handshakes::default());
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
         let mut result = Ok(());
@@ -138,13 +146,15 @@ impl Server {
                 biased;
                 () = &mut stop => break,
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) if tasks.len() < CONNECTIONS_MAX => {
-                        let handshake = Arc::clone(&handshakes).try_acquire_owned().ok();
-                        if handshake.is_none() && !incoming.remote_address_validated() {
+                    Some(incoming) if desk.clients.has_room() => {
+                        let ip = incoming.remote_address().ip();
+                        match handshakes.knock(ip, incoming.remote_address_validated()) {
+                            Knock::Begin(seat) => {
+                                tasks.spawn(Arc::clone(&desk).serve(incoming, seat));
+                            }
                             // Fails only if the address is known to be the client's.
-                            drop(incoming.retry());
-                        } else {
-                            tasks.spawn(Arc::clone(&desk).serve(incoming, handshake));
+                            Knock::Prove => drop(incoming.retry()),
+                            Knock::Refuse => incoming.refuse(),
                         }
                     }
                     Some(incoming) => incoming.refuse(),
@@ -180,15 +190,15 @@ struct Desk {
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
-    /// Room for stripes of all transfers, in bytes.
-    room: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    rooms: Arc<Rooms>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     /// Who was turned away lately, why and when.
     refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
 
 impl Desk {
-    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
+    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: HandshakeSeat) {
         let remote = incoming.remote_address();
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
         let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
@@ -197,8 +207,11 @@ impl Desk {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
-        let connected = connecting.await;
+        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
         drop(handshake);
+        let Ok(connected) = connected else {
+            return tracing::debug!(%remote, "no handshake in time");
+        };
         let connection = match connected {
             Ok(connection) => connection,
             // A client that turns away has only looked at the key, or says itself what it minds.
@@ -214,6 +227,13 @@ impl Desk {
         };
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        let seat = match self.clients.connect(client) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                close(CLOSE_CROWDED, &reason);
+                return refused(reason);
+            }
+        };
         let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
         let (conn, hello) = match greeting {
             Ok(Ok(greeted)) => greeted,
@@ -230,7 +250,7 @@ impl Desk {
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
-                    self.attend(key, conn, &transfer).await;
+                    self.attend(key, conn, seat, &transfer).await;
                 } else {
                     let ended = transfer.end_reason();
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
@@ -268,8 +288,12 @@ impl Desk {
         hello: &Hello,
         remote: SocketAddr,
     ) -> Result<Arc<Transfer>, String> {
-        if let Some(transfer) = lock(&self.transfers).get(&key) {
-            return Ok(Arc::clone(transfer));
+        {
+            let transfers = lock(&self.transfers);
+            if let Some(transfer) = transfers.get(&key) {
+                return Ok(Arc::clone(transfer));
+            }
+            self.clients.may_begin(key.0)?;
         }
         let Hello { version, destination, .. } = hello;
         if *version != VERSION {
@@ -298,10 +322,9 @@ impl Desk {
         if let Some(transfer) = transfers.get(&key) {
             return Ok(Arc::clone(transfer)); // another connection was quicker
         }
-        if transfers.len() >= TRANSFERS_MAX {
-            return Err("the server has too many transfers: try again later".into());
-        }
-        let transfer = Arc::new(Transfer::new(name.clone(), found, sink, Arc::clone(&self.room)));
+        let seat = self.clients.begin(key.0)?;
+        let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
+        let transfer = Arc::new(Transfer::new(name.clone(), found, sink, account));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         (self.report)(ServeEvent::Started {
@@ -314,9 +337,16 @@ impl Desk {
     }
 
     /// Serves a connection to its end, and sees the transfer off if it was the last.
-    async fn attend(&self, key: TransferKey, conn: Conn, transfer: &Arc<Transfer>) {
+    async fn attend(
+        &self,
+        key: TransferKey,
+        conn: Conn,
+        seat: ConnectionSeat,
+        transfer: &Arc<Transfer>,
+    ) {
         let (number, connection) = (conn.number, conn.connection.clone());
         let error = conn.serve(transfer).await;
+        drop(seat);
         tracing::debug!(transfer = transfer.name, number, %error, "connection over");
         match &error {
             ConnError::Aborted => transfer.end(&error.to_string()),

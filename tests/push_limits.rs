@@ -16,7 +16,7 @@ use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX};
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::push::{PushConfig, push};
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 use qbulk::traffic::PoolConfig;
 use qbulk::wire::{Control, Destination, VERSION};
 use quinn::{Connection, SendStream};
@@ -75,6 +75,7 @@ impl Host {
             identity: Arc::clone(&self.identity),
             trust: ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            limits: Limits::default(),
         })
         .expect("a server");
         let address = server.local_addr();

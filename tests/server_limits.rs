@@ -14,7 +14,7 @@ use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
     CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, Run,
@@ -41,6 +41,7 @@ impl Served {
             identity: Arc::clone(&identity),
             trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            limits: Limits::default(),
         };
         let server = Server::bind(config).expect("set up");
         let address = server.local_addr();

@@ -13,7 +13,7 @@ use qbulk::identity::Identity;
 use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
 use qbulk::push::{PushConfig, push};
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 use qbulk::traffic::PoolConfig;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -38,6 +38,7 @@ impl Pair {
             identity: Arc::clone(&identity),
             trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            limits: Limits::default(),
         };
         let server = Server::bind(config).expect("a server");
         let servers = vec![server.local_addr()];

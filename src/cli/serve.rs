@@ -10,9 +10,9 @@ use qbulk::error::Error;
 use qbulk::identity::{AuthorizedKeys, Fingerprint, config_dir};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, trust};
+use super::{IdentityArgs, OutputArgs, count, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
@@ -48,6 +48,18 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
         value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
     mtu: u16,
+    /// Transfers at a time; a client that comes when there are so many is told to try again later.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().transfers, env = "QBULK_MAX_TRANSFERS", help_heading = "Limits", value_parser = count)]
+    max_transfers: usize,
+    /// Transfers at a time of one client, which is one key.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().transfers_per_client, env = "QBULK_MAX_TRANSFERS_PER_CLIENT", help_heading = "Limits", value_parser = count)]
+    max_transfers_per_client: usize,
+    /// Connections at a time; a transfer has 10 to 64.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, env = "QBULK_MAX_CONNECTIONS", help_heading = "Limits", value_parser = count)]
+    max_connections: usize,
+    /// Connections at a time of one client.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_client, env = "QBULK_MAX_CONNECTIONS_PER_CLIENT", help_heading = "Limits", value_parser = count)]
+    max_connections_per_client: usize,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -68,6 +80,12 @@ impl ServeArgs {
             identity,
             trust: ServerTrust { allowed, ca },
             datagram_bytes_max: self.mtu,
+            limits: Limits {
+                transfers: self.max_transfers,
+                transfers_per_client: self.max_transfers_per_client,
+                connections: self.max_connections,
+                connections_per_client: self.max_connections_per_client,
+            },
         })?;
         Ok((server, own))
     }

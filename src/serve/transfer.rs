@@ -7,23 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OnceCell, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
+use super::room::{Account, Room};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
 };
 
-/// Stripes that are being received or written may take this much, in bytes.
-const BUFFER_BYTES: usize = 96 << 20;
-/// The same for all transfers together.
-pub(super) const SERVER_BUFFER_BYTES: usize = 256 << 20;
+/// What arrives of stripes before their headers may take this much, in bytes.
+const EARLY_BYTES: usize = 96 << 20;
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
-
-/// Room that a stripe takes, until it is dropped.
-pub(super) type Room = [OwnedSemaphorePermit; 2];
 
 /// A transfer that has begun.
 #[derive(Debug)]
@@ -35,8 +31,8 @@ pub(super) struct Transfer {
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
-    /// Room for stripes that are being received, in bytes: this transfer's and the server's.
-    room: [Arc<Semaphore>; 2],
+    /// Room for stripes that are being received.
+    account: Arc<Account>,
     /// Room for what arrives of stripes before their headers, in bytes.
     pub(super) early_room: Semaphore,
     sink: Arc<Sink>,
@@ -53,19 +49,14 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(
-        name: String,
-        found: Destination,
-        sink: Sink,
-        server_room: Arc<Semaphore>,
-    ) -> Self {
+    pub(super) fn new(name: String, found: Destination, sink: Sink, account: Arc<Account>) -> Self {
         Self {
             name,
             instance: rand::random::<u64>() & VARINT_MAX,
             began: Instant::now(),
             found,
-            room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
-            early_room: Semaphore::new(BUFFER_BYTES),
+            account,
+            early_room: Semaphore::new(EARLY_BYTES),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
@@ -117,13 +108,9 @@ impl Transfer {
         self.padding_bytes.load(Relaxed)
     }
 
-    /// Waits for room for a stripe; first for the transfer's own, so that it waits in one place of the
-    /// server's queue and not in many.
+    /// Waits for room for a stripe.
     pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
-        let [own, servers] = &self.room;
-        let own = Arc::clone(own).acquire_many_owned(bytes).await.ok()?;
-        let servers = Arc::clone(servers).acquire_many_owned(bytes).await.ok()?;
-        Some([own, servers])
+        self.account.room(bytes as usize).await
     }
 
     pub(super) fn is_written(&self, stripe: u64) -> bool {
@@ -210,6 +197,7 @@ impl Transfer {
             transfer.outcome.get_or_init(finish).await.as_ref().map(drop).map_err(Clone::clone)
         });
         finishing.await.unwrap_or_else(|error| Err(internal(&error)))?;
+        self.account.leave_seat();
         self.outcome().ok_or_else(|| SinkError::Disk("internal error: no outcome".into()))
     }
 
@@ -221,6 +209,7 @@ impl Transfer {
     /// Ends the transfer: all its connections are closed with `reason`. The first reason counts.
     pub(super) fn end(&self, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
+        self.account.leave_seat();
         let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
         let code = if self.outcome().is_some() { CLOSE_DONE } else { CLOSE_REFUSED };
         for connection in lock(&self.connections).values() {
