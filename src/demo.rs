@@ -36,7 +36,7 @@ pub(crate) async fn run(
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         root: root.clone(),
         identity: Arc::clone(&identity),
-        trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+        trust: ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() },
         datagram_bytes_max: DATAGRAM_BYTES_MAX,
         limits: Limits::default(),
     })?;

@@ -73,7 +73,10 @@ impl Host {
             listen: "127.0.0.1:0".parse().expect("an address"),
             root: self.target(""),
             identity: Arc::clone(&self.identity),
-            trust: ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
+            trust: ServerTrust {
+                allowed: [self.identity.fingerprint()].into(),
+                ..ServerTrust::default()
+            },
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             limits: Limits::default(),
         })
@@ -89,7 +92,8 @@ impl Host {
         F: Fn(u32, Peer) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let trust = ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None };
+        let trust =
+            ServerTrust { allowed: [self.identity.fingerprint()].into(), ..ServerTrust::default() };
         let tls = Arc::new(tls::server_config(&self.identity, trust).expect("TLS"));
         let listen = "127.0.0.1:0".parse().expect("an address");
         let endpoint = endpoint::server(listen, tls).expect("a socket");

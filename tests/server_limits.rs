@@ -39,7 +39,10 @@ impl Served {
             listen: "127.0.0.1:0".parse().expect("set up"),
             root,
             identity: Arc::clone(&identity),
-            trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+            trust: ServerTrust {
+                allowed: [identity.fingerprint()].into(),
+                ..ServerTrust::default()
+            },
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             limits: Limits::default(),
         };

@@ -99,7 +99,7 @@ pub(crate) fn on_runtime(end: impl Future<Output = Result<()>>) -> Result<()> {
 /// Reads all streams, throws them away, and closes the connections when everything has come.
 pub(crate) async fn quic_receive(end: Receive) -> Result<()> {
     let identity = Identity::load_or_create(&config_dir()?)?;
-    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let tls = Arc::new(tls::server_config(&identity, trust)?);
     let endpoint = endpoint::server((Ipv4Addr::LOCALHOST, 0).into(), Arc::clone(&tls))?;
     println!("{}", endpoint.local_addr()?);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
-use qbulk::identity::{AuthorizedKeys, Fingerprint, config_dir};
+use qbulk::identity::{AuthorizedKeysFile, Fingerprint, config_dir};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
@@ -17,7 +17,8 @@ use super::{IdentityArgs, OutputArgs, count, trust};
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
 configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
-Nobody else gets as far as naming a file.
+Nobody else gets as far as naming a file. authorized_keys is read again when it has changed: a key that is \
+taken out lets nobody in from then on.
   qbulk serve --root /srv/data --authorize SHA256:...
 Stop it with Ctrl-C or SIGTERM: unfinished transfers are removed, finished files stay.";
 
@@ -69,16 +70,14 @@ impl ServeArgs {
     pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
         let identity = Arc::new(trust::identity(&self.identity)?);
         let own = identity.fingerprint();
-        let mut allowed =
-            AuthorizedKeys::load(&config_dir()?.join("authorized_keys"))?.fingerprints().clone();
-        allowed.extend(&self.authorize);
-        allowed.insert(own);
+        let listed = AuthorizedKeysFile::load(&config_dir()?.join("authorized_keys"))?;
+        let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
         let server = Server::bind(ServeConfig {
             listen: self.listen,
             root: self.root.clone(),
             identity,
-            trust: ServerTrust { allowed, ca },
+            trust: ServerTrust { allowed, listed: Some(Arc::new(listed)), ca },
             datagram_bytes_max: self.mtu,
             limits: Limits {
                 transfers: self.max_transfers,
