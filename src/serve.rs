@@ -35,7 +35,8 @@ use crate::store::clean::clean;
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
 use crate::wire::{
-    CLOSE_CROWDED, CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name,
+    CLOSE_CROWDED, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION, is_path_safe,
+    transfer_name,
 };
 
 /// Where to listen, and what to write to.
@@ -68,6 +69,11 @@ const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
 /// A client that is turned away is told of once in this time; so many are remembered.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: usize = 1_024;
+/// How often a server that is being stopped looks whether its transfers have ended.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// What clients are told then: those that are served, and those that come.
+const STOPPED: &str = "the server is being stopped";
+const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -116,6 +122,17 @@ impl Server {
         report: ServeReporter,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
+        self.run_and_drain(report, std::future::pending(), stop).await
+    }
+
+    /// Takes transfers until `drain` resolves, and then no new ones: it ends when those that run have
+    /// ended, and in any case when `stop` resolves.
+    pub async fn run_and_drain(
+        self,
+        report: ServeReporter,
+        drain: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), Error> {
         report(ServeEvent::Listening { address: self.address });
         if let Some(limit) = endpoint::small_receive_buffer(Path::new(RECEIVE_BUFFER_LIMIT)) {
             tracing::warn!(
@@ -131,6 +148,7 @@ impl Server {
             datagram_bytes_max: self.datagram_bytes_max,
             rooms: Rooms::new(Arc::clone(&clients)),
             clients,
+            is_draining: AtomicBool::new(false),
             transfers: Mutex::default(),
             refusals: Mutex::default(),
         });
@@ -139,12 +157,23 @@ impl Server {
         cleaning.spawn(clean_often(Arc::clone(&desk.root), Arc::clone(&stop_cleaning)));
         let handshakes = Arc::new(Handshakes::default());
         let mut tasks = JoinSet::new();
-        tokio::pin!(stop);
+        tokio::pin!(drain, stop);
+        let mut drain_tick = tokio::time::interval(DRAIN_TICK);
+        let mut is_draining = false;
         let mut result = Ok(());
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
+                () = &mut drain, if !is_draining => {
+                    is_draining = true;
+                    desk.drain();
+                }
+                _ = drain_tick.tick(), if is_draining => {
+                    if desk.served_transfers() == 0 {
+                        break;
+                    }
+                }
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) if desk.clients.has_room() => {
                         let ip = incoming.remote_address().ip();
@@ -170,9 +199,9 @@ impl Server {
         cleaning.shutdown().await;
         let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
         for transfer in running {
-            transfer.end("the server is being stopped");
+            transfer.end_with(CLOSE_STOPPING, STOPPED);
         }
-        self.endpoint.close(VarInt::from_u32(CLOSE_REFUSED), b"the server is being stopped");
+        self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), STOPPED.as_bytes());
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
         tasks.shutdown().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
@@ -192,6 +221,8 @@ struct Desk {
     datagram_bytes_max: u16,
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
+    /// No transfer begins any more.
+    is_draining: AtomicBool,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     /// Who was turned away lately, why and when.
     refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
@@ -247,6 +278,10 @@ impl Desk {
             }
         };
         let key = (client, hello.transfer);
+        if self.is_draining.load(Relaxed) && !lock(&self.transfers).contains_key(&key) {
+            close(CLOSE_STOPPING, DRAINING);
+            return refused(DRAINING.into());
+        }
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
@@ -263,6 +298,17 @@ impl Desk {
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
             }
         }
+    }
+
+    /// Lets no new transfers in from now on.
+    fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+        (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
+    }
+
+    /// Transfers whose clients are there.
+    fn served_transfers(&self) -> usize {
+        lock(&self.transfers).values().filter(|transfer| transfer.is_served()).count()
     }
 
     /// Tells that a client was turned away; once for all connections that it tries with.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use qbulk::certs;
@@ -12,7 +13,7 @@ use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, count, trust};
+use super::{IdentityArgs, OutputArgs, count, duration, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
@@ -20,7 +21,8 @@ configuration folder or given with --authorize, and with --ca everyone with a ce
 Nobody else gets as far as naming a file. authorized_keys is read again when it has changed: a key that is \
 taken out lets nobody in from then on.
   qbulk serve --root /srv/data --authorize SHA256:...
-Stop it with Ctrl-C or SIGTERM: unfinished transfers are removed, finished files stay.";
+Stop it with Ctrl-C or SIGTERM: transfers that run may still end within --drain-time, and new ones are turned \
+away. A second signal ends it at once. Unfinished files are removed, finished ones stay.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -61,6 +63,9 @@ pub(crate) struct ServeArgs {
     /// Connections at a time of one client.
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_client, env = "QBULK_MAX_CONNECTIONS_PER_CLIENT", help_heading = "Limits", value_parser = count)]
     max_connections_per_client: usize,
+    /// How long transfers that run may go on after the first Ctrl-C or SIGTERM; 0s ends them at once.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "QBULK_DRAIN_TIME", help_heading = "Limits")]
+    pub(crate) drain_time: Duration,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

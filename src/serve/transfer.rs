@@ -93,6 +93,11 @@ impl Transfer {
         connections.is_empty() && lock(&self.deserted_at).is_some_and(|at| at.elapsed() >= time)
     }
 
+    /// Whether it has connections.
+    pub(super) fn is_served(&self) -> bool {
+        !lock(&self.connections).is_empty()
+    }
+
     /// The client has given up connection `number`: what it holds is freed.
     pub(super) fn drop_connection(&self, number: u32) {
         if let Some(connection) = lock(&self.connections).get(&number) {
@@ -208,10 +213,15 @@ impl Transfer {
 
     /// Ends the transfer: all its connections are closed with `reason`. The first reason counts.
     pub(super) fn end(&self, reason: &str) {
+        self.end_with(CLOSE_REFUSED, reason);
+    }
+
+    /// The same, with the code that tells the client why.
+    pub(super) fn end_with(&self, code: u32, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
         self.account.leave_seat();
         let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
-        let code = if self.outcome().is_some() { CLOSE_DONE } else { CLOSE_REFUSED };
+        let code = if self.outcome().is_some() { CLOSE_DONE } else { code };
         for connection in lock(&self.connections).values() {
             connection.close(VarInt::from_u32(code), text);
         }

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 
 use rustix::process::{Signal, kill_process};
 
-use crate::common::{Host, Serve, eventually, finish, names, pid, random, unfinished};
+use crate::common::{Host, Serve, eventually, finish, hash, names, pid, random, unfinished};
 use crate::relay::{Path, Relay};
 
 /// A transfer that would take a minute, some seconds under way, over an older version of the file.
@@ -18,10 +18,14 @@ struct Underway {
 
 impl Underway {
     fn start() -> Self {
+        Self::with(&[], 2e5, 64 << 20)
+    }
+
+    fn with(args: &[&str], bytes_per_s: f64, bytes: usize) -> Self {
         let host = Host::new();
-        let serve = Serve::start(&host);
-        let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
-        fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
+        let serve = Serve::with(&host, args);
+        let relay = Relay::start(serve.address, Path { bytes_per_s, ..Path::default() });
+        fs::write(host.src("file"), random(1, bytes)).unwrap();
         fs::write(host.root("file"), b"old").unwrap();
         let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
         let mut push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -47,14 +51,40 @@ fn a_push_that_is_stopped_leaves_nothing_behind() {
 
 #[test]
 fn a_server_that_is_stopped_leaves_nothing_behind_and_tells_the_client() {
-    for signal in [Signal::INT, Signal::TERM] {
-        let Underway { host, mut serve, push, _relay } = Underway::start();
-        kill_process(pid(&serve.child), signal).unwrap();
+    let at_once = ["--drain-time", "0s"];
+    for (signals, args) in [
+        (&[Signal::TERM][..], &at_once[..]),
+        (&[Signal::INT], &["--drain-time", "200ms"]),
+        (&[Signal::TERM, Signal::TERM], &["--drain-time", "1h"]),
+        (&[Signal::TERM, Signal::INT], &[]),
+    ] {
+        let Underway { host, mut serve, push, _relay } = Underway::with(args, 2e5, 64 << 20);
+        kill_process(pid(&serve.child), signals[0]).unwrap();
+        assert_eq!(serve.event("draining")["transfers"], 1);
+        for signal in &signals[1..] {
+            kill_process(pid(&serve.child), *signal).unwrap();
+        }
         assert_eq!(serve.child.wait().unwrap().code(), Some(0));
         assert_eq!(names(&host.root("")), ["file"]);
         assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
         finish(push).assert_failed(5, "being stopped");
     }
+}
+
+#[test]
+fn a_server_that_is_stopped_lets_a_transfer_end_and_takes_no_other() {
+    let Underway { host, mut serve, push, _relay } =
+        Underway::with(&["--drain-time", "10m"], 2e6, 6 << 20);
+    kill_process(pid(&serve.child), Signal::TERM).unwrap();
+    assert_eq!(serve.event("draining")["transfers"], 1);
+    let ran = host.push(host.src("file"), &serve.url("other"));
+    ran.assert_failed(5, "is being stopped, and takes no new transfers");
+    let ran = finish(push);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    serve.event("finished");
+    assert_eq!(serve.child.wait().unwrap().code(), Some(0));
+    assert_eq!(names(&host.root("")), ["file"]);
 }
 
 #[test]
