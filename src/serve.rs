@@ -400,7 +400,7 @@ impl Desk {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end(&error.to_string());
             }
-            ConnError::Lost(_) | ConnError::Done => {}
+            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Done => {}
         }
         if transfer.leave(number) > 0 {
             return;

@@ -1,7 +1,8 @@
 //! Room for stripes that are being received: bounded for the server, and shared fairly by its clients.
 //!
-//! A client may take what would be its share if one more client came: so whoever comes finds room, even
-//! if all others hold on to theirs. Its transfers share what it has. One stripe always fits.
+//! A client may take what would be its share if one more client came, so that one alone never has all.
+//! Its transfers share what it has. One stripe always fits. Room that others wait for must be used: see
+//! [`Room::is_wanted`].
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -20,11 +21,18 @@ const TRANSFER_BYTES: usize = 96 << 20;
 /// there is, they wait for one another.
 const CLIENT_BYTES_MIN: usize = 4 << 20;
 
+/// What arrives of stripes before their headers may take this much: of all transfers, and of one.
+const EARLY_SERVER_BYTES: usize = 128 << 20;
+const EARLY_TRANSFER_BYTES: usize = 64 << 20;
+/// A small packet takes more than its content.
+const EARLY_BYTES_MIN: usize = 4 << 10;
+
 /// The server's room.
 #[derive(Debug)]
 pub(super) struct Rooms {
     clients: Arc<Clients>,
     all: Arc<Semaphore>,
+    early: Arc<Semaphore>,
     /// By client, what its stripes take.
     taken: Mutex<HashMap<Fingerprint, Taken>>,
     waiting: AtomicUsize,
@@ -40,8 +48,15 @@ struct Taken {
 
 impl Rooms {
     pub(super) fn new(clients: Arc<Clients>) -> Arc<Self> {
-        let all = Arc::new(Semaphore::new(SERVER_BYTES));
-        Arc::new(Self { clients, all, taken: Mutex::default(), waiting: AtomicUsize::new(0) })
+        let [all, early] =
+            [SERVER_BYTES, EARLY_SERVER_BYTES].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        let (taken, waiting) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { clients, all, early, taken, waiting })
+    }
+
+    /// Whether a client waits for what others have, although it has less than its share.
+    fn is_short(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
     }
 }
 
@@ -55,6 +70,7 @@ pub(super) struct Account {
     /// Stripes are given room in the order in which they ask, and only the first one of a transfer
     /// waits with those of others.
     turn: tokio::sync::Mutex<()>,
+    early: Arc<Semaphore>,
     seat: Mutex<Option<TransferSeat>>,
 }
 
@@ -66,8 +82,15 @@ impl Account {
         own.accounts += 1;
         let freed = Arc::clone(&own.freed);
         drop(taken);
-        let (used, turn) = (AtomicUsize::new(0), tokio::sync::Mutex::default());
-        Arc::new(Self { rooms, client, freed, used, turn, seat: Mutex::new(Some(seat)) })
+        Arc::new(Self {
+            rooms,
+            client,
+            freed,
+            used: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::default(),
+            early: Arc::new(Semaphore::new(EARLY_TRANSFER_BYTES)),
+            seat: Mutex::new(Some(seat)),
+        })
     }
 
     /// The transfer is over: another may begin in its place.
@@ -95,6 +118,14 @@ impl Account {
             room.all = all().acquire_many_owned(permits).await.ok();
         }
         room.all.is_some().then_some(room)
+    }
+
+    /// Waits for room for what has come of a stripe before its header.
+    pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
+        let permits = bytes.clamp(EARLY_BYTES_MIN, EARLY_TRANSFER_BYTES) as u32;
+        let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
+        let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
+        Some([own, all])
     }
 
     /// Takes room of the client's share, if there is enough.
@@ -141,12 +172,22 @@ fn shares(clients: usize, transfers: usize) -> (usize, usize) {
     (client, (client / transfers.max(1)).min(TRANSFER_BYTES))
 }
 
+/// Room that the start of a stripe takes, until it is dropped.
+pub(super) type EarlyRoom = [OwnedSemaphorePermit; 2];
+
 /// Room that a stripe takes, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     account: Arc<Account>,
     bytes: usize,
     all: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// Whether others wait for it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.account.rooms.is_short()
+    }
 }
 
 impl Drop for Room {
@@ -174,4 +215,107 @@ impl Drop for Waiting<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::serve::limits::Limits;
+
+    const MIB: usize = 1 << 20;
+
+    struct Server {
+        clients: Arc<Clients>,
+        rooms: Arc<Rooms>,
+    }
+
+    impl Server {
+        fn new() -> Self {
+            let clients = Clients::new(Limits::default());
+            Self { rooms: Rooms::new(Arc::clone(&clients)), clients }
+        }
+
+        fn begin(&self, client: u8) -> Arc<Account> {
+            let mut text = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuF".to_owned();
+            text.push(['A', 'E', 'I', 'M', 'Q', 'U', 'Y', 'c'][usize::from(client)]);
+            let client = text.parse().expect("a fingerprint");
+            let seat = self.clients.begin(client).expect("there are few");
+            Account::new(Arc::clone(&self.rooms), client, seat)
+        }
+    }
+
+    /// Room that is there at once.
+    async fn at_once(account: &Arc<Account>, bytes: usize) -> Option<Room> {
+        tokio::time::timeout(Duration::from_millis(1), account.room(bytes)).await.ok()?
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_takes_its_share_and_leaves_room_for_one_more() {
+        let server = Server::new();
+        let (first, second) = (server.begin(0), server.begin(0));
+        let mut held = Vec::new();
+        while let Some(room) = at_once(&first, MIB).await {
+            held.push(room);
+        }
+        assert_eq!(held.len(), 64, "half of what the client may have");
+        while let Some(room) = at_once(&second, MIB).await {
+            held.push(room);
+        }
+        assert_eq!(held.len(), 128, "half of what there is");
+        let other = server.begin(1);
+        let _room = at_once(&other, 85 * MIB).await.expect("a third of what there is");
+        assert!(at_once(&other, MIB).await.is_none());
+        assert!(held.iter().all(|room| !room.is_wanted()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stripe_fits_however_small_the_share() {
+        let server = Server::new();
+        let accounts: Vec<_> = (0..8).map(|client| server.begin(client)).collect();
+        let first = at_once(&accounts[0], 32 * MIB).await.expect("more than its share");
+        assert!(at_once(&accounts[0], 1).await.is_none());
+        drop(first);
+        at_once(&accounts[0], 1).await.expect("there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_that_somebody_waits_until_that_is_over() {
+        let server = Server::new();
+        let mut held = Vec::new();
+        let mut accounts = Vec::new();
+        for (client, bytes) in [(0, 96), (1, 80), (2, 64), (3, 16)] {
+            let account = server.begin(client);
+            held.push(at_once(&account, bytes * MIB).await.expect("it is there"));
+            accounts.push(account);
+        }
+        assert!(!held[0].is_wanted());
+        let own = tokio::spawn(wait(&accounts[0]));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!held[0].is_wanted(), "it lacks what it has itself");
+        own.abort();
+
+        let late = server.begin(4);
+        for is_given_up in [true, false] {
+            let waiting = tokio::spawn(wait(&late));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(held[0].is_wanted());
+            if is_given_up {
+                waiting.abort();
+                assert!(waiting.await.is_err());
+            } else {
+                drop(held.pop());
+                assert!(waiting.await.expect("it runs").is_some());
+            }
+            assert!(!held[0].is_wanted());
+        }
+        drop(held);
+        at_once(&late, 40 * MIB).await.expect("who gave up holds nothing");
+    }
+
+    fn wait(account: &Arc<Account>) -> impl Future<Output = Option<Room>> + use<> {
+        let account = Arc::clone(account);
+        async move { account.room(MIB).await }
+    }
 }

@@ -7,17 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
-use tokio::sync::{Notify, OnceCell, Semaphore, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
-use super::room::{Account, Room};
+use super::room::{Account, EarlyRoom, Room};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
 };
 
-/// What arrives of stripes before their headers may take this much, in bytes.
-const EARLY_BYTES: usize = 96 << 20;
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
 
@@ -33,8 +31,6 @@ pub(super) struct Transfer {
     pub(super) found: Destination,
     /// Room for stripes that are being received.
     account: Arc<Account>,
-    /// Room for what arrives of stripes before their headers, in bytes.
-    pub(super) early_room: Semaphore,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -56,7 +52,6 @@ impl Transfer {
             began: Instant::now(),
             found,
             account,
-            early_room: Semaphore::new(EARLY_BYTES),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
@@ -116,6 +111,11 @@ impl Transfer {
     /// Waits for room for a stripe.
     pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
         self.account.room(bytes as usize).await
+    }
+
+    /// Waits for room for what has come of a stripe before its header.
+    pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
+        self.account.early_room(bytes).await
     }
 
     pub(super) fn is_written(&self, stripe: u64) -> bool {

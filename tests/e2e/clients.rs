@@ -1,11 +1,14 @@
 //! Many clients, and what a server grants to each.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
 
-use qbulk::wire::CLOSE_ABORTED;
+use qbulk::wire::{CLOSE_ABORTED, CONTENT_BYTES_MAX, Header, TABLE_BYTES_MAX};
+use quinn::SendStream;
 
-use crate::common::{Host, Ran, Serve, hash, random, run};
-use crate::hostile::Attacker;
+use crate::common::{Host, Ran, Serve, eventually, finish, hash, random, run, unfinished};
+use crate::hostile::{Attacker, file, stripe};
 
 /// Pushes the file `name` of `client` to the server of `server`.
 fn push(client: &Host, server: &Host, serve: &Serve, name: &str, args: &[&str]) -> Ran {
@@ -66,4 +69,113 @@ async fn a_push_does_with_the_connections_that_it_is_granted() {
     let ran = push(&host, &host, &serve, "file", &["--connect-timeout", "1s"]);
     ran.assert_failed(5, "as many connections of yours as it allows a client (4): try again later");
     drop(all);
+}
+
+/// Announces a stripe of 32 MiB, and sends none of it.
+async fn announce(attacker: &Attacker, number: u64) -> SendStream {
+    let mut stream = attacker.connection.open_uni().await.unwrap();
+    let (table_bytes, content_bytes) = (TABLE_BYTES_MAX, CONTENT_BYTES_MAX);
+    let mut header = Vec::new();
+    Header { stripe: number, table_bytes, content_bytes, table_hash: [0; 32] }.encode(&mut header);
+    stream.write_all(&header).await.unwrap();
+    stream
+}
+
+/// Four clients hold all the memory that the server has for stripes: it is theirs only until somebody
+/// else needs it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn clients_that_hold_room_and_do_not_use_it_lose_it() {
+    let host = Host::new();
+    let hogs = [Host::new(), Host::new(), Host::new(), Host::new()];
+    let keys = hogs.each_ref().map(Host::id).join(",");
+    let serve = Serve::with(&host, &["--authorize", &keys]);
+    let mut held = Vec::new();
+    for hog in &hogs {
+        let attacker = holding(hog, &host, &serve).await;
+        for number in 0..3 {
+            held.push((announce(&attacker, number).await, None));
+        }
+        held.last_mut().unwrap().1 = Some(attacker);
+    }
+    fs::write(host.src("file"), random(1, 5_000_000)).unwrap();
+    let ran = push(&host, &host, &serve, "file", &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    let closed = held.iter().filter_map(|(_, attacker)| attacker.as_ref()?.close_words());
+    let closed: Vec<_> = closed.collect();
+    assert!(closed.iter().any(|words| words.contains("others wait for the room")), "{closed:?}");
+}
+
+/// Whoever says nothing holds nothing for long, but a client with a slow source has all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn silence_is_bounded_where_it_holds_something() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let mut slow = holding(&host, &host, &serve).await;
+    let mute = Attacker::connect(&host, &serve).await;
+    let headless = holding(&host, &host, &serve).await;
+    let mut stream = headless.connection.open_uni().await.unwrap();
+    stream.write_all(&[0; 10]).await.unwrap();
+    let mut speechless = holding(&host, &host, &serve).await;
+    speechless.control.finish().unwrap();
+    let mut lingering = holding(&host, &host, &serve).await;
+    assert_eq!(lingering.finish(0).await, (vec![], 0));
+    tokio::join!(
+        mute.expect_closed("no hello"),
+        headless.expect_closed("a stripe's header did not come"),
+        speechless.expect_closed("ended its control stream"),
+        lingering.expect_closed("stayed when all was done"),
+    );
+    slow.send(&stripe(0, &[file(1, b"late", b"content")], b"content")).await;
+    assert_eq!(slow.finish(1).await, (vec![], 1));
+    assert_eq!(fs::read(host.root("late")).unwrap(), b"content");
+}
+
+/// What a process has open, and how much memory it has, in MiB.
+fn holds(serve: &Serve) -> (usize, usize) {
+    let proc = PathBuf::from(format!("/proc/{}", serve.child.id()));
+    let status = fs::read_to_string(proc.join("status")).unwrap();
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let rss: usize = rss.trim().trim_end_matches(" kB").parse().unwrap();
+    (fs::read_dir(proc.join("fd")).unwrap().count(), rss >> 10)
+}
+
+#[test]
+fn fifty_clients_at_once_are_served_though_some_are_killed() {
+    const CLIENTS: usize = 50;
+    const KILLED: usize = 6;
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    for client in 0..CLIENTS {
+        fs::write(host.src(client.to_string()), random(client as u64, 2_000_000)).unwrap();
+    }
+    // The server is known before they all want to remember it.
+    assert_eq!(host.push(host.src("0"), &serve.url("first")).code, 0);
+    let before = holds(&serve);
+    let start = |client: usize| {
+        let source = host.src(client.to_string());
+        let slowly: &[&str] = if client < KILLED { &["--limit", "100kB"] } else { &[] };
+        let args: Vec<_> = ["-n", "3"].iter().chain(slowly).map(AsRef::as_ref).collect();
+        let args = [&args[..], &[source.as_ref()]].concat();
+        let mut command = host.pushing(&args, &serve.url(&format!("{client}/")));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let mut pushes: Vec<_> = (0..CLIENTS).map(start).collect();
+    for (client, push) in pushes.iter_mut().enumerate().take(KILLED) {
+        let under_way = || !unfinished(&host.root(client.to_string())).is_empty();
+        eventually("it is under way", under_way);
+        push.kill().unwrap();
+    }
+    for (client, push) in pushes.into_iter().enumerate() {
+        let ran = finish(push);
+        if client >= KILLED {
+            assert_eq!(ran.code, 0, "{client}: {ran:?}");
+            let name = client.to_string();
+            assert_eq!(hash(&host.src(&name)), hash(&host.root(&name).join(&name)));
+        }
+    }
+    assert_eq!(host.push(host.src("1"), &serve.url("last")).code, 0);
+    eventually("what was opened is closed", || holds(&serve).0 <= before.0 + KILLED * 8);
+    let after = holds(&serve);
+    assert!(after.1 < before.1 + 200, "memory piles up: {before:?}, {after:?} MiB");
 }

@@ -152,12 +152,18 @@ impl Attacker {
 
     /// The server closes the connection and says why.
     pub(crate) async fn expect_closed(&self, words: &str) {
-        let error = timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
-        let ConnectionError::ApplicationClosed(close) = error else {
-            panic!("closed without {words:?}: {error:?}")
-        };
-        let reason = String::from_utf8_lossy(&close.reason).into_owned();
+        timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
+        let reason = self.close_words().unwrap_or_default();
         assert!(reason.contains(words), "{reason:?} has no {words:?}");
+    }
+
+    /// Why the server has closed the connection.
+    pub(crate) fn close_words(&self) -> Option<String> {
+        let reason = self.connection.close_reason()?;
+        let ConnectionError::ApplicationClosed(close) = reason else {
+            panic!("closed without words: {reason:?}")
+        };
+        Some(String::from_utf8_lossy(&close.reason).into_owned())
     }
 }
 
