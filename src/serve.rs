@@ -285,6 +285,7 @@ impl Desk {
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
+                    connection.set_receive_window(VarInt::from_u32(seat.window));
                     self.attend(key, conn, seat, &transfer).await;
                 } else {
                     let ended = transfer.end_reason();

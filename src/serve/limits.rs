@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::identity::Fingerprint;
+use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
 
 /// The most that a server takes on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,12 @@ const HANDSHAKES_UNPROVEN_MAX: usize = 256;
 /// Handshakes with clients that have shown it: of all of them, and from one address.
 const HANDSHAKES_MAX: usize = 2_048;
 const HANDSHAKES_PER_ADDRESS_MAX: usize = 512;
+
+/// What connections may take in before it is read, in bytes: about so much for all together, and for those
+/// of one client. Each gets its part when it comes, but not less than the last.
+const WINDOWS_BYTES: usize = 1 << 30;
+const WINDOWS_BYTES_PER_CLIENT: usize = 512 << 20;
+const WINDOW_BYTES_MIN: u32 = 256 << 10;
 
 /// What the clients have taken.
 #[derive(Debug)]
@@ -109,8 +116,12 @@ impl Clients {
             return Err(over(&format!("connections of yours as it allows a client ({limit})")));
         }
         table.connections += 1;
-        table.clients.entry(client).or_default().connections += 1;
-        Ok(ConnectionSeat { clients: Arc::clone(self), client })
+        let own = table.clients.entry(client).or_default();
+        own.connections += 1;
+        let part = WINDOWS_BYTES_PER_CLIENT / own.connections;
+        let window = part.min(WINDOWS_BYTES / table.connections) as u32;
+        let window = window.clamp(WINDOW_BYTES_MIN, RECEIVE_WINDOW_BYTES);
+        Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
     }
 
     /// Clients with transfers, and how many `client` has.
@@ -160,6 +171,8 @@ impl Drop for TransferSeat {
 pub(super) struct ConnectionSeat {
     clients: Arc<Clients>,
     client: Fingerprint,
+    /// What it may take in before it is read, in bytes.
+    pub(super) window: u32,
 }
 
 impl Drop for ConnectionSeat {
@@ -288,6 +301,20 @@ mod tests {
         drop(one);
         assert!(clients.has_room());
         clients.connect(key(0)).expect("there is room again");
+    }
+
+    #[test]
+    fn many_connections_have_small_windows() {
+        let limits = Limits { connections_per_client: 4_096, ..Limits::default() };
+        let clients = Clients::new(limits);
+        let seats: Vec<_> =
+            (0..2_048).map(|_| clients.connect(key(0)).expect("there is room")).collect();
+        assert!(seats[..32].iter().all(|seat| seat.window == RECEIVE_WINDOW_BYTES));
+        assert_eq!(seats[511].window, 1 << 20);
+        let all: u64 = seats.iter().map(|seat| u64::from(seat.window)).sum();
+        assert!(all < 3 << 30, "{all}");
+        let other = clients.connect(key(1)).expect("there is room");
+        assert!((256 << 10..=1 << 20).contains(&other.window));
     }
 
     #[test]
