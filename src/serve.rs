@@ -204,6 +204,7 @@ impl Server {
         self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), STOPPED.as_bytes());
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
         tasks.shutdown().await;
+        desk.forget_all().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
         drop(tokio::task::spawn_blocking(move || drop(desk)).await);
         result
@@ -415,6 +416,14 @@ impl Desk {
             transfer.end("its client was lost");
         }
         self.forget(key, transfer).await;
+    }
+
+    /// Sees off the transfers that nobody attends to any more.
+    async fn forget_all(&self) {
+        let left: Vec<_> = lock(&self.transfers).clone().into_iter().collect();
+        for (key, transfer) in left {
+            self.forget(key, &transfer).await;
+        }
     }
 
     async fn forget(&self, key: TransferKey, transfer: &Arc<Transfer>) {
