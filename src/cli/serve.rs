@@ -22,7 +22,7 @@ Nobody else gets as far as naming a file. authorized_keys is read again when it 
 taken out lets nobody in from then on.
   qbulk serve --root /srv/data --authorize SHA256:...
 Stop it with Ctrl-C or SIGTERM: transfers that run may still end within --drain-time, and new ones are turned \
-away. A second signal ends it at once. Unfinished files are removed, finished ones stay.";
+away; a second signal ends it at once. Finished files stay, and unfinished transfers go on when it runs again.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -51,6 +51,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
         value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
     mtu: u16,
+    /// How long the unfinished files of a transfer are kept, for the same push to go on with them.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
+    keep_unfinished: Duration,
     /// Transfers at a time; a client that comes when there are so many is told to try again later.
     #[arg(long, value_name = "N", default_value_t = Limits::default().transfers, env = "QBULK_MAX_TRANSFERS", help_heading = "Limits", value_parser = count)]
     max_transfers: usize,
@@ -90,6 +93,7 @@ impl ServeArgs {
                 connections: self.max_connections,
                 connections_per_client: self.max_connections_per_client,
             },
+            keep_unfinished: self.keep_unfinished,
         })?;
         Ok((server, own))
     }

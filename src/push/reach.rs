@@ -59,6 +59,11 @@ impl Reach {
         self.accepted = true;
     }
 
+    /// Whether it ever has.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
     /// A connection, of `opened` so far, is lost. An error if others cannot make up for it.
     pub(super) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
         match &error {
@@ -71,9 +76,12 @@ impl Reach {
             LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
                 let code = close.error_code.into_inner();
                 let is_crowded = code == u64::from(wire::CLOSE_CROWDED);
-                let is_end =
-                    [wire::CLOSE_REFUSED, wire::CLOSE_STOPPING].map(u64::from).contains(&code);
-                if !self.accepted && !is_crowded || is_end {
+                if code == u64::from(wire::CLOSE_STOPPING) {
+                    let why = String::from_utf8_lossy(&close.reason);
+                    return Err(Error::Connect(format!("{}: {why}", self.server)));
+                }
+                let is_refused = code == u64::from(wire::CLOSE_REFUSED);
+                if !self.accepted && !is_crowded || is_refused {
                     return Err(self.closed(&close.reason));
                 }
                 self.broken += u32::from(code == u64::from(wire::CLOSE_PROTOCOL));
@@ -200,9 +208,9 @@ mod tests {
             reach.lost(close(code), 10).expect("others make up for it");
         }
         reach.lost(LinkError::Protocol("x".into()), 10).expect("others make up for it");
-        for code in [wire::CLOSE_REFUSED, wire::CLOSE_STOPPING] {
+        for (code, exit_code) in [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3)] {
             let error = reach.lost(close(code), 10).expect_err("the server's will");
-            assert_eq!((error.exit_code(), error.to_string().as_str()), (5, "host: why"));
+            assert_eq!((error.exit_code(), error.to_string().as_str()), (exit_code, "host: why"));
         }
     }
 

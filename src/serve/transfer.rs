@@ -4,16 +4,19 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use super::room::{Account, EarlyRoom, Room};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
-    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
+    VARINT_MAX,
 };
 
 /// A close frame carries this much of a reason; more would not fit into one packet.
@@ -26,6 +29,10 @@ pub(super) struct Transfer {
     pub(super) name: String,
     /// Tells it from one of the same name that this server, or one before it, has forgotten.
     pub(super) instance: u64,
+    /// Which of its client's pushes it is a run of.
+    pub(super) push: [u8; 16],
+    /// An earlier run of the same push has left something.
+    pub(super) kept: bool,
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
@@ -39,16 +46,27 @@ pub(super) struct Transfer {
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
+    recalling: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
+    /// Told when it has.
+    ended: Notify,
 }
 
 impl Transfer {
-    pub(super) fn new(name: String, found: Destination, sink: Sink, account: Arc<Account>) -> Self {
+    pub(super) fn new(
+        name: String,
+        push: [u8; 16],
+        found: Destination,
+        sink: Sink,
+        account: Arc<Account>,
+    ) -> Self {
         Self {
             name,
             instance: rand::random::<u64>() & VARINT_MAX,
+            push,
+            kept: sink.has_kept(),
             began: Instant::now(),
             found,
             account,
@@ -58,8 +76,10 @@ impl Transfer {
             deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
+            recalling: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
+            ended: Notify::new(),
         }
     }
 
@@ -134,8 +154,10 @@ impl Transfer {
         let taken = blocking(move || {
             let taken = transfer.take_blocking(&header, &body);
             drop((body, room));
-            if let Err(error) = &taken {
-                transfer.end(&error.to_string());
+            match &taken {
+                Err(error @ SinkError::Protocol(_)) => transfer.end_broken(&error.to_string()),
+                Err(error) => transfer.end(&error.to_string()),
+                Ok(_) => {}
             }
             taken
         });
@@ -179,6 +201,23 @@ impl Transfer {
         Ok(Answer::Now(message))
     }
 
+    /// Tells a client what earlier runs have left; one connection at a time.
+    pub(super) async fn recall(self: &Arc<Self>, sender: Sender<Control>) {
+        let _turn = self.recalling.lock().await;
+        let transfer = Arc::clone(self);
+        let (done, is_done) = oneshot::channel::<()>();
+        // On a thread of its own: a client that does not read would keep one of those that write files.
+        let thread = thread::Builder::new().name("qbulk-recall".into()).spawn(move || {
+            transfer.sink.recall(|message| sender.blocking_send(message).is_ok());
+            drop(done);
+        });
+        match thread {
+            // If it panics, the client hears no end of it, and nothing is lost.
+            Ok(_) => drop(is_done.await),
+            Err(error) => self.end(&format!("cannot start a thread: {error}")),
+        }
+    }
+
     /// Waits until the first `stripes` are all written.
     pub(super) async fn wait_for(&self, stripes: u64) {
         loop {
@@ -216,14 +255,34 @@ impl Transfer {
         self.end_with(CLOSE_REFUSED, reason);
     }
 
-    /// The same, with the code that tells the client why.
-    pub(super) fn end_with(&self, code: u32, reason: &str) {
+    /// Ends the transfer because the server stops: the client may come back.
+    pub(super) fn stop(&self, reason: &str) {
+        self.end_with(CLOSE_STOPPING, reason);
+    }
+
+    /// Ends the transfer because its client does not keep to the protocol.
+    pub(super) fn end_broken(&self, reason: &str) {
+        self.sink.distrust();
+        self.end(reason);
+    }
+
+    fn end_with(&self, code: u32, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
         self.account.leave_seat();
         let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
         let code = if self.outcome().is_some() { CLOSE_DONE } else { code };
         for connection in lock(&self.connections).values() {
             connection.close(VarInt::from_u32(code), text);
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until the transfer is ended.
+    pub(super) async fn ended(&self) {
+        let mut ended = pin!(self.ended.notified());
+        ended.as_mut().enable();
+        if lock(&self.end).is_none() {
+            ended.await;
         }
     }
 
