@@ -45,11 +45,11 @@ pub(crate) async fn receive(end: Receive) -> Result<()> {
     let identity = Arc::new(Identity::load_or_create(&config_dir()?)?);
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let listen = (Ipv4Addr::LOCALHOST, 0).into();
-    let config = ServeConfig {
+    let server = Server::bind(ServeConfig {
         datagram_bytes_max: end.mtu,
         ..ServeConfig::new(listen, end.root, identity, trust)
-    };
-    let server = Server::bind(config)?.discarding();
+    })?
+    .discarding();
     let mut terminate = signal(SignalKind::terminate())?;
     println!("{}", server.local_addr());
     let stop = async move {
