@@ -171,6 +171,14 @@ fn rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// How many of something there may be.
+fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err("expected a number from 1 to 1000000".into()),
+    }
+}
+
 /// A stripe's size.
 fn stripe_bytes(text: &str) -> Result<u64, String> {
     let size = bytes(text)?;

@@ -31,7 +31,7 @@ pub(crate) async fn run(
     generate(&source, bytes).map_err(disk)?;
 
     let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
-    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server =
         Server::bind(ServeConfig::new(listen, root.clone(), Arc::clone(&identity), trust))?;

@@ -250,6 +250,11 @@ pub enum ServeEvent {
         /// Why.
         reason: String,
     },
+    /// The server is being stopped: it waits for the transfers that run, and takes no new ones.
+    Draining {
+        /// How many run.
+        transfers: usize,
+    },
     /// A client was turned away.
     Refused {
         /// Its address.

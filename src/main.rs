@@ -12,7 +12,8 @@ use qbulk::certs::{self, CertPaths};
 use qbulk::error::{EXIT_SOME_FAILED, Error};
 use qbulk::event::{PushEvent, ServeEvent, Summary};
 use qbulk::identity::{Identity, config_dir};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
 use cli::{CertCommand, Cli, Command, OutputArgs, PushArgs, ServeArgs};
@@ -61,11 +62,12 @@ async fn push(args: PushArgs) -> Result<ExitCode, Error> {
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode, Error> {
-    let stop = stop_signal()?;
+    let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
     let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
     let report = ServeReport::new(args.output, root, own);
-    server.run(Arc::new(move |event: ServeEvent| report.tell(&event)), stop).await?;
+    let tell = Arc::new(move |event: ServeEvent| report.tell(&event));
+    server.run_and_drain(tell, drain, stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -93,17 +95,46 @@ fn on_runtime(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<
 
 /// Resolves on Ctrl-C or SIGTERM.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send, Error> {
-    let listen = |kind| {
-        signal(kind).map_err(|error| Error::Disk(format!("cannot listen for signals: {error}")))
+    let mut signals = Signals::listen()?;
+    Ok(async move { signals.next().await })
+}
+
+/// The first resolves on Ctrl-C or SIGTERM, the second on another one or `time` later.
+fn stop_signals(
+    time: Duration,
+) -> Result<(impl Future<Output = ()> + Send, impl Future<Output = ()> + Send), Error> {
+    let mut signals = Signals::listen()?;
+    let first = Arc::new(Notify::new());
+    let drain = Arc::clone(&first);
+    let stop = async move {
+        signals.next().await;
+        first.notify_one();
+        drop(tokio::time::timeout(time, signals.next()).await);
     };
-    let (mut interrupt, mut terminate) =
-        (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    Ok(async move {
+    Ok((async move { drain.notified().await }, stop))
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Error> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Error::Disk(format!("cannot listen for signals: {error}")))
+        };
+        let interrupt = listen(SignalKind::interrupt())?;
+        let terminate = listen(SignalKind::terminate())?;
+        Ok(Self { interrupt, terminate })
+    }
+
+    async fn next(&mut self) {
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
         }
-    })
+    }
 }
 
 fn trace(verbose: u8) {

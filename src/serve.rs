@@ -2,6 +2,8 @@
 
 mod conn;
 mod ledger;
+mod limits;
+mod room;
 mod transfer;
 
 use std::collections::HashMap;
@@ -17,11 +19,13 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
-use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
+pub use self::limits::Limits;
+use self::limits::{Clients, ConnectionSeat, HandshakeSeat, Handshakes, Knock};
+use self::room::{Account, Rooms};
+use self::transfer::Transfer;
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
@@ -32,7 +36,8 @@ use crate::store::journal::{Journal, Owner};
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
 use crate::wire::{
-    CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION, is_path_safe, transfer_name,
+    CLOSE_CROWDED, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION, is_path_safe,
+    transfer_name,
 };
 
 /// Where to listen, and what to write to.
@@ -48,6 +53,8 @@ pub struct ServeConfig {
     pub trust: ServerTrust,
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
+    /// The most that is taken on at a time.
+    pub limits: Limits,
     /// How long unfinished files are kept, for the same push to go on with them.
     pub keep_unfinished: Duration,
 }
@@ -66,6 +73,7 @@ impl ServeConfig {
             identity,
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            limits: Limits::default(),
             keep_unfinished: Duration::from_secs(7 * 24 * 3_600),
         }
     }
@@ -76,17 +84,18 @@ pub type ServeReporter = Arc<dyn Fn(ServeEvent) + Send + Sync>;
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
-/// Transfers that run at the same time, and connections of each, at most.
-const TRANSFERS_MAX: usize = 256;
-const CONNECTIONS_MAX: usize = 4_096;
-/// Handshakes that are under way; from there on clients must show first that they receive what is sent
-/// to their address, so that made-up addresses cannot keep others out.
-const HANDSHAKES_MAX: usize = 256;
+/// A handshake must be done within this time.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// How often it is looked for what nobody has gone on with.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// A client that is turned away is told of once in this time; so many are remembered.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: usize = 1_024;
+/// How often a server that is being stopped looks whether its transfers have ended.
+const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// What clients are told then: those that are served, and those that come.
+const STOPPED: &str = "the server is being stopped";
+const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -98,6 +107,7 @@ pub struct Server {
     datagram_bytes_max: u16,
     keep_unfinished: Duration,
     root: Arc<Dir>,
+    limits: Limits,
     discards: bool,
 }
 
@@ -124,6 +134,7 @@ impl Server {
             datagram_bytes_max: config.datagram_bytes_max,
             keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
+            limits: config.limits,
             discards: false,
         })
     }
@@ -146,6 +157,17 @@ impl Server {
         report: ServeReporter,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
+        self.run_and_drain(report, std::future::pending(), stop).await
+    }
+
+    /// Takes transfers until `drain` resolves, and then no new ones: it ends when those that run have
+    /// ended, and in any case when `stop` resolves.
+    pub async fn run_and_drain(
+        self,
+        report: ServeReporter,
+        drain: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), Error> {
         report(ServeEvent::Listening { address: self.address });
         if let Some(limit) = endpoint::small_receive_buffer(Path::new(RECEIVE_BUFFER_LIMIT)) {
             tracing::warn!(
@@ -153,13 +175,16 @@ impl Server {
                  as root: sysctl -w net.core.rmem_max=8388608"
             );
         }
+        let clients = Clients::new(self.limits);
         let desk = Arc::new(Desk {
             root: self.root,
             discards: self.discards,
             report,
             tls: self.tls,
             datagram_bytes_max: self.datagram_bytes_max,
-            room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
+            rooms: Rooms::new(Arc::clone(&clients)),
+            clients,
+            is_draining: AtomicBool::new(false),
             transfers: Mutex::default(),
             admissions: Mutex::default(),
             refusals: Mutex::default(),
@@ -168,22 +193,35 @@ impl Server {
         let mut cleaning = JoinSet::new();
         let root = Arc::clone(&desk.root);
         cleaning.spawn(clean_often(root, self.keep_unfinished, Arc::clone(&stop_cleaning)));
-        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        let handshakes = Arc::new(Handshakes::default());
         let mut tasks = JoinSet::new();
-        tokio::pin!(stop);
+        tokio::pin!(drain, stop);
+        let mut drain_tick = tokio::time::interval(DRAIN_TICK);
+        let mut is_draining = false;
         let mut result = Ok(());
         loop {
             tokio::select! {
                 biased;
                 () = &mut stop => break,
+                () = &mut drain, if !is_draining => {
+                    is_draining = true;
+                    desk.drain();
+                }
+                _ = drain_tick.tick(), if is_draining => {
+                    if desk.served_transfers() == 0 {
+                        break;
+                    }
+                }
                 incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) if tasks.len() < CONNECTIONS_MAX => {
-                        let handshake = Arc::clone(&handshakes).try_acquire_owned().ok();
-                        if handshake.is_none() && !incoming.remote_address_validated() {
+                    Some(incoming) if desk.clients.has_room() => {
+                        let ip = incoming.remote_address().ip();
+                        match handshakes.knock(ip, incoming.remote_address_validated()) {
+                            Knock::Begin(seat) => {
+                                tasks.spawn(Arc::clone(&desk).serve(incoming, seat));
+                            }
                             // Fails only if the address is known to be the client's.
-                            drop(incoming.retry());
-                        } else {
-                            tasks.spawn(Arc::clone(&desk).serve(incoming, handshake));
+                            Knock::Prove => drop(incoming.retry()),
+                            Knock::Refuse => incoming.refuse(),
                         }
                     }
                     Some(incoming) => incoming.refuse(),
@@ -199,11 +237,12 @@ impl Server {
         cleaning.shutdown().await;
         let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
         for transfer in running {
-            transfer.stop("the server is being stopped");
+            transfer.stop(STOPPED);
         }
-        self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), b"the server is being stopped");
+        self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), STOPPED.as_bytes());
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
         tasks.shutdown().await;
+        desk.forget_all().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
         drop(tokio::task::spawn_blocking(move || drop(desk)).await);
         result
@@ -220,8 +259,10 @@ struct Desk {
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
-    /// Room for stripes of all transfers, in bytes.
-    room: Arc<Semaphore>,
+    clients: Arc<Clients>,
+    rooms: Arc<Rooms>,
+    /// No transfer begins any more.
+    is_draining: AtomicBool,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
@@ -230,7 +271,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: Option<OwnedSemaphorePermit>) {
+    async fn serve(self: Arc<Self>, incoming: Incoming, handshake: HandshakeSeat) {
         let remote = incoming.remote_address();
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
         let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
@@ -239,8 +280,11 @@ impl Desk {
             Ok(connecting) => connecting,
             Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
         };
-        let connected = connecting.await;
+        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
         drop(handshake);
+        let Ok(connected) = connected else {
+            return tracing::debug!(%remote, "no handshake in time");
+        };
         let connection = match connected {
             Ok(connection) => connection,
             // A client that turns away has only looked at the key, or says itself what it minds.
@@ -256,6 +300,13 @@ impl Desk {
         };
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        let seat = match self.clients.connect(client) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                close(CLOSE_CROWDED, &reason);
+                return refused(reason);
+            }
+        };
         let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
         let (conn, hello) = match greeting {
             Ok(Ok(greeted)) => greeted,
@@ -269,10 +320,15 @@ impl Desk {
             }
         };
         let key = (client, hello.transfer);
+        if self.is_draining.load(Relaxed) && !lock(&self.transfers).contains_key(&key) {
+            close(CLOSE_STOPPING, DRAINING);
+            return refused(DRAINING.into());
+        }
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
-                    self.attend(key, conn, &transfer).await;
+                    connection.set_receive_window(VarInt::from_u32(seat.window));
+                    self.attend(key, conn, seat, &transfer).await;
                 } else {
                     let ended = transfer.end_reason();
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
@@ -285,6 +341,17 @@ impl Desk {
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
             }
         }
+    }
+
+    /// Lets no new transfers in from now on.
+    fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+        (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
+    }
+
+    /// Transfers whose clients are there.
+    fn served_transfers(&self) -> usize {
+        lock(&self.transfers).values().filter(|transfer| transfer.is_served()).count()
     }
 
     /// Tells that a client was turned away; once for all connections that it tries with.
@@ -340,6 +407,7 @@ impl Desk {
             return Err(format!("the destination {:?} is not allowed", shown(&path)));
         }
         self.end_earlier(key, &hello.push);
+        self.clients.may_begin(key.0)?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let owner = Owner::new(key.0.as_bytes(), &hello.push);
         let discards = self.discards;
@@ -357,11 +425,10 @@ impl Desk {
         .map_err(|error| format!("cannot write to {:?}: {}", shown(&path), reason(&error)))?;
 
         let mut transfers = lock(&self.transfers);
-        if transfers.len() >= TRANSFERS_MAX {
-            return Err("the server has too many transfers: try again later".into());
-        }
-        let transfer =
-            Arc::new(Transfer::new(name.clone(), hello.push, found, sink, Arc::clone(&self.room)));
+        let seat = self.clients.begin(key.0)?;
+        let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
+        let transfer = Transfer::new(name.clone(), hello.push, found, sink, account);
+        let transfer = Arc::new(transfer);
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         (self.report)(ServeEvent::Started {
@@ -386,9 +453,16 @@ impl Desk {
     }
 
     /// Serves a connection to its end, and sees the transfer off if it was the last.
-    async fn attend(&self, key: TransferKey, conn: Conn, transfer: &Arc<Transfer>) {
+    async fn attend(
+        &self,
+        key: TransferKey,
+        conn: Conn,
+        seat: ConnectionSeat,
+        transfer: &Arc<Transfer>,
+    ) {
         let (number, connection) = (conn.number, conn.connection.clone());
         let error = conn.serve(transfer).await;
+        drop(seat);
         tracing::debug!(transfer = transfer.name, number, %error, "connection over");
         match &error {
             ConnError::Aborted => transfer.end(&error.to_string()),
@@ -396,7 +470,7 @@ impl Desk {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end_broken(&error.to_string());
             }
-            ConnError::Lost(_) | ConnError::Done => {}
+            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Done => {}
         }
         if transfer.leave(number) > 0 {
             return;
@@ -412,6 +486,14 @@ impl Desk {
             }
         }
         self.forget(key, transfer).await;
+    }
+
+    /// Sees off the transfers that nobody attends to any more.
+    async fn forget_all(&self) {
+        let left: Vec<_> = lock(&self.transfers).clone().into_iter().collect();
+        for (key, transfer) in left {
+            self.forget(key, &transfer).await;
+        }
     }
 
     async fn forget(&self, key: TransferKey, transfer: &Arc<Transfer>) {

@@ -75,6 +75,7 @@ fn every_event_is_documented_as_it_is() {
             padding_bytes: 0,
         },
         ServeEvent::Aborted { transfer: text(), reason: text() },
+        ServeEvent::Draining { transfers: 0 },
         ServeEvent::Refused { remote: address(), reason: text() },
     ];
     let error = serde_json::json!({ "event": "error", "code": 0, "message": "" });

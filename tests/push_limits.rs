@@ -61,7 +61,7 @@ impl Host {
             "127.0.0.1:0".parse().expect("an address"),
             self.target(""),
             Arc::clone(&self.identity),
-            ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
+            ServerTrust { allowed: [self.identity.fingerprint()].into(), ..ServerTrust::default() },
         ))
         .expect("a server");
         let address = server.local_addr();
@@ -75,7 +75,8 @@ impl Host {
         F: Fn(u32, Peer) -> R + Send + Sync + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let trust = ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None };
+        let trust =
+            ServerTrust { allowed: [self.identity.fingerprint()].into(), ..ServerTrust::default() };
         let tls = Arc::new(tls::server_config(&self.identity, trust).expect("TLS"));
         let listen = "127.0.0.1:0".parse().expect("an address");
         let endpoint = endpoint::server(listen, tls, &[0; 32]).expect("a socket");

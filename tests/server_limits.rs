@@ -38,7 +38,7 @@ impl Served {
             "127.0.0.1:0".parse().expect("set up"),
             root,
             Arc::clone(&identity),
-            ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+            ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() },
         );
         let server = Server::bind(config).expect("set up");
         let address = server.local_addr();

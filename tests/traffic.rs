@@ -208,3 +208,23 @@ fn on_healthy_networks_nobody_is_condemned() {
         assert!(outcome.time < TIME_MAX);
     }
 }
+
+/// A server that has no room for more connections is not asked again and again.
+#[test]
+fn connections_that_are_closed_as_soon_as_they_are_up_are_opened_less_and_less_often() {
+    let start = Instant::now();
+    let mut pool = Pool::new(PoolConfig::default(), 1, start);
+    let mut opened = 0;
+    for millis in 0..20_000 {
+        let now = start + Duration::from_millis(millis);
+        pool.handle_timeout(now);
+        while let Some(output) = pool.poll() {
+            if let Output::Open { conn } = output {
+                opened += 1;
+                pool.handle(Input::Up(conn), now);
+                pool.handle(Input::Lost(conn), now);
+            }
+        }
+    }
+    assert!((15..100).contains(&opened), "{opened} in 20 s");
+}

@@ -36,7 +36,7 @@ impl Pair {
             "127.0.0.1:0".parse().expect("an address"),
             root,
             Arc::clone(&identity),
-            ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+            ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() },
         );
         let server = adapt(Server::bind(config).expect("a server"));
         let servers = vec![server.local_addr()];

@@ -43,7 +43,7 @@ pub(crate) fn row(job: &Job, mtu: u16) -> Row {
 /// Serves until it is told to end.
 pub(crate) async fn receive(end: Receive) -> Result<()> {
     let identity = Arc::new(Identity::load_or_create(&config_dir()?)?);
-    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let listen = (Ipv4Addr::LOCALHOST, 0).into();
     let server = Server::bind(ServeConfig {
         datagram_bytes_max: end.mtu,

@@ -8,19 +8,21 @@ use std::time::Duration;
 use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
-use qbulk::identity::{AuthorizedKeys, Fingerprint, config_dir};
+use qbulk::identity::{AuthorizedKeysFile, Fingerprint, config_dir};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
-use qbulk::serve::{ServeConfig, Server};
+use qbulk::serve::{Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, duration, trust};
+use super::{IdentityArgs, OutputArgs, count, duration, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
 configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
-Nobody else gets as far as naming a file.
+Nobody else gets as far as naming a file. authorized_keys is read again when it has changed: a key that is \
+taken out lets nobody in from then on.
   qbulk serve --root /srv/data --authorize SHA256:...
-Stop it with Ctrl-C or SIGTERM: finished files stay, and unfinished transfers go on when it runs again.";
+Stop it with Ctrl-C or SIGTERM: transfers that run may still end within --drain-time, and new ones are turned \
+away; a second signal ends it at once. Finished files stay, and unfinished transfers go on when it runs again.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -52,6 +54,21 @@ pub(crate) struct ServeArgs {
     /// How long the unfinished files of a transfer are kept, for the same push to go on with them.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
     keep_unfinished: Duration,
+    /// Transfers at a time; a client that comes when there are so many is told to try again later.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().transfers, env = "QBULK_MAX_TRANSFERS", help_heading = "Limits", value_parser = count)]
+    max_transfers: usize,
+    /// Transfers at a time of one client, which is one key.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().transfers_per_client, env = "QBULK_MAX_TRANSFERS_PER_CLIENT", help_heading = "Limits", value_parser = count)]
+    max_transfers_per_client: usize,
+    /// Connections at a time; a transfer has 10 to 64.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections, env = "QBULK_MAX_CONNECTIONS", help_heading = "Limits", value_parser = count)]
+    max_connections: usize,
+    /// Connections at a time of one client.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections_per_client, env = "QBULK_MAX_CONNECTIONS_PER_CLIENT", help_heading = "Limits", value_parser = count)]
+    max_connections_per_client: usize,
+    /// How long transfers that run may go on after the first Ctrl-C or SIGTERM; 0s ends them at once.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "QBULK_DRAIN_TIME", help_heading = "Limits")]
+    pub(crate) drain_time: Duration,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -61,17 +78,21 @@ impl ServeArgs {
     pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
         let identity = Arc::new(trust::identity(&self.identity)?);
         let own = identity.fingerprint();
-        let mut allowed =
-            AuthorizedKeys::load(&config_dir()?.join("authorized_keys"))?.fingerprints().clone();
-        allowed.extend(&self.authorize);
-        allowed.insert(own);
+        let listed = AuthorizedKeysFile::load(&config_dir()?.join("authorized_keys"))?;
+        let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
         let server = Server::bind(ServeConfig {
             listen: self.listen,
             root: self.root.clone(),
             identity,
-            trust: ServerTrust { allowed, ca },
+            trust: ServerTrust { allowed, listed: Some(Arc::new(listed)), ca },
             datagram_bytes_max: self.mtu,
+            limits: Limits {
+                transfers: self.max_transfers,
+                transfers_per_client: self.max_transfers_per_client,
+                connections: self.max_connections,
+                connections_per_client: self.max_connections_per_client,
+            },
             keep_unfinished: self.keep_unfinished,
         })?;
         Ok((server, own))

@@ -24,7 +24,7 @@ use rustls::{
 
 pub(crate) use files::{create_private_dir, read, read_private, write_new};
 pub use fingerprint::Fingerprint;
-pub use trust::{AuthorizedKeys, KnownHosts};
+pub use trust::{AuthorizedKeys, AuthorizedKeysFile, KnownHosts};
 
 /// What can go wrong with identities, trust files and certificates.
 #[derive(Debug, thiserror::Error)]

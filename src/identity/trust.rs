@@ -4,8 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
@@ -80,8 +82,7 @@ impl AuthorizedKeys {
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let mut keys = BTreeSet::new();
         for_each_entry(path, |line| {
-            let key = line.split_whitespace().next().unwrap_or_default();
-            keys.insert(key.parse().map_err(|e: IdentityError| e.to_string())?);
+            keys.insert(authorized_key(line)?);
             Ok(())
         })?;
         Ok(Self { keys })
@@ -98,6 +99,82 @@ impl AuthorizedKeys {
     }
 }
 
+/// An `authorized_keys` that is read again when it has changed, so that a key that is taken out of it
+/// lets nobody in from then on.
+#[derive(Debug)]
+pub struct AuthorizedKeysFile {
+    path: PathBuf,
+    read: Mutex<ReadKeys>,
+}
+
+#[derive(Debug)]
+struct ReadKeys {
+    stamp: Option<Stamp>,
+    keys: BTreeSet<Fingerprint>,
+}
+
+/// What changes with a file: device, inode, length, and when its content and it were changed.
+type Stamp = (u64, u64, u64, [i64; 2], [i64; 2]);
+
+/// A file that was changed so short a time ago may change again without looking different.
+const STAMP_AGE_MIN: Duration = Duration::from_secs(1);
+
+impl AuthorizedKeysFile {
+    /// Loads a file, which must be in order now; one that does not exist authorises nobody.
+    pub fn load(path: &Path) -> Result<Self, IdentityError> {
+        let stamp = stamp(path);
+        let keys = AuthorizedKeys::load(path)?.keys;
+        Ok(Self { path: path.to_owned(), read: Mutex::new(ReadKeys { stamp, keys }) })
+    }
+
+    /// Whether this key may come in, as the file is now. A line that cannot be understood lets nobody
+    /// in, and neither does a file that cannot be read; both are warned of.
+    pub fn contains(&self, key: &Fingerprint) -> bool {
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = stamp(&self.path);
+        if stamp.is_none() || stamp != read.stamp {
+            *read = ReadKeys { stamp, keys: self.read_again() };
+        }
+        read.keys.contains(key)
+    }
+
+    fn read_again(&self) -> BTreeSet<Fingerprint> {
+        let path = self.path.display();
+        let text = match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                tracing::warn!("cannot read {path}: {error}: none of its keys is accepted");
+                String::new()
+            }
+            Ok(text) => text,
+        };
+        let mut keys = BTreeSet::new();
+        for (number, line) in entries(&text) {
+            match authorized_key(line) {
+                Ok(key) => drop(keys.insert(key)),
+                Err(reason) => tracing::warn!("{path}, line {number}: {reason}: it is passed over"),
+            }
+        }
+        keys
+    }
+}
+
+/// `None` if a later change could look the same.
+fn stamp(path: &Path) -> Option<Stamp> {
+    let found = fs::metadata(path).ok()?;
+    let seconds = u64::try_from(found.ctime()).ok()?;
+    let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).ok()?;
+    let times = ([found.mtime(), found.mtime_nsec()], [found.ctime(), found.ctime_nsec()]);
+    // The time of the change is cut to whole seconds here.
+    let is_old = age > STAMP_AGE_MIN + Duration::from_secs(1);
+    is_old.then_some((found.dev(), found.ino(), found.len(), times.0, times.1))
+}
+
+fn authorized_key(line: &str) -> Result<Fingerprint, String> {
+    let key = line.split_whitespace().next().unwrap_or_default();
+    key.parse().map_err(|error: IdentityError| error.to_string())
+}
+
 /// Calls `entry` for every line of a file that is neither blank nor a comment. A bad line is an
 /// error and not skipped: a typing mistake must not silently change who is trusted.
 fn for_each_entry(
@@ -108,17 +185,20 @@ fn for_each_entry(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         text => text.map_err(failed("read", path))?,
     };
-    for (index, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if !line.is_empty() && !line.starts_with('#') {
-            entry(line).map_err(|reason| IdentityError::BadLine {
-                path: path.to_owned(),
-                line: index + 1,
-                reason,
-            })?;
-        }
+    for (line, text) in entries(&text) {
+        entry(text).map_err(|reason| IdentityError::BadLine {
+            path: path.to_owned(),
+            line,
+            reason,
+        })?;
     }
     Ok(())
+}
+
+/// The lines that are neither blank nor comments, with their numbers, counted from one.
+fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = (1..).zip(text.lines().map(str::trim));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
 
 fn check_host(host: &str) -> Result<(), &'static str> {
@@ -256,5 +336,30 @@ mod tests {
         let error = AuthorizedKeys::load(&path).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{}, line 2: \"alice\" is not", path.display())));
         assert!(AuthorizedKeys::load(Path::new("/nonexistent")).unwrap().keys.is_empty());
+    }
+
+    #[test]
+    fn what_is_taken_out_of_authorized_keys_lets_nobody_in_any_more() {
+        let [a, b] = [A, B].map(|key| key.parse().unwrap());
+        let (_dir, path) = with_file(&format!("{A}\n"));
+        let file = AuthorizedKeysFile::load(&path).unwrap();
+        let lets_in = || [a, b].map(|key| file.contains(&key));
+        assert_eq!(lets_in(), [true, false]);
+        // As long as before, and within the same moment.
+        fs::write(&path, format!("{B}\n")).unwrap();
+        assert_eq!(lets_in(), [false, true]);
+        fs::write(&path, format!("{A}\nmistyped {B}\n")).unwrap();
+        assert_eq!(lets_in(), [true, false], "the other lines count");
+        fs::remove_file(&path).unwrap();
+        assert_eq!(lets_in(), [false, false]);
+        fs::write(&path, format!("{A}\n")).unwrap();
+        assert_eq!(lets_in(), [true, false]);
+        assert!(stamp(&path).is_none(), "it is too new to be remembered");
+        let old = SystemTime::now() - Duration::from_secs(3_600);
+        fs::File::open(&path).unwrap().set_modified(old).unwrap();
+        assert!(stamp(&path).is_none(), "its own time of change counts");
+
+        fs::write(&path, "mistyped").unwrap();
+        assert!(AuthorizedKeysFile::load(&path).is_err());
     }
 }

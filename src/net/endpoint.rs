@@ -21,7 +21,9 @@ pub const DATAGRAM_BYTES_MIN: u16 = 1_200;
 
 /// What the receiver takes in per connection before it is read: more than a connection's share of
 /// 1 Gbit/s over 300 ms.
-const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
+pub const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
+/// The same for a client that has not said yet what it wants.
+const RECEIVE_WINDOW_BYTES_FIRST: u32 = 1 << 20;
 /// What the sender keeps per connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// Streams that a client may have open towards the server on one connection.
@@ -103,10 +105,12 @@ pub fn client_config(
     config
 }
 
-/// The settings for one incoming connection.
+/// The settings for one incoming connection. Its window is to be widened once it is known what for.
 pub fn server_config(tls: Arc<QuicServerConfig>, mtu: PathMtu) -> quinn::ServerConfig {
+    let mut transport = transport(mtu);
+    transport.receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES_FIRST));
     let mut config = quinn::ServerConfig::with_crypto(tls);
-    config.transport_config(Arc::new(transport(mtu)));
+    config.transport_config(Arc::new(transport));
     config
 }
 

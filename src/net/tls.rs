@@ -1,8 +1,8 @@
 //! TLS for QUIC: both sides show a certificate, and each checks the other's.
 //!
 //! TLS 1.3 only, without tickets and early data: every handshake proves both keys anew. Whom to trust is
-//! fixed when a configuration is made: a server reads its trust file when it starts, and taking a key out
-//! works from the next start on.
+//! fixed when a configuration is made, but for the keys in a server's file: a key that is taken out of it
+//! works for no connection from then on.
 
 use std::{
     collections::BTreeSet,
@@ -37,7 +37,7 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::identity::{Fingerprint, Identity, IdentityError};
+use crate::identity::{AuthorizedKeysFile, Fingerprint, Identity, IdentityError};
 
 /// The application protocol; an incompatible change of the protocol gets a new number.
 pub const ALPN: &[u8] = b"qbulk/1";
@@ -63,6 +63,8 @@ pub struct ServerTrust {
     /// Clients with one of these keys, whatever their certificates say (see
     /// [`ClientTrust::Pinned`]).
     pub allowed: BTreeSet<Fingerprint>,
+    /// Clients with one of the keys that this file has at the time.
+    pub listed: Option<Arc<AuthorizedKeysFile>>,
     /// Clients with a valid certificate from one of these authorities.
     pub ca: Option<RootCertStore>,
 }
@@ -164,7 +166,8 @@ fn rustls_server(
         ),
     };
     let signatures = Signatures(provider.signature_verification_algorithms);
-    let verifier = Arc::new(AllowedClient { allowed: trust.allowed, ca, signatures });
+    let ServerTrust { allowed, listed, .. } = trust;
+    let verifier = Arc::new(AllowedClient { allowed, listed, ca, signatures });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
@@ -354,6 +357,7 @@ impl ServerCertVerifier for CapturedServer {
 #[derive(Debug)]
 struct AllowedClient {
     allowed: BTreeSet<Fingerprint>,
+    listed: Option<Arc<AuthorizedKeysFile>>,
     ca: Option<Arc<dyn ClientCertVerifier>>,
     signatures: Signatures,
 }
@@ -370,7 +374,9 @@ impl ClientCertVerifier for AllowedClient {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        if self.allowed.contains(&Fingerprint::of_cert(end_entity)?) {
+        let key = Fingerprint::of_cert(end_entity)?;
+        let is_listed = || self.listed.as_ref().is_some_and(|listed| listed.contains(&key));
+        if self.allowed.contains(&key) || is_listed() {
             return Ok(ClientCertVerified::assertion());
         }
         match &self.ca {
@@ -462,7 +468,7 @@ mod tests {
     }
 
     fn allowing(client: &Identity) -> ServerTrust {
-        ServerTrust { allowed: [client.fingerprint()].into(), ca: None }
+        ServerTrust { allowed: [client.fingerprint()].into(), ..ServerTrust::default() }
     }
 
     /// Two self-signed identities, for a server and a client.

@@ -75,11 +75,13 @@ impl Reach {
             }
             LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
                 let code = close.error_code.into_inner();
+                let is_crowded = code == u64::from(wire::CLOSE_CROWDED);
                 if code == u64::from(wire::CLOSE_STOPPING) {
                     let why = String::from_utf8_lossy(&close.reason);
                     return Err(Error::Connect(format!("{}: {why}", self.server)));
                 }
-                if !self.accepted || code == u64::from(wire::CLOSE_REFUSED) {
+                let is_refused = code == u64::from(wire::CLOSE_REFUSED);
+                if !self.accepted && !is_crowded || is_refused {
                     return Err(self.closed(&close.reason));
                 }
                 self.broken += u32::from(code == u64::from(wire::CLOSE_PROTOCOL));
@@ -108,11 +110,22 @@ impl Reach {
     pub(super) fn check(&self, now: Instant) -> Result<(), Error> {
         match self.up_at {
             None if now - self.began >= self.timeout => Err(self.unreachable("no answer")),
-            Some(up_at) if !self.accepted && now - up_at >= self.timeout => Err(Error::Connect(
-                format!("{} does not answer: it was reached, and then said nothing", self.server),
-            )),
+            Some(up_at) if !self.accepted && now - up_at >= self.timeout => Err(self.unanswered()),
             _ => Ok(()),
         }
+    }
+
+    /// Why the server has not accepted the transfer.
+    fn unanswered(&self) -> Error {
+        if let Some(LinkError::Connection(ConnectionError::ApplicationClosed(close))) =
+            &self.last_error
+        {
+            return self.closed(&close.reason);
+        }
+        Error::Connect(format!(
+            "{} does not answer: it was reached, and then said nothing",
+            self.server
+        ))
     }
 
     /// Why the server is not reached.
@@ -189,11 +202,25 @@ mod tests {
     #[test]
     fn only_a_refusal_ends_a_push_that_was_accepted() {
         let mut reach = accepted();
-        for code in [wire::CLOSE_PROTOCOL, wire::CLOSE_CONDEMNED, wire::CLOSE_DONE] {
+        for code in
+            [wire::CLOSE_PROTOCOL, wire::CLOSE_CONDEMNED, wire::CLOSE_DONE, wire::CLOSE_CROWDED]
+        {
             reach.lost(close(code), 10).expect("others make up for it");
         }
         reach.lost(LinkError::Protocol("x".into()), 10).expect("others make up for it");
-        let error = reach.lost(close(wire::CLOSE_REFUSED), 10).expect_err("the server's will");
+        for (code, exit_code) in [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3)] {
+            let error = reach.lost(close(code), 10).expect_err("the server's will");
+            assert_eq!((error.exit_code(), error.to_string().as_str()), (exit_code, "host: why"));
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_crowded_is_tried_for_a_while_and_then_says_why() {
+        let (mut reach, now) = (reach(), Instant::now());
+        reach.up(now);
+        reach.lost(close(wire::CLOSE_CROWDED), 10).expect("another may have gone");
+        assert!(reach.check(now + Duration::from_secs(9)).is_ok());
+        let error = reach.check(now + Duration::from_secs(11)).expect_err("it stays crowded");
         assert_eq!((error.exit_code(), error.to_string().as_str()), (5, "host: why"));
     }
 

@@ -46,6 +46,11 @@ impl ServeReport {
             ServeEvent::Aborted { transfer, reason } => {
                 format!("{transfer}: ended before it was done: {reason}")
             }
+            ServeEvent::Draining { transfers: 0 } => "stopping".into(),
+            ServeEvent::Draining { transfers } => format!(
+                "stopping; {} may still end, a second signal ends them at once",
+                count(*transfers as u64, "transfer")
+            ),
             ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
             other => format!("{other:?}"),
         }

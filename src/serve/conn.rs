@@ -1,18 +1,21 @@
 //! One connection at the receiver.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Chunk, Connection, ConnectionError, ReadError, RecvStream, VarInt};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
+use super::room::{EarlyRoom, Room};
 use super::transfer::Transfer;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
 use crate::store::sink::SinkError;
-use crate::wire::{CLOSE_ABORTED, CLOSE_DONE, Control, Header, VERSION, WireError};
+use crate::wire::{
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, VERSION, WireError,
+};
 
 /// A client must say who it is within this time.
 pub(super) const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -23,6 +26,10 @@ const QUEUE: usize = 256;
 const TASKS_MAX: usize = STREAMS_MAX as usize;
 /// What is read at a time before a stripe's length is known.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// A stripe's header, which is in its first packet, must be there within this time of what came first.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A client that has ended its control stream, or has heard that all is done, must be gone by then.
+const LEAVE_TIME: Duration = Duration::from_secs(10);
 
 /// What a client says first.
 #[derive(Debug)]
@@ -55,6 +62,9 @@ pub(super) enum ConnError {
     Protocol(String),
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// It holds what others need, and does not use it.
+    #[error("{0}")]
+    Stalled(&'static str),
     #[error("the client gave the transfer up")]
     Aborted,
     #[error("the client has heard that all is done")]
@@ -115,7 +125,7 @@ impl Conn {
                     Ok(Some(message)) => if let Err(error) = self.on_message(message, transfer) {
                         break error;
                     },
-                    Ok(None) | Err(ControlError::Read(_)) => break self.lost().await,
+                    Ok(None) | Err(ControlError::Read(_)) => break self.left().await,
                     Err(error) => break error.into(),
                 },
                 stream = self.connection.accept_uni(), if self.tasks.len() < TASKS_MAX => match stream {
@@ -132,6 +142,16 @@ impl Conn {
     /// For the first message, for which there is room.
     fn say(&self, message: Control) {
         drop(self.sender.try_send(message));
+    }
+
+    /// The client has no more to say: it closes the connection, or is made to.
+    async fn left(&self) -> ConnError {
+        if let Ok(error) = tokio::time::timeout(LEAVE_TIME, self.lost()).await {
+            return error;
+        }
+        let reason = "it ended its control stream and stayed";
+        self.connection.close(VarInt::from_u32(CLOSE_PROTOCOL), reason.as_bytes());
+        ConnError::Lost(reason.into())
     }
 
     async fn lost(&self) -> ConnError {
@@ -172,9 +192,16 @@ impl Conn {
 
     fn receive(&mut self, stream: RecvStream, transfer: &Arc<Transfer>) {
         let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
+        let connection = self.connection.clone();
         self.tasks.spawn(async move {
             match receive(stream, &transfer, &sender).await {
                 Ok(()) | Err(ConnError::Lost(_)) => {}
+                // Not the stream alone, which the client would take for one that has arrived: what the
+                // connection carried goes out again over others.
+                Err(error @ ConnError::Stalled(_)) => {
+                    let reason = error.to_string();
+                    connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
+                }
                 Err(error @ ConnError::Protocol(_)) => transfer.end_broken(&error.to_string()),
                 Err(error) => transfer.end(&error.to_string()),
             }
@@ -200,6 +227,8 @@ async fn finish(transfer: &Arc<Transfer>, sender: &Sender<Control>) {
                 padding_bytes: transfer.padding_bytes(),
             };
             drop(sender.send(finished).await);
+            tokio::time::sleep(LEAVE_TIME).await;
+            transfer.end("its client has stayed when all was done");
         }
         Err(error) => transfer.end(&error.to_string()),
     }
@@ -210,7 +239,10 @@ async fn receive(
     transfer: &Arc<Transfer>,
     sender: &Sender<Control>,
 ) -> Result<(), ConnError> {
-    let (header, early) = read_header(&mut stream, &transfer.early_room).await?;
+    let reading = read_header(&mut stream, transfer);
+    let (header, early) = tokio::time::timeout(HEADER_TIME, reading)
+        .await
+        .map_err(|_| ConnError::Stalled("a stripe's header did not come"))??;
     if transfer.is_written(header.stripe) {
         // Fails only if all of it has come, and then there is nothing to stop.
         drop(stream.stop(VarInt::from_u32(0)));
@@ -220,13 +252,16 @@ async fn receive(
     let bytes = header.table_bytes + header.content_bytes;
     let Some(room) = transfer.room(bytes).await else { return Ok(()) };
     let mut body = transfer.buffers.take(bytes as usize);
-    read_body(stream, early, body.as_mut()).await?;
+    read_body(stream, early, body.as_mut(), &room).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);
     }
     Ok(())
 }
+
+/// What was read of a stripe before its length was known, and the room that this takes.
+type Early = Vec<(Chunk, Option<EarlyRoom>)>;
 
 /// Reads a stream until its header is there. Returns with it all that was read: the rest of the first
 /// packets, and what has overtaken them.
@@ -235,11 +270,11 @@ async fn receive(
 /// order at first and not later yields twice what has arrived twice.
 async fn read_header(
     stream: &mut RecvStream,
-    room: &Semaphore,
-) -> Result<(Header, Vec<Chunk>), ConnError> {
+    transfer: &Transfer,
+) -> Result<(Header, Early), ConnError> {
     let mut head = [0; Header::BYTES];
     let mut missing = Header::BYTES;
-    let (mut early, mut permits) = (Vec::new(), Vec::new());
+    let mut early = Early::new();
     while missing > 0 {
         let chunk = read_chunk(stream, CHUNK_BYTES_MAX).await?.ok_or(WireError::Short)?;
         let place = usize::try_from(chunk.offset).ok().and_then(|start| head.get_mut(start..));
@@ -248,28 +283,70 @@ async fn read_header(
             place[..len].copy_from_slice(&chunk.bytes[..len]);
             missing -= len;
         }
-        let permit = room.try_acquire_many(chunk.bytes.len() as u32);
-        permits.push(permit.map_err(|_| ConnError::Protocol("stripes without headers".into()))?);
-        early.push(chunk);
+        // One packet is little, and where nothing was lost that is all.
+        let room = match missing {
+            0 => None,
+            _ => transfer.early_room(chunk.bytes.len()).await,
+        };
+        early.push((chunk, room));
     }
     Ok((Header::decode(&head)?, early))
 }
 
-/// Reads the rest of a stream.
+/// Reads the rest of a stream. If others wait for the room that it takes, it must make progress.
 async fn read_body(
     mut stream: RecvStream,
-    early: Vec<Chunk>,
+    early: Early,
     body: &mut [u8],
+    room: &Room,
 ) -> Result<(), ConnError> {
-    let mut missing = body.len();
-    for chunk in early {
-        missing -= place(body, &chunk)?;
+    let bytes = body.len();
+    let mut missing = bytes;
+    for (chunk, _) in &early {
+        missing -= place(body, chunk)?;
     }
-    // One byte more than is missing, so that a stream that is too long is noticed.
-    while let Some(chunk) = read_chunk(&mut stream, missing + 1).await? {
+    drop(early);
+    let mut pace = Pace::new(bytes, missing);
+    let mut look = pin!(tokio::time::sleep(Pace::TIME));
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            // One byte more than is missing, so that a stream that is too long is noticed.
+            chunk = read_chunk(&mut stream, missing + 1) => chunk?,
+            () = &mut look => {
+                if !pace.is_kept(missing) && room.is_wanted() {
+                    return Err(ConnError::Stalled("others wait for the room that its stripes take"));
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + Pace::TIME);
+                continue;
+            }
+        };
+        let Some(chunk) = chunk else { break };
         missing -= place(body, &chunk)?;
     }
     if missing == 0 { Ok(()) } else { Err(WireError::Short.into()) }
+}
+
+/// Whether enough of a stripe comes for it to be there in bounded time.
+struct Pace {
+    step: usize,
+    missing: usize,
+}
+
+impl Pace {
+    const TIME: Duration = Duration::from_secs(10);
+    /// A stripe may take this many times as long.
+    const STEPS: usize = 32;
+
+    fn new(bytes: usize, missing: usize) -> Self {
+        Self { step: bytes.div_ceil(Self::STEPS), missing }
+    }
+
+    /// Whether enough has come since this was asked last.
+    fn is_kept(&mut self, missing: usize) -> bool {
+        let before = std::mem::replace(&mut self.missing, missing);
+        before - missing >= self.step
+    }
 }
 
 async fn read_chunk(stream: &mut RecvStream, bytes: usize) -> Result<Option<Chunk>, ConnError> {
@@ -296,5 +373,21 @@ fn place(body: &mut [u8], chunk: &Chunk) -> Result<usize, ConnError> {
 async fn count_padding(connection: Connection, transfer: Arc<Transfer>) {
     while let Ok(datagram) = connection.read_datagram().await {
         transfer.add_padding(datagram.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stripe_that_comes_drop_by_drop_does_not_keep_its_pace() {
+        let mut pace = Pace::new(1 << 20, 1_000_000);
+        assert!(pace.is_kept(900_000));
+        assert!(!pace.is_kept(899_999));
+        assert!(!pace.is_kept(899_999));
+        assert!(pace.is_kept(800_000));
+        let mut small = Pace::new(1, 1);
+        assert!(!small.is_kept(1) && small.is_kept(0));
     }
 }

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
+use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::{Buffer, Buffers};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
@@ -18,15 +20,8 @@ use crate::wire::{
     VARINT_MAX,
 };
 
-/// Stripes that are being received or written may take this much, in bytes.
-const BUFFER_BYTES: usize = 96 << 20;
-/// The same for all transfers together.
-pub(super) const SERVER_BUFFER_BYTES: usize = 256 << 20;
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
-
-/// Room that a stripe takes, until it is dropped.
-pub(super) type Room = [OwnedSemaphorePermit; 2];
 
 /// A transfer that has begun.
 #[derive(Debug)]
@@ -42,10 +37,8 @@ pub(super) struct Transfer {
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
-    /// Room for stripes that are being received, in bytes: this transfer's and the server's.
-    room: [Arc<Semaphore>; 2],
-    /// Room for what arrives of stripes before their headers, in bytes.
-    pub(super) early_room: Semaphore,
+    /// Room for stripes that are being received.
+    account: Arc<Account>,
     pub(super) buffers: Buffers,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
@@ -55,6 +48,7 @@ pub(super) struct Transfer {
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
+    recalling: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
@@ -68,7 +62,7 @@ impl Transfer {
         push: [u8; 16],
         found: Destination,
         sink: Sink,
-        server_room: Arc<Semaphore>,
+        account: Arc<Account>,
     ) -> Self {
         Self {
             name,
@@ -77,8 +71,7 @@ impl Transfer {
             kept: sink.has_kept(),
             began: Instant::now(),
             found,
-            room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
-            early_room: Semaphore::new(BUFFER_BYTES),
+            account,
             buffers: Buffers::default(),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
@@ -86,6 +79,7 @@ impl Transfer {
             deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
+            recalling: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
             ended: Notify::new(),
@@ -117,6 +111,11 @@ impl Transfer {
         connections.is_empty() && lock(&self.deserted_at).is_some_and(|at| at.elapsed() >= time)
     }
 
+    /// Whether it has connections.
+    pub(super) fn is_served(&self) -> bool {
+        !lock(&self.connections).is_empty()
+    }
+
     /// The client has given up connection `number`: what it holds is freed.
     pub(super) fn drop_connection(&self, number: u32) {
         if let Some(connection) = lock(&self.connections).get(&number) {
@@ -132,13 +131,14 @@ impl Transfer {
         self.padding_bytes.load(Relaxed)
     }
 
-    /// Waits for room for a stripe; first for the transfer's own, so that it waits in one place of the
-    /// server's queue and not in many.
+    /// Waits for room for a stripe.
     pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
-        let [own, servers] = &self.room;
-        let own = Arc::clone(own).acquire_many_owned(bytes).await.ok()?;
-        let servers = Arc::clone(servers).acquire_many_owned(bytes).await.ok()?;
-        Some([own, servers])
+        self.account.room(bytes as usize).await
+    }
+
+    /// Waits for room for what has come of a stripe before its header.
+    pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
+        self.account.early_room(bytes).await
     }
 
     pub(super) fn is_written(&self, stripe: u64) -> bool {
@@ -204,16 +204,21 @@ impl Transfer {
         Ok(Answer::Now(message))
     }
 
-    /// Tells a client what earlier runs have left.
+    /// Tells a client what earlier runs have left; one connection at a time.
     pub(super) async fn recall(self: &Arc<Self>, sender: Sender<Control>) {
+        let _turn = self.recalling.lock().await;
         let transfer = Arc::clone(self);
-        // If it panics, the client hears no end of it, and nothing is lost.
-        drop(
-            tokio::task::spawn_blocking(move || {
-                transfer.sink.recall(|message| sender.blocking_send(message).is_ok());
-            })
-            .await,
-        );
+        let (done, is_done) = oneshot::channel::<()>();
+        // On a thread of its own: a client that does not read would keep one of those that write files.
+        let thread = thread::Builder::new().name("qbulk-recall".into()).spawn(move || {
+            transfer.sink.recall(|message| sender.blocking_send(message).is_ok());
+            drop(done);
+        });
+        match thread {
+            // If it panics, the client hears no end of it, and nothing is lost.
+            Ok(_) => drop(is_done.await),
+            Err(error) => self.end(&format!("cannot start a thread: {error}")),
+        }
     }
 
     /// Waits until the first `stripes` are all written.
@@ -239,6 +244,7 @@ impl Transfer {
             transfer.outcome.get_or_init(finish).await.as_ref().map(drop).map_err(Clone::clone)
         });
         finishing.await.unwrap_or_else(|error| Err(internal(&error)))?;
+        self.account.leave_seat();
         self.outcome().ok_or_else(|| SinkError::Disk("internal error: no outcome".into()))
     }
 
@@ -265,6 +271,7 @@ impl Transfer {
 
     fn end_with(&self, code: u32, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
+        self.account.leave_seat();
         let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
         let code = if self.outcome().is_some() { CLOSE_DONE } else { code };
         for connection in lock(&self.connections).values() {

@@ -756,11 +756,18 @@ fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
     if !sparse {
         match rustix::fs::fallocate(temp.file(), FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => check_space(temp.file(), bytes)?,
             Err(error) => return Err(error.into()),
         }
     }
     temp.file().set_len(bytes)
+}
+
+/// For file systems that reserve nothing.
+fn check_space(file: &File, bytes: u64) -> io::Result<()> {
+    let system = rustix::fs::fstatvfs(file)?;
+    let free = system.f_bavail.saturating_mul(system.f_frsize);
+    if free < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
 }
 
 fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<()> {
@@ -807,4 +814,17 @@ fn name_of(path: &[u8]) -> OsString {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_larger_than_what_is_free_is_refused_where_nothing_is_reserved() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(check_space(&file, 1).is_ok());
+        let error = check_space(&file, 1 << 60).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
+    }
 }

@@ -102,6 +102,8 @@ const LATE_MAX: Duration = Duration::from_secs(5);
 /// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
 const REOPEN_MIN: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(5);
+/// A connection that is lost so soon after it was up may not have been wanted.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Rounds that a priming must have lasted for its result to be held against the connection.
 const PRIMING_ROUNDS_TOLD: u32 = 4;
 /// Primed to less than this share of the threshold, a connection is replaced before use.
@@ -129,6 +131,7 @@ pub struct Pool {
     drained: bool,
     stuck: bool,
     failures: u32,
+    failed_at: Instant,
     reopen_at: Instant,
     tick_at: Instant,
     condemned_at: Option<Instant>,
@@ -154,6 +157,7 @@ struct Conn {
     flying_bytes: u64,
     turn_bytes: u64,
     used_at: Instant,
+    up_at: Option<Instant>,
     /// What it delivered in its best round trip of priming; 0 before it was fully primed.
     primed_bytes: u64,
 }
@@ -195,6 +199,7 @@ impl Pool {
             drained: false,
             stuck: false,
             failures: 0,
+            failed_at: now,
             reopen_at: now,
             tick_at: now + TICK,
             condemned_at: None,
@@ -296,8 +301,8 @@ impl Pool {
     }
 
     fn on_up(&mut self, id: ConnId, now: Instant) {
-        self.failures = 0;
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        conn.up_at = Some(now);
         let primer = Primer::new(self.config.prime, conn.sample, now);
         conn.state = State::Priming(Box::new(primer));
         conn.used_at = now;
@@ -327,6 +332,10 @@ impl Pool {
     }
 
     fn on_confirmed(&mut self, by: ConnId, stripe: StripeId, now: Instant) {
+        // What is up since before the last failure does not show that a new one would do.
+        if self.conns.get(&by).and_then(|conn| conn.up_at).is_some_and(|at| at >= self.failed_at) {
+            self.failures = 0;
+        }
         let Some((holders, bytes)) = self.plan.confirm(stripe) else { return };
         for id in holders {
             if let Some(conn) = self.conns.get_mut(&id) {
@@ -351,7 +360,8 @@ impl Pool {
 
     fn on_lost(&mut self, id: ConnId, now: Instant) {
         let Some(conn) = self.conns.get(&id) else { return };
-        if matches!(conn.state, State::Opening) {
+        if conn.up_at.is_none_or(|at| now - at < SHORT_LIFE) {
+            self.failed_at = now;
             self.failures = self.failures.saturating_add(1);
             let factor = 1_u32 << self.failures.min(10);
             let wait = (REOPEN_MIN * factor).min(REOPEN_MAX);
@@ -693,6 +703,7 @@ impl Pool {
             flying_bytes: 0,
             turn_bytes: 0,
             used_at: now,
+            up_at: None,
             primed_bytes: 0,
         };
         self.conns.insert(id, conn);

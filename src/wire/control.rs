@@ -18,8 +18,8 @@
 //! | 11 | [`Control::KeptPieces`] | file (16 bytes), count, for each: offset, length, hash (32 bytes) |
 //! | 12 | [`Control::KeptEnd`] | |
 //!
-//! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] or [`CLOSE_STOPPING`] and says why in the
-//! reason phrase (RFC 9000, 19.19).
+//! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`], or with
+//! [`CLOSE_STOPPING`] if it is being stopped, and says why in the reason phrase (RFC 9000, 19.19).
 
 use bytes::{Buf, BufMut};
 
@@ -38,9 +38,10 @@ pub const CLOSE_ABORTED: u32 = 2;
 pub const CLOSE_REFUSED: u32 = 3;
 /// The peer did not keep to the protocol.
 pub const CLOSE_PROTOCOL: u32 = 4;
-
-/// Server: it is being stopped, and may come back.
+/// Server: it is being stopped, and may come back; the transfer ends here for now.
 pub const CLOSE_STOPPING: u32 = 5;
+/// Server: this connection is one too many, or held what others need; the transfer can go on over others.
+pub const CLOSE_CROWDED: u32 = 6;
 
 /// A transfer's public name, which does not give its secret away.
 pub fn transfer_name(secret: &[u8; 16]) -> String {

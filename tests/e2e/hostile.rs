@@ -73,20 +73,20 @@ impl Scene {
     }
 }
 
-struct Attacker {
-    connection: Connection,
-    control: SendStream,
-    messages: ControlReader,
+pub(crate) struct Attacker {
+    pub(crate) connection: Connection,
+    pub(crate) control: SendStream,
+    pub(crate) messages: ControlReader,
     _endpoint: Endpoint,
 }
 
 impl Attacker {
-    async fn connect(host: &Host, serve: &Serve) -> Self {
+    pub(crate) async fn connect(host: &Host, serve: &Serve) -> Self {
         Self::with_key_of(host, host, serve).await
     }
 
     /// Shows the key of `host` to the server of `server`.
-    async fn with_key_of(host: &Host, server: &Host, serve: &Serve) -> Self {
+    pub(crate) async fn with_key_of(host: &Host, server: &Host, serve: &Serve) -> Self {
         let [own, other] =
             [host, server].map(|host| Identity::load_or_create(&host.config()).unwrap());
         let trust = ClientTrust::Pinned([other.fingerprint()].into());
@@ -102,13 +102,13 @@ impl Attacker {
         Self { connection, control, messages, _endpoint: endpoint }
     }
 
-    async fn say(&mut self, message: &Control) {
+    pub(crate) async fn say(&mut self, message: &Control) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.unwrap();
     }
 
-    async fn hello(&mut self, destination: &[u8]) {
+    pub(crate) async fn hello(&mut self, destination: &[u8]) {
         let destination = destination.to_vec();
         self.say(&Control::Hello {
             version: VERSION,
@@ -120,7 +120,7 @@ impl Attacker {
         .await;
     }
 
-    async fn send(&self, bytes: &[u8]) {
+    pub(crate) async fn send(&self, bytes: &[u8]) {
         let mut stream = self.connection.open_uni().await.unwrap();
         // The server may have had enough before it has all.
         stream.write_all(bytes).await.ok();
@@ -128,17 +128,17 @@ impl Attacker {
         stream.stopped().await.ok();
     }
 
-    async fn next(&mut self) -> Option<Control> {
+    pub(crate) async fn next(&mut self) -> Option<Control> {
         let next = timeout(PATIENCE, self.messages.next()).await.expect("an answer");
         next.unwrap_or_default()
     }
 
-    async fn expect_welcome(&mut self) {
+    pub(crate) async fn expect_welcome(&mut self) {
         assert!(matches!(self.next().await, Some(Control::Welcome { .. })));
     }
 
     /// Says that these stripes were all; what the server could not write, and how many files it has.
-    async fn finish(&mut self, stripes: u64) -> (Vec<String>, u64) {
+    pub(crate) async fn finish(&mut self, stripes: u64) -> (Vec<String>, u64) {
         self.say(&Control::Finish { stripes }).await;
         let mut failed = Vec::new();
         loop {
@@ -152,17 +152,23 @@ impl Attacker {
     }
 
     /// The server closes the connection and says why.
-    async fn expect_closed(&self, words: &str) {
-        let error = timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
-        let ConnectionError::ApplicationClosed(close) = error else {
-            panic!("closed without {words:?}: {error:?}")
-        };
-        let reason = String::from_utf8_lossy(&close.reason).into_owned();
+    pub(crate) async fn expect_closed(&self, words: &str) {
+        timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
+        let reason = self.close_words().unwrap_or_default();
         assert!(reason.contains(words), "{reason:?} has no {words:?}");
+    }
+
+    /// Why the server has closed the connection.
+    pub(crate) fn close_words(&self) -> Option<String> {
+        let reason = self.connection.close_reason()?;
+        let ConnectionError::ApplicationClosed(close) = reason else {
+            panic!("closed without words: {reason:?}")
+        };
+        Some(String::from_utf8_lossy(&close.reason).into_owned())
     }
 }
 
-fn stripe(number: u64, records: &[Record], content: &[u8]) -> Vec<u8> {
+pub(crate) fn stripe(number: u64, records: &[Record], content: &[u8]) -> Vec<u8> {
     let mut table = Vec::new();
     for record in records {
         record.encode(&mut table);
@@ -170,7 +176,7 @@ fn stripe(number: u64, records: &[Record], content: &[u8]) -> Vec<u8> {
     with_table(number, &table, content)
 }
 
-fn with_table(stripe: u64, table: &[u8], content: &[u8]) -> Vec<u8> {
+pub(crate) fn with_table(stripe: u64, table: &[u8], content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let (table_bytes, content_bytes) = (table.len() as u32, content.len() as u32);
     let table_hash = *blake3::hash(table).as_bytes();
@@ -181,7 +187,7 @@ fn with_table(stripe: u64, table: &[u8], content: &[u8]) -> Vec<u8> {
 }
 
 /// A piece of a file without holes.
-fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, content: &[u8]) -> Piece {
+pub(crate) fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, content: &[u8]) -> Piece {
     let len = content.len() as u64;
     Piece {
         item,
@@ -198,7 +204,7 @@ fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, content: &[u8]) -
 }
 
 /// A whole small file.
-fn file(item: u64, path: &[u8], content: &[u8]) -> Record {
+pub(crate) fn file(item: u64, path: &[u8], content: &[u8]) -> Record {
     Record::Piece(piece(item, path, content.len() as u64, 0, content))
 }
 

@@ -26,9 +26,13 @@ struct Underway {
 
 impl Underway {
     fn start() -> Self {
+        Self::with(&["--drain-time", "0s"], 2e5)
+    }
+
+    fn with(args: &[&str], bytes_per_s: f64) -> Self {
         let host = Host::new();
-        let serve = Serve::start(&host);
-        let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
+        let serve = Serve::with(&host, args);
+        let relay = Relay::start(serve.address, Path { bytes_per_s, ..Path::default() });
         fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
         fs::write(host.root("file"), b"old").unwrap();
         let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
@@ -76,6 +80,43 @@ fn a_push_that_is_stopped_changes_nothing_and_goes_on_when_it_is_run_again() {
         assert_resumed(&push_again(&host, &serve));
         serve.event("finished");
     }
+}
+
+#[test]
+fn a_server_that_is_stopped_tells_the_client() {
+    for (signals, time) in [
+        (&[Signal::INT][..], "200ms"),
+        (&[Signal::TERM, Signal::TERM], "1h"),
+        (&[Signal::TERM, Signal::INT], "1h"),
+    ] {
+        let Underway { host, mut serve, mut push, _relay } =
+            Underway::with(&["--drain-time", time], 2e5);
+        kill_process(pid(&serve.child), signals[0]).unwrap();
+        assert_eq!(serve.event("draining")["transfers"], 1);
+        for signal in &signals[1..] {
+            kill_process(pid(&serve.child), *signal).unwrap();
+        }
+        assert!(serve.event("aborted")["reason"].as_str().unwrap().contains("being stopped"));
+        assert_eq!(serve.child.wait().unwrap().code(), Some(0));
+        assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+        push.kill().unwrap();
+        push.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_is_stopped_lets_a_transfer_end_and_takes_no_other() {
+    let Underway { host, mut serve, push, _relay } = Underway::with(&["--drain-time", "10m"], 1e6);
+    kill_process(pid(&serve.child), Signal::TERM).unwrap();
+    assert_eq!(serve.event("draining")["transfers"], 1);
+    let ran = host.push(host.src("file"), &serve.url("other"));
+    ran.assert_failed(3, "is being stopped, and takes no new transfers");
+    let ran = finish(push);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    serve.event("finished");
+    assert_eq!(serve.child.wait().unwrap().code(), Some(0));
+    assert_eq!(names(&host.root("")), ["file"]);
 }
 
 #[test]
@@ -127,7 +168,7 @@ fn both_ends_killed_and_run_again_go_on() {
 #[test]
 fn a_push_that_may_not_wait_ends_when_the_server_does() {
     let host = Host::new();
-    let mut serve = Serve::start(&host);
+    let mut serve = Serve::with(&host, &["--drain-time", "0s"]);
     let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
     fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
     let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));

@@ -1,7 +1,7 @@
 //! Targets that cannot take what is sent.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -101,5 +101,14 @@ fn a_full_disk_ends_the_transfer_which_goes_on_once_there_is_room() {
     assert!(ran.summary()["kept_files"].as_u64() >= Some(4), "{ran:?}");
     assert_eq!(tree(&top), tree(&host.root("tree")));
     assert!(unfinished(&root).is_empty());
+    fs::remove_dir_all(host.root("tree")).unwrap();
+
+    // Of a sparse file it is known only in the end how much of it there is.
+    for (data, code) in [(1 << 20, 0), (16 << 20, 5)] {
+        let sparse = fs::File::create(host.src("sparse")).unwrap();
+        sparse.write_all_at(&random(1, data), 1 << 30).unwrap();
+        let ran = host.push(host.src("sparse"), &serve.url(""));
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
     drop(serve);
 }

@@ -41,6 +41,19 @@ fn clients_are_let_in_by_option_and_by_file() {
 }
 
 #[test]
+fn a_key_that_is_taken_out_or_put_in_counts_at_once() {
+    let (server, client) = (Host::new(), Host::new());
+    let own = server.id();
+    let serve = Serve::start(&server);
+    let keys = server.config().join("authorized_keys");
+    for is_listed in [false, true, false] {
+        fs::write(&keys, if is_listed { client.id() } else { Host::new().id() }).unwrap();
+        let ran = push(&client, &serve, &["--fingerprint", &own]);
+        assert_eq!(ran.code, if is_listed { 0 } else { 4 }, "{ran:?}");
+    }
+}
+
+#[test]
 fn a_server_with_another_key_than_the_one_asked_for_gets_nothing() {
     let host = Host::new();
     let serve = Serve::start(&host);

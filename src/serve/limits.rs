@@ -1,0 +1,343 @@
+//! How much a server takes on, and who has taken how much of it.
+//!
+//! Each client, known by its key, is counted by itself, so that one cannot take what all the others
+//! need. What is counted is given back when its guard is dropped.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::identity::Fingerprint;
+use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
+
+/// The most that a server takes on at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Transfers, of all clients together.
+    pub transfers: usize,
+    /// Transfers of one client.
+    pub transfers_per_client: usize,
+    /// Connections, of all clients together. A transfer has 10 to 64.
+    pub connections: usize,
+    /// Connections of one client.
+    pub connections_per_client: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            transfers: 256,
+            transfers_per_client: 64,
+            connections: 4_096,
+            connections_per_client: 1_024,
+        }
+    }
+}
+
+/// Handshakes that are under way; from there on clients must show first that they receive what is sent
+/// to their address, so that made-up addresses cannot keep others out.
+const HANDSHAKES_UNPROVEN_MAX: usize = 256;
+/// Handshakes with clients that have shown it: of all of them, and from one address.
+const HANDSHAKES_MAX: usize = 2_048;
+const HANDSHAKES_PER_ADDRESS_MAX: usize = 512;
+
+/// What connections may take in before it is read, in bytes: about so much for all together, and for those
+/// of one client. Each gets its part when it comes, but not less than the last.
+const WINDOWS_BYTES: usize = 1 << 30;
+const WINDOWS_BYTES_PER_CLIENT: usize = 512 << 20;
+const WINDOW_BYTES_MIN: u32 = 256 << 10;
+
+/// What the clients have taken.
+#[derive(Debug)]
+pub(super) struct Clients {
+    limits: Limits,
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    clients: HashMap<Fingerprint, Taken>,
+    transfers: usize,
+    connections: usize,
+    /// Clients that have transfers.
+    active: usize,
+}
+
+/// What one client has taken. It is forgotten when that is nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    transfers: usize,
+    connections: usize,
+}
+
+impl Clients {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default() })
+    }
+
+    /// Whether there may be one more connection, whoever's it is.
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.table).connections < self.limits.connections
+    }
+
+    /// Whether `client` may begin a transfer. If not, why.
+    pub(super) fn may_begin(&self, client: Fingerprint) -> Result<(), String> {
+        self.check(&lock(&self.table), client)
+    }
+
+    fn check(&self, table: &Table, client: Fingerprint) -> Result<(), String> {
+        let (limit, own_limit) = (self.limits.transfers, self.limits.transfers_per_client);
+        if table.transfers >= limit {
+            return Err(over(&format!("transfers as it allows ({limit})")));
+        }
+        if table.of(client).transfers >= own_limit {
+            return Err(over(&format!("transfers of yours as it allows a client ({own_limit})")));
+        }
+        Ok(())
+    }
+
+    /// Counts one transfer of `client`.
+    pub(super) fn begin(self: &Arc<Self>, client: Fingerprint) -> Result<TransferSeat, String> {
+        let mut table = lock(&self.table);
+        self.check(&table, client)?;
+        let own = table.clients.entry(client).or_default();
+        own.transfers += 1;
+        let is_first = own.transfers == 1;
+        table.active += usize::from(is_first);
+        table.transfers += 1;
+        Ok(TransferSeat { clients: Arc::clone(self), client })
+    }
+
+    /// Counts one connection of `client`.
+    pub(super) fn connect(self: &Arc<Self>, client: Fingerprint) -> Result<ConnectionSeat, String> {
+        let mut table = lock(&self.table);
+        let limit = self.limits.connections_per_client;
+        if table.of(client).connections >= limit {
+            return Err(over(&format!("connections of yours as it allows a client ({limit})")));
+        }
+        table.connections += 1;
+        let own = table.clients.entry(client).or_default();
+        own.connections += 1;
+        let part = WINDOWS_BYTES_PER_CLIENT / own.connections;
+        let window = part.min(WINDOWS_BYTES / table.connections) as u32;
+        let window = window.clamp(WINDOW_BYTES_MIN, RECEIVE_WINDOW_BYTES);
+        Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
+    }
+
+    /// Clients with transfers, and how many `client` has.
+    pub(super) fn count(&self, client: Fingerprint) -> (usize, usize) {
+        let table = lock(&self.table);
+        (table.active, table.of(client).transfers)
+    }
+}
+
+impl Table {
+    fn of(&self, client: Fingerprint) -> Taken {
+        self.clients.get(&client).copied().unwrap_or_default()
+    }
+
+    fn give_back(&mut self, client: Fingerprint, change: impl FnOnce(&mut Taken)) {
+        let Some(taken) = self.clients.get_mut(&client) else { return };
+        change(taken);
+        if taken.transfers == 0 && taken.connections == 0 {
+            self.clients.remove(&client);
+        }
+    }
+}
+
+fn over(what: &str) -> String {
+    format!("the server has as many {what}: try again later")
+}
+
+/// A transfer that is counted.
+#[derive(Debug)]
+pub(super) struct TransferSeat {
+    clients: Arc<Clients>,
+    client: Fingerprint,
+}
+
+impl Drop for TransferSeat {
+    fn drop(&mut self) {
+        let mut table = lock(&self.clients.table);
+        table.transfers -= 1;
+        let is_last = table.of(self.client).transfers == 1;
+        table.active -= usize::from(is_last);
+        table.give_back(self.client, |taken| taken.transfers -= 1);
+    }
+}
+
+/// A connection that is counted.
+#[derive(Debug)]
+pub(super) struct ConnectionSeat {
+    clients: Arc<Clients>,
+    client: Fingerprint,
+    /// What it may take in before it is read, in bytes.
+    pub(super) window: u32,
+}
+
+impl Drop for ConnectionSeat {
+    fn drop(&mut self) {
+        let mut table = lock(&self.clients.table);
+        table.connections -= 1;
+        table.give_back(self.client, |taken| taken.connections -= 1);
+    }
+}
+
+/// Handshakes that are under way, with anybody: nobody has shown a key yet.
+#[derive(Debug, Default)]
+pub(super) struct Handshakes {
+    under_way: Mutex<UnderWay>,
+}
+
+#[derive(Debug, Default)]
+struct UnderWay {
+    all: usize,
+    /// Those with addresses that are known to be their clients'.
+    proven: HashMap<IpAddr, usize>,
+}
+
+/// What to do with a first packet.
+#[derive(Debug)]
+pub(super) enum Knock {
+    /// Begin a handshake, which is counted until the guard is dropped.
+    Begin(HandshakeSeat),
+    /// Have the client prove its address.
+    Prove,
+    /// Turn it away.
+    Refuse,
+}
+
+impl Handshakes {
+    /// Somebody at `ip` wants to begin a handshake, and is `proven` to be there or not.
+    pub(super) fn knock(self: &Arc<Self>, ip: IpAddr, proven: bool) -> Knock {
+        let place = place(ip);
+        let mut under_way = lock(&self.under_way);
+        if !proven {
+            if under_way.all >= HANDSHAKES_UNPROVEN_MAX {
+                return Knock::Prove;
+            }
+        } else if under_way.all >= HANDSHAKES_MAX {
+            return Knock::Refuse;
+        } else {
+            let count = under_way.proven.entry(place).or_default();
+            if *count >= HANDSHAKES_PER_ADDRESS_MAX {
+                return Knock::Refuse;
+            }
+            *count += 1;
+        }
+        under_way.all += 1;
+        let handshakes = Arc::clone(self);
+        Knock::Begin(HandshakeSeat { handshakes, place: proven.then_some(place) })
+    }
+}
+
+/// A handshake that is counted.
+#[derive(Debug)]
+pub(super) struct HandshakeSeat {
+    handshakes: Arc<Handshakes>,
+    place: Option<IpAddr>,
+}
+
+impl Drop for HandshakeSeat {
+    fn drop(&mut self) {
+        let mut under_way = lock(&self.handshakes.under_way);
+        under_way.all -= 1;
+        let Some(place) = self.place else { return };
+        if let Some(count) = under_way.proven.get_mut(&place) {
+            *count -= 1;
+            if *count == 0 {
+                under_way.proven.remove(&place);
+            }
+        }
+    }
+}
+
+/// What one host can be expected to have for itself: an IPv4 address, or 64 bits of IPv6.
+fn place(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip @ IpAddr::V4(_) => ip,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> Fingerprint {
+        let mut text = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuF".to_owned();
+        text.push(['A', 'E', 'I', 'M', 'Q', 'U'][usize::from(byte)]);
+        text.parse().expect("a fingerprint")
+    }
+
+    #[test]
+    fn a_client_gets_its_limit_and_all_of_them_theirs() {
+        let limits = Limits { transfers: 3, transfers_per_client: 2, ..Limits::default() };
+        let clients = Clients::new(limits);
+        let seats: Vec<_> = (0..2).map(|_| clients.begin(key(0)).expect("below")).collect();
+        assert!(clients.begin(key(0)).expect_err("its limit").contains("allows a client (2)"));
+        let other = clients.begin(key(1)).expect("below");
+        assert_eq!((clients.count(key(0)), clients.count(key(1))), ((2, 2), (2, 1)));
+        assert!(clients.begin(key(2)).expect_err("the limit").contains("as it allows (3)"));
+        drop(seats);
+        clients.begin(key(2)).expect("there is room again");
+        drop(other);
+        assert!(lock(&clients.table).clients.is_empty(), "who has nothing is forgotten");
+    }
+
+    #[test]
+    fn connections_are_counted_by_client() {
+        let limits = Limits { connections: 3, connections_per_client: 2, ..Limits::default() };
+        let clients = Clients::new(limits);
+        let one = clients.connect(key(0)).expect("below");
+        let _two = clients.connect(key(0)).expect("below");
+        assert!(clients.connect(key(0)).expect_err("its limit").contains("allows a client (2)"));
+        let _three = clients.connect(key(1)).expect("below");
+        assert!(!clients.has_room());
+        drop(one);
+        assert!(clients.has_room());
+        clients.connect(key(0)).expect("there is room again");
+    }
+
+    #[test]
+    fn many_connections_have_small_windows() {
+        let limits = Limits { connections_per_client: 4_096, ..Limits::default() };
+        let clients = Clients::new(limits);
+        let seats: Vec<_> =
+            (0..2_048).map(|_| clients.connect(key(0)).expect("there is room")).collect();
+        assert!(seats[..32].iter().all(|seat| seat.window == RECEIVE_WINDOW_BYTES));
+        assert_eq!(seats[511].window, 1 << 20);
+        let all: u64 = seats.iter().map(|seat| u64::from(seat.window)).sum();
+        assert!(all < 3 << 30, "{all}");
+        let other = clients.connect(key(1)).expect("there is room");
+        assert!((256 << 10..=1 << 20).contains(&other.window));
+    }
+
+    #[test]
+    fn neither_made_up_addresses_nor_one_real_one_keep_others_out() {
+        let handshakes = Arc::new(Handshakes::default());
+        let ip = |last: u16| IpAddr::from([192, 0, (last >> 8) as u8, last as u8]);
+        let mut seats = Vec::new();
+        let mut begin = |ip, proven| match handshakes.knock(ip, proven) {
+            Knock::Begin(seat) => {
+                seats.push(seat);
+                true
+            }
+            _ => false,
+        };
+        assert!((0..256).all(|last| begin(ip(last), false)));
+        assert!(matches!(handshakes.knock(ip(1), false), Knock::Prove));
+        let same = "2001:db8::".parse::<Ipv6Addr>().expect("an address").to_bits();
+        let same = |last: u128| IpAddr::from(Ipv6Addr::from_bits(same + last));
+        assert!((0..512).all(|last| begin(same(last), true)), "one network");
+        assert!(!begin(same(7_000), true));
+        assert!(begin(ip(1), true), "another address");
+        seats.clear();
+        assert!(lock(&handshakes.under_way).proven.is_empty());
+        assert!(matches!(handshakes.knock(same(1), true), Knock::Begin(_)));
+    }
+}

@@ -1,0 +1,321 @@
+//! Room for stripes that are being received: bounded for the server, and shared fairly by its clients.
+//!
+//! A client may take what would be its share if one more client came, so that one alone never has all.
+//! Its transfers share what it has. One stripe always fits. Room that others wait for must be used: see
+//! [`Room::is_wanted`].
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::limits::{Clients, TransferSeat};
+use crate::identity::Fingerprint;
+
+/// What all transfers together may take, in bytes.
+const SERVER_BYTES: usize = 256 << 20;
+/// What one transfer may take, however few there are.
+const TRANSFER_BYTES: usize = 96 << 20;
+/// A client's share is not made smaller than this. Where there are so many clients that this is more than
+/// there is, they wait for one another.
+const CLIENT_BYTES_MIN: usize = 4 << 20;
+
+/// What arrives of stripes before their headers may take this much: of all transfers, and of one.
+const EARLY_SERVER_BYTES: usize = 128 << 20;
+const EARLY_TRANSFER_BYTES: usize = 64 << 20;
+/// A small packet takes more than its content.
+const EARLY_BYTES_MIN: usize = 4 << 10;
+
+/// The server's room.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    clients: Arc<Clients>,
+    all: Arc<Semaphore>,
+    early: Arc<Semaphore>,
+    /// By client, what its stripes take.
+    taken: Mutex<HashMap<Fingerprint, Taken>>,
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    bytes: usize,
+    accounts: usize,
+    /// Told whenever some of it is given back.
+    freed: Arc<Notify>,
+}
+
+impl Rooms {
+    pub(super) fn new(clients: Arc<Clients>) -> Arc<Self> {
+        let [all, early] =
+            [SERVER_BYTES, EARLY_SERVER_BYTES].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        let (taken, waiting) = (Mutex::default(), AtomicUsize::new(0));
+        Arc::new(Self { clients, all, early, taken, waiting })
+    }
+
+    /// Whether a client waits for what others have, although it has less than its share.
+    fn is_short(&self) -> bool {
+        self.waiting.load(Relaxed) > 0
+    }
+}
+
+/// One transfer's room.
+#[derive(Debug)]
+pub(super) struct Account {
+    rooms: Arc<Rooms>,
+    client: Fingerprint,
+    freed: Arc<Notify>,
+    used: AtomicUsize,
+    /// Stripes are given room in the order in which they ask, and only the first one of a transfer
+    /// waits with those of others.
+    turn: tokio::sync::Mutex<()>,
+    early: Arc<Semaphore>,
+    seat: Mutex<Option<TransferSeat>>,
+}
+
+impl Account {
+    /// Room for a transfer of `client`, which is counted for as long as it has its seat.
+    pub(super) fn new(rooms: Arc<Rooms>, client: Fingerprint, seat: TransferSeat) -> Arc<Self> {
+        let mut taken = lock(&rooms.taken);
+        let own = taken.entry(client).or_default();
+        own.accounts += 1;
+        let freed = Arc::clone(&own.freed);
+        drop(taken);
+        Arc::new(Self {
+            rooms,
+            client,
+            freed,
+            used: AtomicUsize::new(0),
+            turn: tokio::sync::Mutex::default(),
+            early: Arc::new(Semaphore::new(EARLY_TRANSFER_BYTES)),
+            seat: Mutex::new(Some(seat)),
+        })
+    }
+
+    /// The transfer is over: another may begin in its place.
+    pub(super) fn leave_seat(&self) {
+        lock(&self.seat).take();
+    }
+
+    /// Waits for room for a stripe.
+    pub(super) async fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
+        let _turn = self.turn.lock().await;
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if self.take(bytes) {
+                break;
+            }
+            freed.await;
+        }
+        let mut room = Room { account: Arc::clone(self), bytes, all: None };
+        let permits = u32::try_from(bytes.min(SERVER_BYTES)).unwrap_or(u32::MAX);
+        let all = || Arc::clone(&self.rooms.all);
+        room.all = all().try_acquire_many_owned(permits).ok();
+        if room.all.is_none() {
+            let _waiting = Waiting::new(&self.rooms.waiting);
+            room.all = all().acquire_many_owned(permits).await.ok();
+        }
+        room.all.is_some().then_some(room)
+    }
+
+    /// Waits for room for what has come of a stripe before its header.
+    pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
+        let permits = bytes.clamp(EARLY_BYTES_MIN, EARLY_TRANSFER_BYTES) as u32;
+        let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
+        let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
+        Some([own, all])
+    }
+
+    /// Takes room of the client's share, if there is enough.
+    fn take(&self, bytes: usize) -> bool {
+        let (clients, transfers) = self.rooms.clients.count(self.client);
+        let (share, own_share) = shares(clients, transfers);
+        let mut taken = lock(&self.rooms.taken);
+        let Some(client) = taken.get_mut(&self.client) else { return false };
+        let fits = |used, share| used == 0 || used + bytes <= share;
+        if !fits(client.bytes, share) || !fits(self.used.load(Relaxed), own_share) {
+            return false;
+        }
+        client.bytes += bytes;
+        self.used.fetch_add(bytes, Relaxed);
+        true
+    }
+
+    fn give_back(&self, bytes: usize) {
+        let mut taken = lock(&self.rooms.taken);
+        self.used.fetch_sub(bytes, Relaxed);
+        if let Some(client) = taken.get_mut(&self.client) {
+            client.bytes -= bytes;
+        }
+        drop(taken);
+        self.freed.notify_waiters();
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let mut taken = lock(&self.rooms.taken);
+        if let Some(client) = taken.get_mut(&self.client) {
+            client.accounts -= 1;
+            if client.accounts == 0 {
+                taken.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What a client may take where `clients` have transfers, and what each of its `transfers`.
+fn shares(clients: usize, transfers: usize) -> (usize, usize) {
+    let client = (SERVER_BYTES / (clients + 1)).max(CLIENT_BYTES_MIN);
+    (client, (client / transfers.max(1)).min(TRANSFER_BYTES))
+}
+
+/// Room that the start of a stripe takes, until it is dropped.
+pub(super) type EarlyRoom = [OwnedSemaphorePermit; 2];
+
+/// Room that a stripe takes, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    account: Arc<Account>,
+    bytes: usize,
+    all: Option<OwnedSemaphorePermit>,
+}
+
+impl Room {
+    /// Whether others wait for it.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.account.rooms.is_short()
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.all.take();
+        self.account.give_back(self.bytes);
+    }
+}
+
+/// Counts who waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::serve::limits::Limits;
+
+    const MIB: usize = 1 << 20;
+
+    struct Server {
+        clients: Arc<Clients>,
+        rooms: Arc<Rooms>,
+    }
+
+    impl Server {
+        fn new() -> Self {
+            let clients = Clients::new(Limits::default());
+            Self { rooms: Rooms::new(Arc::clone(&clients)), clients }
+        }
+
+        fn begin(&self, client: u8) -> Arc<Account> {
+            let mut text = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuF".to_owned();
+            text.push(['A', 'E', 'I', 'M', 'Q', 'U', 'Y', 'c'][usize::from(client)]);
+            let client = text.parse().expect("a fingerprint");
+            let seat = self.clients.begin(client).expect("there are few");
+            Account::new(Arc::clone(&self.rooms), client, seat)
+        }
+    }
+
+    /// Room that is there at once.
+    async fn at_once(account: &Arc<Account>, bytes: usize) -> Option<Room> {
+        tokio::time::timeout(Duration::from_millis(1), account.room(bytes)).await.ok()?
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_takes_its_share_and_leaves_room_for_one_more() {
+        let server = Server::new();
+        let (first, second) = (server.begin(0), server.begin(0));
+        let mut held = Vec::new();
+        while let Some(room) = at_once(&first, MIB).await {
+            held.push(room);
+        }
+        assert_eq!(held.len(), 64, "half of what the client may have");
+        while let Some(room) = at_once(&second, MIB).await {
+            held.push(room);
+        }
+        assert_eq!(held.len(), 128, "half of what there is");
+        let other = server.begin(1);
+        let _room = at_once(&other, 85 * MIB).await.expect("a third of what there is");
+        assert!(at_once(&other, MIB).await.is_none());
+        assert!(held.iter().all(|room| !room.is_wanted()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_stripe_fits_however_small_the_share() {
+        let server = Server::new();
+        let accounts: Vec<_> = (0..8).map(|client| server.begin(client)).collect();
+        let first = at_once(&accounts[0], 32 * MIB).await.expect("more than its share");
+        assert!(at_once(&accounts[0], 1).await.is_none());
+        drop(first);
+        at_once(&accounts[0], 1).await.expect("there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_known_that_somebody_waits_until_that_is_over() {
+        let server = Server::new();
+        let mut held = Vec::new();
+        let mut accounts = Vec::new();
+        for (client, bytes) in [(0, 96), (1, 80), (2, 64), (3, 16)] {
+            let account = server.begin(client);
+            held.push(at_once(&account, bytes * MIB).await.expect("it is there"));
+            accounts.push(account);
+        }
+        assert!(!held[0].is_wanted());
+        let own = tokio::spawn(wait(&accounts[0]));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(!held[0].is_wanted(), "it lacks what it has itself");
+        own.abort();
+
+        let late = server.begin(4);
+        for is_given_up in [true, false] {
+            let waiting = tokio::spawn(wait(&late));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert!(held[0].is_wanted());
+            if is_given_up {
+                waiting.abort();
+                assert!(waiting.await.is_err());
+            } else {
+                drop(held.pop());
+                assert!(waiting.await.expect("it runs").is_some());
+            }
+            assert!(!held[0].is_wanted());
+        }
+        drop(held);
+        at_once(&late, 40 * MIB).await.expect("who gave up holds nothing");
+    }
+
+    fn wait(account: &Arc<Account>) -> impl Future<Output = Option<Room>> + use<> {
+        let account = Arc::clone(account);
+        async move { account.room(MIB).await }
+    }
+}
