@@ -365,7 +365,13 @@ impl Push {
                 self.failures.hear(conn, failure);
             }
             finished @ Control::Finished { .. } => self.on_finished(conn, &finished)?,
-            Control::Hello { .. } | Control::Drop(_) | Control::Finish { .. } => {
+            Control::Hello { .. }
+            | Control::Drop(_)
+            | Control::Finish { .. }
+            | Control::Verify { .. }
+            | Control::Compare { .. }
+            | Control::Expect { .. }
+            | Control::Compared { .. } => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.server)));
             }
         }
