@@ -233,6 +233,19 @@ pub enum ServeEvent {
         /// Why.
         reason: String,
     },
+    /// A client has compared what it has with what is below the root.
+    Verified {
+        /// The client's fingerprint.
+        client: String,
+        /// Its address.
+        remote: SocketAddr,
+        /// Where it looked, relative to the root.
+        destination: String,
+        /// Files, folders and links that were compared.
+        compared: u64,
+        /// How long it took.
+        seconds: f64,
+    },
     /// A client was turned away.
     Refused {
         /// Its address.

@@ -3,6 +3,7 @@
 mod conn;
 mod ledger;
 mod transfer;
+mod verify;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -20,8 +21,9 @@ use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
+use self::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
 use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
+use self::verify::{Asked, Verifier};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
@@ -118,6 +120,7 @@ impl Server {
             );
         }
         let desk = Arc::new(Desk {
+            verifier: Verifier::new(Arc::clone(&self.root)),
             root: self.root,
             report,
             tls: self.tls,
@@ -177,6 +180,7 @@ type TransferKey = (Fingerprint, [u8; 16]);
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
+    verifier: Verifier,
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
@@ -216,7 +220,8 @@ impl Desk {
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
         let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
         let (conn, hello) = match greeting {
-            Ok(Ok(greeted)) => greeted,
+            Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
+            Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
             Ok(Err(error)) => {
                 close(CLOSE_PROTOCOL, &error.to_string());
                 return refused(error.to_string());
@@ -240,6 +245,32 @@ impl Desk {
                 close(CLOSE_REFUSED, &reason);
                 refused(reason);
                 // The client should hear why before this end forgets the connection.
+                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+            }
+        }
+    }
+
+    /// Serves a client that compares what is there with what it has.
+    async fn verify(&self, client: Fingerprint, asked: Asked) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
+        let close =
+            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        match self.verifier.serve(asked).await {
+            Ok(compared) => (self.report)(ServeEvent::Verified {
+                client: client.to_string(),
+                remote,
+                destination,
+                compared,
+                seconds: began.elapsed().as_secs_f64(),
+            }),
+            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
+            Err(error) => {
+                let is_refusal = matches!(error, ConnError::Refused(_));
+                let (code, reason) =
+                    (if is_refusal { CLOSE_REFUSED } else { CLOSE_PROTOCOL }, error.to_string());
+                close(code, &reason);
+                self.refuse(remote, reason);
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
             }
         }
@@ -272,16 +303,7 @@ impl Desk {
             return Ok(Arc::clone(transfer));
         }
         let Hello { version, destination, .. } = hello;
-        if *version != VERSION {
-            return Err(format!(
-                "the server speaks version {VERSION} of the protocol, not {version}"
-            ));
-        }
-        let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
-        let path = destination[..destination.len() - slashes].to_vec();
-        if !path.is_empty() && !is_path_safe(&path) {
-            return Err(format!("the destination {:?} is not allowed", shown(&path)));
-        }
+        let path = destination_path(*version, destination)?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
@@ -324,7 +346,7 @@ impl Desk {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end(&error.to_string());
             }
-            ConnError::Lost(_) | ConnError::Done => {}
+            ConnError::Lost(_) | ConnError::Done | ConnError::Refused(_) => {}
         }
         if transfer.leave(number) > 0 {
             return;
@@ -359,6 +381,19 @@ impl Desk {
         let last = Arc::clone(transfer);
         drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
     }
+}
+
+/// The path that a destination stands for, if this server can serve it.
+fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u8>, String> {
+    if version != VERSION {
+        return Err(format!("the server speaks version {VERSION} of the protocol, not {version}"));
+    }
+    let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
+    let path = destination[..destination.len() - slashes].to_vec();
+    if !path.is_empty() && !is_path_safe(&path) {
+        return Err(format!("the destination {:?} is not allowed", shown(&path)));
+    }
+    Ok(path)
 }
 
 async fn clean_often(root: Arc<Dir>, stop: Arc<AtomicBool>) {
