@@ -3,9 +3,9 @@
 mod config;
 mod connections;
 mod failures;
-mod names;
-mod progress;
-mod reach;
+pub(crate) mod names;
+pub(crate) mod progress;
+pub(crate) mod reach;
 mod source;
 
 use std::collections::HashMap;

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -203,7 +203,7 @@ fn read_piece(
         return Err(CHANGED.into());
     }
     let told = |error: io::Error| reason(&error);
-    let file = open(part).map_err(told)?;
+    let file = open(&part.item.local).map_err(told)?;
     let current = |file: &File| file.metadata().map(|metadata| FileInfo::of(&metadata));
     if !info.is_unchanged(&current(&file).map_err(told)?) {
         return Err("it changed after it was found".into());
@@ -223,11 +223,11 @@ fn read_piece(
     Ok((runs, hash))
 }
 
-/// Opens the file without being led elsewhere by a link that has taken its place, and without waiting
+/// Opens a file without being led elsewhere by a link that has taken its place, and without waiting
 /// if it has become a pipe.
-fn open(part: &Part) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&part.item.local)
+    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn whole(part: &Part) -> Vec<Run> {
