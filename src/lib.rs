@@ -42,6 +42,7 @@
 //!     budget: BudgetConfig::default(),
 //!     rate_max: None,
 //!     paths: PathCache::of_user(),
+//!     receipt: None,
 //!     connect_timeout: Duration::from_secs(10),
 //! };
 //! let tell = Arc::new(|event| println!("{event:?}"));

@@ -6,6 +6,7 @@ mod failures;
 pub(crate) mod names;
 pub(crate) mod progress;
 pub(crate) mod reach;
+mod receipt;
 mod source;
 
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use self::failures::Failures;
 use self::names::starts;
 use self::progress::Rate;
 use self::reach::Reach;
+use self::receipt::Receipt;
 use self::source::{Found, Source};
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
@@ -62,6 +64,7 @@ pub async fn push(
         () = stop => Err(Error::Interrupted),
     };
     push.close(result.is_ok()).await;
+    let result = push.finish_receipt(result).await;
     if let Ok(summary) = &result {
         (push.report)(PushEvent::Summary(summary.clone()));
     }
@@ -92,6 +95,7 @@ struct Push {
     transfer: [u8; 16],
     destination: Vec<u8>,
     source: Source,
+    receipt: Option<Arc<Receipt>>,
     /// Which of the server's transfers this is.
     instance: Option<u64>,
     links: HashMap<ConnId, Link>,
@@ -118,7 +122,11 @@ struct Push {
 
 impl Push {
     fn start(config: PushConfig, report: PushReporter) -> Result<Self, Error> {
-        let source = Source::new(starts(&config.sources)?);
+        let starts = starts(&config.sources)?;
+        let client = config.identity.fingerprint();
+        let receipt = config.receipt.map(|path| Receipt::create(path, client).map(Arc::new));
+        let receipt = receipt.transpose()?;
+        let source = Source::new(starts);
         let now = Instant::now();
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
@@ -141,7 +149,7 @@ impl Push {
         let server = config.server_name;
         let reach = Reach::new(server.clone(), route.servers[0], config.connect_timeout, now);
         Ok(Self {
-            failures: Failures::new(Arc::clone(&report)),
+            failures: Failures::new(Arc::clone(&report), receipt.clone()),
             reach,
             report,
             server,
@@ -154,6 +162,7 @@ impl Push {
             transfer,
             destination: config.destination,
             source,
+            receipt,
             instance: None,
             links: HashMap::new(),
             flights: HashMap::new(),
@@ -275,8 +284,13 @@ impl Push {
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events) = (stripe.id.0, self.events.clone());
+        let receipt = self.receipt.clone();
         tokio::task::spawn_blocking(move || {
-            let Outcome { prepared, sealed, failures } = prepare(id, &parts);
+            let outcome = prepare(id, &parts);
+            if let Some(receipt) = receipt {
+                receipt.add(&parts, &outcome);
+            }
+            let Outcome { prepared, sealed, failures, .. } = outcome;
             // A seal must be known before its last piece can be confirmed.
             drop(events.send(Event::Prepared { sealed, failures }));
             ready_in.send_replace(Some(prepared));
@@ -320,6 +334,10 @@ impl Push {
         self.reach.up(now);
         let (local, remote) = link.addresses();
         self.connections.up(conn, local, remote, now);
+        if let Some(receipt) = &self.receipt {
+            let key = link.fingerprint();
+            receipt.begin(&self.transfer, key, &self.server, remote, &self.destination);
+        }
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
             link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
@@ -376,6 +394,15 @@ impl Push {
             }
         }
         Ok(())
+    }
+
+    /// What was not delivered is known by now.
+    async fn finish_receipt(&mut self, result: Result<Summary, Error>) -> Result<Summary, Error> {
+        let (Ok(summary), Some(receipt)) = (&result, self.receipt.take()) else { return result };
+        let (summary, failures) = (summary.clone(), std::mem::take(&mut self.failures.settled));
+        let finish = move || receipt.finish(&summary, failures).map(|()| summary);
+        let finished = tokio::task::spawn_blocking(finish).await;
+        finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
     }
 
     fn on_welcome(&mut self, destination: Destination, instance: u64) -> Result<(), Error> {

@@ -159,6 +159,9 @@ pub enum ReceiptError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// It has no last line.
+    #[error("it is cut short: there is no last line")]
+    CutShort,
     /// It is no receipt, or none that this version can read.
     #[error("line {line}: {reason}")]
     Bad {
@@ -305,7 +308,7 @@ impl<R: BufRead> Reader<R> {
         self.line += 1;
         match (text.is_empty(), self.ended) {
             (true, true) => return Ok(None),
-            (true, false) => return Err(self.bad("it is cut short: there is no last line")),
+            (true, false) => return Err(ReceiptError::CutShort),
             (false, true) => return Err(self.bad("there is more after the last line")),
             (false, false) => {}
         }

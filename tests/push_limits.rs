@@ -57,6 +57,7 @@ impl Host {
             budget: BudgetConfig::default(),
             rate_max: None,
             paths: None,
+            receipt: None,
             connect_timeout: Duration::from_secs(10),
         }
     }

@@ -71,6 +71,7 @@ impl Pair {
             budget: BudgetConfig::default(),
             rate_max: None,
             paths: None,
+            receipt: None,
             connect_timeout: Duration::from_secs(10),
         };
         push(config, Arc::new(|_| ()), std::future::pending()).await

@@ -41,6 +41,8 @@ pub struct PushConfig {
     pub budget: BudgetConfig,
     /// Where paths are remembered; `None` starts every push from nothing.
     pub paths: Option<PathCache>,
+    /// Where to write a [receipt](crate::receipt) to; only a push that ends without an error writes one.
+    pub receipt: Option<PathBuf>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
 }

@@ -46,6 +46,10 @@ impl ServeReport {
             ServeEvent::Aborted { transfer, reason } => {
                 format!("{transfer}: ended before it was done: {reason}")
             }
+            ServeEvent::Verified { client, remote, destination, compared, seconds } => format!(
+                "{remote} ({client}) has compared {} below /{destination} in {seconds:.2} s",
+                count(*compared, "item")
+            ),
             ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
             other => format!("{other:?}"),
         }

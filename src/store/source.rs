@@ -85,6 +85,8 @@ pub struct Prepared {
 pub struct Outcome {
     /// The stripe.
     pub prepared: Prepared,
+    /// Files of one piece, with their hash.
+    pub whole: Vec<(Arc<SourceItem>, [u8; 32])>,
     /// Files of several pieces whose last piece this was, with their hash.
     pub sealed: Vec<(Arc<SourceItem>, [u8; 32])>,
     /// What could not be read.
@@ -99,12 +101,17 @@ pub fn prepare(stripe: u64, parts: &[Part]) -> Outcome {
     let bytes: u64 = parts.iter().map(|part| part.len).sum();
     let mut content = Content { buffer: vec![0; bytes as usize], filled: 0 };
     let mut table = Vec::new();
-    let (mut sealed, mut failures) = (Vec::new(), Vec::new());
+    let (mut whole, mut sealed, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         let start = content.filled;
         match record(part, &mut content) {
             Ok((record, root)) => {
                 record.encode(&mut table);
+                if let Record::Piece(Piece { len, file_bytes, hash, .. }) = record
+                    && len == file_bytes
+                {
+                    whole.push((Arc::clone(&part.item), hash));
+                }
                 sealed.extend(root.map(|root| (Arc::clone(&part.item), root)));
             }
             Err(reason) => {
@@ -128,7 +135,7 @@ pub fn prepare(stripe: u64, parts: &[Part]) -> Outcome {
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
     let prepared = Prepared { head: head.into(), content: content.buffer.into() };
-    Outcome { prepared, sealed, failures }
+    Outcome { prepared, whole, sealed, failures }
 }
 
 /// A stripe's content as it is read. Allocated at once, since zeroed pages come free of charge.

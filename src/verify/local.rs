@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -51,7 +51,8 @@ pub async fn verify_receipt(
     })?;
     let (root, scanned) = (Arc::new(root), Arc::<Scanned>::default());
     let mut tally = Tally::new(report, Arc::clone(&scanned), config.content_only);
-    let mut lines = read_ahead(file, config.below, Arc::clone(&scanned));
+    let below = config.below;
+    let mut lines = read_ahead(file, below.clone(), Arc::clone(&scanned));
     let wanted = Wanted::default();
     let mut tasks = JoinSet::new();
     let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
@@ -80,9 +81,9 @@ pub async fn verify_receipt(
             },
         }
     }
-    if !any {
-        let dir = Path::new(&receipt).display();
-        tracing::warn!("{dir} lists nothing that was to be compared");
+    if !any && !below.is_empty() {
+        let below = shown(&below);
+        return Err(Error::Usage(format!("{receipt} lists nothing below {below:?}")));
     }
     Ok(tally.end())
 }
