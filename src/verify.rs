@@ -91,8 +91,10 @@ pub async fn verify(
         result = verify.run() => result,
         () = stop => Err(Error::Interrupted),
     };
-    verify.peer.close(result.is_ok()).await;
-    result.map(|()| verify.tally.end())
+    let Verify { peer, tally, .. } = verify;
+    let result = result.map(|()| tally.end());
+    peer.close(result.is_ok()).await;
+    result
 }
 
 /// Looks through the sources ahead of who reads from the channel; ends with it.

@@ -252,3 +252,74 @@ fn rfc3339(time: SystemTime) -> String {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::wire::Meta;
+
+    fn failure(path: &str) -> Failure {
+        Failure { path: path.into(), reason: "full".into() }
+    }
+
+    /// What a receipt says of some files, and whether it is complete.
+    fn receipt(failures: Vec<Failure>, failed_unnamed: u64) -> (Vec<(String, bool)>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path()).unwrap();
+        let path = dir.path().join("receipt");
+        let receipt = Receipt::create(path.clone(), identity.fingerprint()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        for _ in 0..2 {
+            receipt.begin(&[0; 16], None, "host", address, b"");
+        }
+        let meta = Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 };
+        for path in ["top", "a/b/file", "a/bc"] {
+            receipt.write(&Line::File(FileEntry::new(path.as_bytes(), 1, [0; 32], meta)));
+        }
+        receipt.fail(&failure("source"));
+        assert!(!path.exists(), "it is not there before it is finished");
+        let summary = Summary { failed_unnamed, ..Summary::default() };
+        receipt.finish(&summary, failures).unwrap();
+
+        let mut reader = Reader::new(BufReader::new(File::open(&path).unwrap()));
+        let (mut told, mut complete) = (Vec::new(), false);
+        while let Some(mut line) = reader.next_line().unwrap() {
+            if let Some((name, delivery)) = line.entry_mut() {
+                assert_eq!(delivery.delivered, delivery.reason.is_none());
+                told.push((name.path.clone(), delivery.delivered));
+            } else if let Line::Failed { path, .. } = line {
+                told.push((path, false));
+            } else if let Line::End(end) = line {
+                complete = end.complete;
+            }
+        }
+        drop(receipt);
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 2, "no temporary file is left beside the identity and the receipt");
+        (told, complete)
+    }
+
+    #[test]
+    fn only_what_is_certain_is_delivered() {
+        for (failures, unnamed, delivered) in [
+            (vec![], 0, [true, true, true]),
+            (vec!["top"], 0, [false, true, true]),
+            // Names in a folder, and whatever is below them.
+            (vec!["a/b"], 0, [true, false, true]),
+            (vec!["a"], 0, [true, false, false]),
+            (vec![""], 0, [false, false, false]),
+            (vec!["top"], 1, [false, false, false]),
+        ] {
+            let failed: Vec<_> = failures.iter().copied().map(failure).collect();
+            let (told, complete) = receipt(failed, unnamed);
+            let mut want: Vec<_> =
+                ["top", "a/b/file", "a/bc"].map(String::from).into_iter().zip(delivered).collect();
+            want.push(("source".into(), false));
+            want.extend(
+                failures.iter().filter(|&&path| path != "top").map(|&path| (path.into(), false)),
+            );
+            assert_eq!((told, complete), (want, unnamed == 0), "{failures:?}");
+        }
+    }
+}

@@ -73,15 +73,15 @@ impl Scene {
     }
 }
 
-struct Attacker {
-    connection: Connection,
+pub(crate) struct Attacker {
+    pub(crate) connection: Connection,
     control: SendStream,
     messages: ControlReader,
     _endpoint: Endpoint,
 }
 
 impl Attacker {
-    async fn connect(host: &Host, serve: &Serve) -> Self {
+    pub(crate) async fn connect(host: &Host, serve: &Serve) -> Self {
         Self::with_key_of(host, host, serve).await
     }
 
@@ -102,7 +102,7 @@ impl Attacker {
         Self { connection, control, messages, _endpoint: endpoint }
     }
 
-    async fn say(&mut self, message: &Control) {
+    pub(crate) async fn say(&mut self, message: &Control) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.unwrap();
@@ -127,12 +127,12 @@ impl Attacker {
         stream.stopped().await.ok();
     }
 
-    async fn next(&mut self) -> Option<Control> {
+    pub(crate) async fn next(&mut self) -> Option<Control> {
         let next = timeout(PATIENCE, self.messages.next()).await.expect("an answer");
         next.unwrap_or_default()
     }
 
-    async fn expect_welcome(&mut self) {
+    pub(crate) async fn expect_welcome(&mut self) {
         assert!(matches!(self.next().await, Some(Control::Welcome { .. })));
     }
 
@@ -151,7 +151,7 @@ impl Attacker {
     }
 
     /// The server closes the connection and says why.
-    async fn expect_closed(&self, words: &str) {
+    pub(crate) async fn expect_closed(&self, words: &str) {
         let error = timeout(PATIENCE, self.connection.closed()).await.expect("it is closed");
         let ConnectionError::ApplicationClosed(close) = error else {
             panic!("closed without {words:?}: {error:?}")
