@@ -161,7 +161,7 @@ impl Verify {
             let takes_found = !self.all_found && self.unanswered.len() < COMPARES_MAX;
             tokio::select! {
                 biased;
-                message = self.peer.next() => self.on_message(message?)?,
+                message = self.peer.next() => self.on_message(&message?)?,
                 Some(hashed) = self.hashing.join_next() => self.on_hashed(hashed)?,
                 _ = tick.tick() => self.tally.tell_progress(),
                 found = self.found.recv(), if takes_found => match found {
@@ -224,8 +224,8 @@ impl Verify {
         self.peer.say(Control::Expect { item, hash })
     }
 
-    fn on_message(&mut self, message: Control) -> Result<(), Error> {
-        let Control::Compared { item, verdict } = message else {
+    fn on_message(&mut self, message: &Control) -> Result<(), Error> {
+        let &Control::Compared { item, verdict } = message else {
             return Err(self.peer.broke_the_protocol());
         };
         let unanswered = self.unanswered.remove(&item);

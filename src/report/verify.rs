@@ -129,16 +129,16 @@ fn text(summary: &VerifySummary) -> String {
         count(*files, "file"),
         size(summary.bytes)
     );
-    let mut differ = String::new();
-    for (number, what) in [
+    let differ: Vec<_> = [
         (missing, "MISSING"),
         (different, "DIFFERENT"),
         (metadata, "with other permissions or times"),
         (not_compared, "NOT COMPARED"),
-    ] {
-        if *number > 0 {
-            differ += &format!("; {number} {what}");
-        }
-    }
+    ]
+    .into_iter()
+    .filter(|(number, _)| **number > 0)
+    .map(|(number, what)| format!("; {number} {what}"))
+    .collect();
+    let differ = differ.concat();
     format!("{same}{differ}; {:.2} s, {}", summary.seconds, rate(summary.bytes_per_s))
 }

@@ -42,12 +42,12 @@ impl Peer {
         let mut reach =
             Reach::new(config.server_name.clone(), config.server, timeout, Instant::now());
         match tokio::time::timeout(timeout, open(config)).await {
-            Err(_) => return Err(reach.unreachable("no answer")),
+            Err(_) => Err(reach.unreachable("no answer")),
             Ok(Err(OpenError::Link(error))) => {
                 reach.lost(error, 1)?;
-                return Err(reach.unreachable("no connection could be opened"));
+                Err(reach.unreachable("no connection could be opened"))
             }
-            Ok(Err(OpenError::Other(error))) => return Err(error),
+            Ok(Err(OpenError::Other(error))) => Err(error),
             Ok(Ok(open)) => {
                 reach.up(Instant::now());
                 Self::new(open, config, reach).welcomed(timeout).await
@@ -61,6 +61,9 @@ impl Peer {
         let mut sending = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(control_out, queued).await) });
+        let destination = config.destination.clone();
+        // There is room: nothing was said before.
+        drop(queue.try_send(Control::Verify { version: VERSION, destination }));
         Self {
             connection,
             messages,
@@ -70,14 +73,6 @@ impl Peer {
             _endpoint: endpoint,
             _sending: sending,
         }
-        .with_request(config)
-    }
-
-    fn with_request(self, config: &VerifyConfig) -> Self {
-        let destination = config.destination.clone();
-        // The queue is empty.
-        drop(self.queue.try_send(Control::Verify { version: VERSION, destination }));
-        self
     }
 
     async fn welcomed(mut self, timeout: Duration) -> Result<(Self, Destination), Error> {
