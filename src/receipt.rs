@@ -97,6 +97,9 @@ pub struct FileEntry {
     pub mtime_s: i64,
     /// The rest of it, in nanoseconds.
     pub mtime_ns: u32,
+    /// It was delivered by an earlier run of the same push, and the hash is what the server has kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
     /// Whether it was delivered.
     #[serde(flatten)]
     pub delivery: Delivery,
@@ -210,6 +213,7 @@ impl FileEntry {
             mode: octal(meta.mode),
             mtime_s: meta.mtime_s,
             mtime_ns: meta.mtime_ns,
+            kept: false,
             delivery: Delivery::done(),
         }
     }

@@ -138,6 +138,7 @@ fn every_line_of_a_receipt_is_documented_as_it_is() {
             destination: text(),
         }),
         Line::File(FileEntry {
+            kept: true,
             delivery: delivery.clone(),
             ..FileEntry::new(path, 0, [0; 32], meta)
         }),

@@ -22,7 +22,7 @@ use crate::receipt::{
     Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
 };
 use crate::store::commit::folder_of;
-use crate::store::scan::Kind;
+use crate::store::scan::{FileInfo, Kind};
 use crate::store::source::{Outcome, Part, SourceKind};
 use crate::store::{reason, shown};
 use crate::wire::transfer_name;
@@ -45,13 +45,17 @@ struct Out {
 
 impl Receipt {
     /// Creates the temporary file, which goes with it unless the receipt is finished.
-    pub(super) fn create(path: PathBuf, client: Fingerprint) -> Result<Self, Error> {
+    pub(super) fn create(
+        path: PathBuf,
+        client: Fingerprint,
+        started: SystemTime,
+    ) -> Result<Self, Error> {
         let file = temp_file(&path).map_err(|error| {
             Error::Disk(format!("cannot write the receipt {}: {}", path.display(), reason(&error)))
         })?;
         let out =
             Mutex::new(Out { file: Some(BufWriter::new(file)), has_head: false, error: None });
-        Ok(Self { path, client, started: SystemTime::now(), out })
+        Ok(Self { path, client, started, out })
     }
 
     /// The server is reached. Comes before everything else; only the first time counts.
@@ -97,6 +101,12 @@ impl Receipt {
                 self.write(&Line::File(entry));
             }
         }
+    }
+
+    /// A file that an earlier run has delivered, with the hash that the server has kept of it.
+    pub(super) fn add_kept(&self, path: &[u8], info: &FileInfo, hash: [u8; 32]) {
+        let entry = FileEntry::new(path, info.bytes, hash, info.meta);
+        self.write(&Line::File(FileEntry { kept: true, ..entry }));
     }
 
     /// Something at the source could not be sent.
@@ -268,7 +278,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
         let path = dir.path().join("receipt");
-        let receipt = Receipt::create(path.clone(), identity.fingerprint()).unwrap();
+        let receipt =
+            Receipt::create(path.clone(), identity.fingerprint(), SystemTime::now()).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         for _ in 0..2 {
             receipt.begin(&[0; 16], None, "host", address, b"");

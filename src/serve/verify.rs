@@ -65,7 +65,7 @@ impl Verifier {
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
         let lost = |_| ConnError::Lost("no answer can be sent".into());
-        let welcome = Control::Welcome { version: VERSION, destination, instance: 0 };
+        let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
         sender.send(welcome).await.map_err(lost)?;
 
         let mut session = Session::new(Arc::clone(&self.root), Arc::clone(&self.hashes));

@@ -13,8 +13,9 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::commit::folder_of;
+use super::os;
 use super::scan::FileInfo;
-use super::sink::{name_of, os};
+use super::sink::name_of;
 use crate::wire::{Content, Meta, Subject, Verdict};
 
 /// What is read and hashed at a time, in bytes.

@@ -11,8 +11,8 @@
 
 use bytes::BufMut;
 
-use super::stripe::{get_hash, get_meta, limit, put_meta};
-use super::{Meta, WireError, get_varint, put_all, put_varint};
+use super::stripe::{get_meta, limit, put_meta};
+use super::{Meta, WireError, get_array, get_varint, put_all, put_varint};
 use crate::hashtree::FILE_BYTES_MAX;
 
 /// What the client has.
@@ -56,7 +56,7 @@ impl Subject {
                 bytes: limit("file size", get_varint(input)?, FILE_BYTES_MAX)?,
                 meta: get_meta(input)?,
             },
-            2 => Self::Symlink { target_hash: get_hash(input)? },
+            2 => Self::Symlink { target_hash: get_array(input)? },
             value => return Err(WireError::Unknown { what: "subject", value }),
         })
     }

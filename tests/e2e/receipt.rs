@@ -6,10 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::common::{Host, Ran, Serve, hash, names, random, run};
+use crate::common::{Host, Ran, Serve, eventually, hash, names, random, run};
+use crate::relay::{self, Relay};
 
 fn push(host: &Host, source: &Path, url: &str) -> (Ran, PathBuf) {
     let receipt = host.outside("receipt");
@@ -87,6 +89,36 @@ fn a_receipt_lists_what_was_delivered_and_finds_what_changes_later() {
     let want = [("to/tree/a/5000001", "content"), ("to/tree/link", "missing")];
     let want = want.map(|(path, differs)| (path.to_owned(), differs.to_owned()));
     assert_eq!((ran.code, found), (1, want.to_vec()));
+}
+
+#[test]
+fn a_push_that_goes_on_lists_what_was_there_already_as_well() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let relay =
+        Relay::start(serve.address, relay::Path { bytes_per_s: 2e5, ..relay::Path::default() });
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for number in 0..60 {
+        fs::write(top.join(number.to_string()), random(number, 256 << 10)).unwrap();
+    }
+    let mut first = host.pushing(&[top.as_ref()], &relay.url(""));
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let arrived = || fs::read_dir(host.root("tree")).map_or(0, Iterator::count);
+    eventually("some are there", || arrived() > 20);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let (ran, receipt) = push(&host, &top, &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let told = lines(&receipt);
+    let files: Vec<_> = told.iter().filter(|line| line["type"] == "file").collect();
+    assert_eq!((files.len(), &told[told.len() - 1]["files"]), (60, &60.into()));
+    assert!(files.iter().any(|file| file["kept"] == true), "{told:?}");
+    for file in files {
+        assert_eq!(file["blake3"], hash(&host.root(file["path"].as_str().unwrap())), "{file}");
+    }
+    let ran = check(&host, &receipt, &[host.root("").as_ref()]);
+    assert_eq!((ran.code, ran.findings().len()), (0, 0), "{ran:?}");
 }
 
 #[test]
