@@ -3,10 +3,12 @@
 pub(crate) mod clean;
 mod file;
 mod net;
+mod peer;
 mod push;
 mod serve;
 pub(crate) mod trust;
 mod url;
+mod verify;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use self::push::{PushArgs, local as local_push};
 pub(crate) use self::serve::ServeArgs;
+pub(crate) use self::verify::VerifyArgs;
 
 const AFTER_HELP: &str = "\
 On the host that receives:   qbulk serve --root /srv/data
@@ -28,7 +31,7 @@ To see both at once on this one:   qbulk demo
 The two must trust each other: `qbulk serve --help` says who may write, and `qbulk push` asks before it \
 trusts a server that it does not know.
 
-Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
+Exit codes: 0 done, 1 some files failed or differ (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
 130 interrupted.
 
@@ -54,6 +57,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Send files and folders to a host that runs `qbulk serve`.
     Push(Box<PushArgs>),
+    /// Compare files and folders with what is on a server, or with a receipt, without moving them.
+    Verify(Box<VerifyArgs>),
     /// Take files from others into a folder, until stopped.
     Serve(Box<ServeArgs>),
     /// Remove what unfinished transfers have left in a served folder.
@@ -152,6 +157,7 @@ impl Cli {
         match &self.command {
             Command::Push(args) => Some(args.output),
             Command::Serve(args) => Some(args.output),
+            Command::Verify(args) => Some(args.output),
             _ => None,
         }
     }

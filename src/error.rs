@@ -29,7 +29,7 @@ pub enum Error {
     Identity(#[from] IdentityError),
 }
 
-/// The exit code of a push that moved all but some files.
+/// The exit code of a push that moved all but some files, and of a verification that found a difference.
 pub const EXIT_SOME_FAILED: u8 = 1;
 
 impl Error {

@@ -207,6 +207,79 @@ pub struct Summary {
     pub connections: Vec<ConnectionTotal>,
 }
 
+/// What happens during a verification.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum VerifyEvent {
+    /// Something is not as it should be.
+    Difference(Difference),
+    /// Something could not be compared; the others are.
+    NotCompared(Failure),
+    /// How far the verification is; several times a second.
+    VerifyProgress(VerifyProgress),
+    /// Everything that could be compared was.
+    VerifySummary(VerifySummary),
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Its path at the destination.
+    pub path: String,
+    /// What differs: `missing`, `kind`, `size`, `content`, `target`, `mode` or `mtime`; one or more.
+    pub differs: Vec<&'static str>,
+}
+
+/// How far a verification is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VerifyProgress {
+    /// Since the start, in seconds.
+    pub elapsed_s: f64,
+    /// Files, folders and links found so far.
+    pub found_items: u64,
+    /// Bytes of content found so far.
+    pub found_bytes: u64,
+    /// Whether that was all, so that the two above are final.
+    pub scan_done: bool,
+    /// Files, folders and links that are compared.
+    pub compared_items: u64,
+    /// Bytes that this host has hashed, or need not hash.
+    pub hashed_bytes: u64,
+    /// Bytes per second over the last second or so.
+    pub bytes_per_s: f64,
+}
+
+/// What a verification has found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct VerifySummary {
+    /// Files that are the same.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Folders and links that are the same.
+    pub others: u64,
+    /// Files, folders and links that are missing.
+    pub missing: u64,
+    /// Those with another content, size, target or kind.
+    pub different: u64,
+    /// Files of which only permission bits or modification times differ.
+    pub metadata: u64,
+    /// What could not be compared.
+    pub not_compared: u64,
+    /// How long it took, in seconds.
+    pub seconds: f64,
+    /// Bytes that this host has hashed, or did not need to, in bytes per second.
+    pub bytes_per_s: f64,
+}
+
+impl VerifySummary {
+    /// Whether everything was compared and is the same.
+    pub fn is_same(&self) -> bool {
+        self.missing + self.different + self.metadata + self.not_compared == 0
+    }
+}
+
 /// What happens at a server.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -254,6 +327,19 @@ pub enum ServeEvent {
     Draining {
         /// How many run.
         transfers: usize,
+    },
+    /// A client has compared what it has with what is below the root.
+    Verified {
+        /// The client's fingerprint.
+        client: String,
+        /// Its address.
+        remote: SocketAddr,
+        /// Where it looked, relative to the root.
+        destination: String,
+        /// Files, folders and links that were compared.
+        compared: u64,
+        /// How long it took.
+        seconds: f64,
     },
     /// A client was turned away.
     Refused {

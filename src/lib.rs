@@ -9,8 +9,9 @@
 //! - [`buffers`]: memory that is used again.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
-//! - [`push`] and [`serve`]: the two ends, composed of the above; they tell what happens by [`event`]s
-//!   and end with an [`error`].
+//! - [`receipt`]: what a push has delivered, in a file.
+//! - [`push`] and [`serve`]: the two ends, composed of the above, and [`verify`], which compares them; they
+//!   tell what happens by [`event`]s and end with an [`error`].
 //!
 //! # Example
 //! ```no_run
@@ -51,7 +52,9 @@ pub mod hashtree;
 pub mod identity;
 pub mod net;
 pub mod push;
+pub mod receipt;
 pub mod serve;
 pub mod store;
 pub mod traffic;
+pub mod verify;
 pub mod wire;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use qbulk::certs::{self, CertPaths};
 use qbulk::error::{EXIT_SOME_FAILED, Error};
-use qbulk::event::{PushEvent, ServeEvent, Summary};
+use qbulk::event::{PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
-use cli::{CertCommand, Cli, Command, OutputArgs, PushArgs, ServeArgs};
-use report::{PushReport, ServeReport};
+use cli::{CertCommand, Cli, Command, OutputArgs, PushArgs, ServeArgs, VerifyArgs};
+use report::{PushReport, ServeReport, VerifyReport};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway.
 const BLOCKING_THREADS: usize = 16;
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, Error> {
     match command {
         Command::Push(args) => return on_runtime(push(*args)),
+        Command::Verify(args) => return on_runtime(verify(*args)),
         Command::Serve(args) => return on_runtime(serve(*args)),
         Command::Clean(args) => return args.run(),
         Command::Demo { size } => return on_runtime(demo(size)),
@@ -59,6 +60,16 @@ async fn push(args: PushArgs) -> Result<ExitCode, Error> {
         args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
     report.end();
     result.map(|summary| exit_code(&summary))
+}
+
+async fn verify(args: VerifyArgs) -> Result<ExitCode, Error> {
+    let report = Arc::new(VerifyReport::new(args.output));
+    let tell = Arc::clone(&report);
+    let result =
+        args.run(Arc::new(move |event: VerifyEvent| tell.tell(&event)), stop_signal()?).await;
+    report.end();
+    result
+        .map(|summary| if summary.is_same() { ExitCode::SUCCESS } else { EXIT_SOME_FAILED.into() })
 }
 
 async fn serve(args: ServeArgs) -> Result<ExitCode, Error> {

@@ -3,16 +3,17 @@
 mod config;
 mod connections;
 mod failures;
-mod names;
-mod progress;
-mod reach;
+pub(crate) mod names;
+pub(crate) mod progress;
+pub(crate) mod reach;
 mod recall;
+mod receipt;
 mod retry;
 mod source;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -25,6 +26,7 @@ use self::names::{push_number, starts};
 use self::progress::Rate;
 use self::reach::Reach;
 use self::recall::{KeptFiles, Recall};
+use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
 use self::source::{Found, Source};
 use crate::buffers::Buffers;
@@ -64,7 +66,7 @@ pub async fn push(
     report: PushReporter,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
-    let began = Instant::now();
+    let (began, started) = (Instant::now(), SystemTime::now());
     let mut retry = Retry::new(config.retry_for);
     let (mut interruptions, mut sent_bytes) = (0, 0);
     tokio::pin!(stop);
@@ -73,13 +75,17 @@ pub async fn push(
         if interruptions > 0 {
             config.connect_timeout = config.connect_timeout.min(REACH_TIME);
         }
-        let mut push = Push::start(config, Arc::clone(&report))?;
+        let client = config.identity.fingerprint();
+        let receipt = config.receipt.clone().map(|path| Receipt::create(path, client, started));
+        let receipt = receipt.transpose()?.map(Arc::new);
+        let mut push = Push::start(config, Arc::clone(&report), receipt)?;
         push.began = began;
         let result = push.run_until(&mut stop).await;
         let error = match result {
             Ok(summary) => {
                 let sent_bytes = sent_bytes + summary.sent_bytes;
                 let summary = Summary { sent_bytes, interruptions, ..summary };
+                push.finish_receipt(&summary).await?;
                 report(PushEvent::Summary(summary.clone()));
                 return Ok(summary);
             }
@@ -126,6 +132,7 @@ struct Push {
     number: [u8; 16],
     destination: Vec<u8>,
     source: Source,
+    receipt: Option<Arc<Receipt>>,
     recall: Recall,
     /// Which of the server's transfers this is.
     instance: Option<u64>,
@@ -153,8 +160,12 @@ struct Push {
 }
 
 impl Push {
-    fn start(config: PushConfig, report: PushReporter) -> Result<Self, Error> {
-        let source = Source::new(starts(&config.sources)?);
+    fn start(
+        config: PushConfig,
+        report: PushReporter,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Result<Self, Error> {
+        let source = Source::new(starts(&config.sources)?, receipt.clone());
         let number = push_number(&config.sources, &config.destination);
         let pool = PoolConfig { stuck_after: config.retry_for.max(STUCK_TIME_MIN), ..config.pool };
         let now = Instant::now();
@@ -179,7 +190,7 @@ impl Push {
         let server = config.server_name;
         let reach = Reach::new(server.clone(), route.servers[0], config.connect_timeout, now);
         Ok(Self {
-            failures: Failures::new(Arc::clone(&report)),
+            failures: Failures::new(Arc::clone(&report), receipt.clone()),
             reach,
             report,
             server,
@@ -193,6 +204,7 @@ impl Push {
             number,
             destination: config.destination,
             source,
+            receipt,
             recall: Recall::default(),
             instance: None,
             links: HashMap::new(),
@@ -328,8 +340,13 @@ impl Push {
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
+        let receipt = self.receipt.clone();
         tokio::task::spawn_blocking(move || {
-            let Outcome { prepared, sealed, failures } = prepare(id, &parts, &buffers);
+            let outcome = prepare(id, &parts, &buffers);
+            if let Some(receipt) = receipt {
+                receipt.add(&parts, &outcome);
+            }
+            let Outcome { prepared, sealed, failures, .. } = outcome;
             // A seal must be known before its last piece can be confirmed.
             drop(events.send(Event::Prepared { sealed, failures }));
             ready_in.send_replace(Some(prepared));
@@ -376,6 +393,10 @@ impl Push {
         self.reach.up(now);
         let (local, remote) = link.addresses();
         self.connections.up(conn, local, remote, now);
+        if let Some(receipt) = &self.receipt {
+            let key = link.fingerprint();
+            receipt.begin(&self.transfer, key, &self.server, remote, &self.destination);
+        }
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
             link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
@@ -431,11 +452,27 @@ impl Push {
                     self.begin(destination, kept)?;
                 }
             }
-            Control::Hello { .. } | Control::Drop(_) | Control::Finish { .. } | Control::Recall => {
+            Control::Hello { .. }
+            | Control::Drop(_)
+            | Control::Finish { .. }
+            | Control::Recall
+            | Control::Verify { .. }
+            | Control::Compare { .. }
+            | Control::Expect { .. }
+            | Control::Compared { .. } => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.server)));
             }
         }
         Ok(())
+    }
+
+    /// What was not delivered is known by now.
+    async fn finish_receipt(&mut self, summary: &Summary) -> Result<(), Error> {
+        let Some(receipt) = self.receipt.take() else { return Ok(()) };
+        let (summary, failures) = (summary.clone(), std::mem::take(&mut self.failures.settled));
+        let finish = move || receipt.finish(&summary, failures);
+        let finished = tokio::task::spawn_blocking(finish).await;
+        finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
     }
 
     fn on_welcome(

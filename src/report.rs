@@ -3,12 +3,14 @@
 mod json;
 mod push;
 mod serve;
+mod verify;
 
 use bytesize::ByteSize;
 use qbulk::error::Error;
 
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
+pub(crate) use self::verify::VerifyReport;
 
 /// Says why a command failed.
 pub(crate) fn error(error: &Error, json: bool) {

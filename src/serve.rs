@@ -5,6 +5,7 @@ mod ledger;
 mod limits;
 mod room;
 mod transfer;
+mod verify;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -21,11 +22,12 @@ use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::task::JoinSet;
 
-use self::conn::{Conn, ConnError, HELLO_TIME, Hello};
+use self::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
 pub use self::limits::Limits;
 use self::limits::{Clients, ConnectionSeat, HandshakeSeat, Handshakes, Knock};
 use self::room::{Account, Rooms};
 use self::transfer::Transfer;
+use self::verify::{Asked, Verifier};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
@@ -177,6 +179,7 @@ impl Server {
         }
         let clients = Clients::new(self.limits);
         let desk = Arc::new(Desk {
+            verifier: Verifier::new(Arc::clone(&self.root)),
             root: self.root,
             discards: self.discards,
             report,
@@ -255,6 +258,7 @@ type TransferKey = (Fingerprint, [u8; 16]);
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
+    verifier: Verifier,
     discards: bool,
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
@@ -309,7 +313,8 @@ impl Desk {
         };
         let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
         let (conn, hello) = match greeting {
-            Ok(Ok(greeted)) => greeted,
+            Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
+            Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
             Ok(Err(error)) => {
                 close(CLOSE_PROTOCOL, &error.to_string());
                 return refused(error.to_string());
@@ -354,6 +359,32 @@ impl Desk {
         lock(&self.transfers).values().filter(|transfer| transfer.is_served()).count()
     }
 
+    /// Serves a client that compares what is there with what it has.
+    async fn verify(&self, client: Fingerprint, asked: Asked) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
+        let close =
+            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        match self.verifier.serve(asked).await {
+            Ok(compared) => (self.report)(ServeEvent::Verified {
+                client: client.to_string(),
+                remote,
+                destination,
+                compared,
+                seconds: began.elapsed().as_secs_f64(),
+            }),
+            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
+            Err(error) => {
+                let is_refusal = matches!(error, ConnError::Refused(_));
+                let (code, reason) =
+                    (if is_refusal { CLOSE_REFUSED } else { CLOSE_PROTOCOL }, error.to_string());
+                close(code, &reason);
+                self.refuse(remote, reason);
+                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+            }
+        }
+    }
+
     /// Tells that a client was turned away; once for all connections that it tries with.
     fn refuse(&self, remote: SocketAddr, reason: String) {
         let now = Instant::now();
@@ -396,16 +427,7 @@ impl Desk {
         remote: SocketAddr,
     ) -> Result<Arc<Transfer>, String> {
         let Hello { version, destination, .. } = hello;
-        if *version != VERSION {
-            return Err(format!(
-                "the server speaks version {VERSION} of the protocol, not {version}"
-            ));
-        }
-        let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
-        let path = destination[..destination.len() - slashes].to_vec();
-        if !path.is_empty() && !is_path_safe(&path) {
-            return Err(format!("the destination {:?} is not allowed", shown(&path)));
-        }
+        let path = destination_path(*version, destination)?;
         self.end_earlier(key, &hello.push);
         self.clients.may_begin(key.0)?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
@@ -470,7 +492,10 @@ impl Desk {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end_broken(&error.to_string());
             }
-            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Done => {}
+            ConnError::Lost(_)
+            | ConnError::Stalled(_)
+            | ConnError::Done
+            | ConnError::Refused(_) => {}
         }
         if transfer.leave(number) > 0 {
             return;
@@ -515,6 +540,19 @@ impl Desk {
         let last = Arc::clone(transfer);
         drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
     }
+}
+
+/// The path that a destination stands for, if this server can serve it.
+fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u8>, String> {
+    if version != VERSION {
+        return Err(format!("the server speaks version {VERSION} of the protocol, not {version}"));
+    }
+    let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
+    let path = destination[..destination.len() - slashes].to_vec();
+    if !path.is_empty() && !is_path_safe(&path) {
+        return Err(format!("the destination {:?} is not allowed", shown(&path)));
+    }
+    Ok(path)
 }
 
 /// The journal of a push; `None` where the root cannot hold one.

@@ -1,4 +1,4 @@
-//! docs/json.md names every event and field of `--json`, and no others.
+//! docs/json.md names every event and field of `--json`, and of receipts, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -6,7 +6,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
-use qbulk::event::{ConnectionState, Failure, Progress, PushEvent, ServeEvent, Summary};
+use qbulk::event::{
+    ConnectionState, Difference, Failure, Progress, PushEvent, ServeEvent, Summary, VerifyEvent,
+    VerifyProgress, VerifySummary,
+};
+use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry};
+use qbulk::wire::Meta;
 use serde_json::Value;
 
 /// The fields of every event, by its name.
@@ -21,15 +26,25 @@ impl Drop for Server {
     }
 }
 
-/// Reads the headings and the first columns of the tables.
+/// The events, and the lines of a receipt.
+fn documents() -> (&'static str, &'static str) {
+    let text = include_str!("../docs/json.md");
+    text.split_once("# What `--receipt` writes").expect("there are two parts")
+}
+
 fn documented() -> Schema {
+    schema(documents().0, "event")
+}
+
+/// Reads the headings and the first columns of the tables.
+fn schema(text: &str, tag: &str) -> Schema {
     let mut schema = Schema::new();
     let mut event = String::new();
-    for line in include_str!("../docs/json.md").lines() {
+    for line in text.lines() {
         let name = |line: &str| line.split('`').nth(1).expect("a name in backquotes").to_owned();
         if line.starts_with("### ") {
             event = name(line);
-            schema.insert(event.clone(), BTreeSet::from(["event".into()]));
+            schema.insert(event.clone(), BTreeSet::from([tag.into()]));
         } else if line.starts_with("| `") {
             schema.get_mut(&event).expect("tables follow headings").insert(name(line));
         }
@@ -38,8 +53,12 @@ fn documented() -> Schema {
 }
 
 fn fields(event: &Value) -> (String, BTreeSet<String>) {
+    tagged(event, "event")
+}
+
+fn tagged(event: &Value, tag: &str) -> (String, BTreeSet<String>) {
     let object = event.as_object().expect("an event is an object");
-    let name = object["event"].as_str().expect("an event has a name").to_owned();
+    let name = object[tag].as_str().expect("an event has a name").to_owned();
     (name, object.keys().cloned().collect())
 }
 
@@ -55,7 +74,7 @@ fn every_event_is_documented_as_it_is() {
         PushEvent::Condemned { conn: 0, verdict: "slow", stripes: 0 },
         PushEvent::Connection(ConnectionState::default()),
         PushEvent::Progress(Progress::default()),
-        PushEvent::Failed(failure),
+        PushEvent::Failed(failure.clone()),
         PushEvent::Summary(Summary::default()),
     ];
     let serve = [
@@ -76,17 +95,72 @@ fn every_event_is_documented_as_it_is() {
         },
         ServeEvent::Aborted { transfer: text(), reason: text() },
         ServeEvent::Draining { transfers: 0 },
+        ServeEvent::Verified {
+            client: text(),
+            remote: address(),
+            destination: text(),
+            compared: 0,
+            seconds: 0.0,
+        },
         ServeEvent::Refused { remote: address(), reason: text() },
+    ];
+    let verify = [
+        VerifyEvent::Difference(Difference { path: text(), differs: vec![] }),
+        VerifyEvent::NotCompared(failure.clone()),
+        VerifyEvent::VerifyProgress(VerifyProgress::default()),
+        VerifyEvent::VerifySummary(VerifySummary::default()),
     ];
     let error = serde_json::json!({ "event": "error", "code": 0, "message": "" });
     let emitted: Schema = push
         .iter()
         .map(|event| serde_json::to_value(event).expect("JSON"))
         .chain(serve.iter().map(|event| serde_json::to_value(event).expect("JSON")))
+        .chain(verify.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain([error])
         .map(|event| fields(&event))
         .collect();
     assert_eq!(emitted, documented());
+}
+
+#[test]
+fn every_line_of_a_receipt_is_documented_as_it_is() {
+    let text = || "x".to_owned();
+    let delivery = Delivery { delivered: false, reason: Some(text()) };
+    let (path, meta) = (b"\xff", Meta { mode: 0, mtime_s: 0, mtime_ns: 0 });
+    let lines = [
+        Line::Head(Head {
+            version: 1,
+            transfer: text(),
+            started: text(),
+            client: text(),
+            server: text(),
+            server_name: text(),
+            address: text(),
+            destination: text(),
+        }),
+        Line::File(FileEntry {
+            kept: true,
+            delivery: delivery.clone(),
+            ..FileEntry::new(path, 0, [0; 32], meta)
+        }),
+        Line::Folder(FolderEntry { delivery: delivery.clone(), ..FolderEntry::new(path, meta) }),
+        Line::Link(LinkEntry { delivery, ..LinkEntry::new(path, b"x") }),
+        Line::Failed { path: text(), reason: text() },
+        Line::End(End {
+            ended: text(),
+            files: 0,
+            bytes: 0,
+            others: 0,
+            failed: 0,
+            failed_unnamed: 0,
+            complete: true,
+        }),
+    ];
+    let emitted: Schema = lines
+        .iter()
+        .map(|line| tagged(&serde_json::to_value(line).expect("JSON"), "type"))
+        .collect();
+    assert_eq!(emitted, schema(documents().1, "type"));
 }
 
 #[test]

@@ -29,8 +29,10 @@ fn apply(mut command: Command, text: &str) -> Result<Command, String> {
         let Value::Table(values) = values else {
             return Err(format!("{section:?} must be in a section such as [push] or [serve]"));
         };
-        if !matches!(section.as_str(), "push" | "serve") {
-            return Err(format!("unknown section [{section}]: expected [push] or [serve]"));
+        if !matches!(section.as_str(), "push" | "serve" | "verify") {
+            return Err(format!(
+                "unknown section [{section}]: expected [push], [serve] or [verify]"
+            ));
         }
         for (key, value) in values {
             command = set(command, &section, &key, &value)?;

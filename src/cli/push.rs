@@ -1,7 +1,7 @@
 //! `qbulk push`: its options, and the transfer that they describe.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +11,14 @@ use clap::{Args, ValueEnum};
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
-use qbulk::identity::{Fingerprint, Identity};
-use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::identity::Identity;
 use qbulk::net::tls::ClientTrust;
 use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::paths::PathCache;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
-use super::url::Destination;
-use super::{IdentityArgs, OutputArgs, bytes, duration, net, rate, share, stripe_bytes, trust};
+use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::{OutputArgs, bytes, duration, net, rate, share, stripe_bytes, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -47,44 +46,10 @@ pub(crate) struct PushArgs {
     #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
-    /// Accept the server with this key only; repeatable. `qbulk id` on the server shows it.
-    #[arg(
-        long,
-        value_name = "SHA256:...",
-        env = "QBULK_FINGERPRINT",
-        value_delimiter = ',',
-        help_heading = "Identity"
-    )]
-    fingerprint: Vec<Fingerprint>,
-    /// Accept a server that is not known yet, and remember its key, without asking.
-    #[arg(
-        long,
-        env = "QBULK_ACCEPT_NEW",
-        value_parser = BoolishValueParser::new(),
-        help_heading = "Identity"
-    )]
-    accept_new: bool,
-    /// Accept servers with a certificate for their name from this authority.
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "fingerprint",
-        env = "QBULK_CA",
-        help_heading = "Identity"
-    )]
-    ca: Option<PathBuf>,
     #[command(flatten)]
-    identity: IdentityArgs,
-
-    /// Send from this local address; repeatable: connections take turns.
-    #[arg(
-        long,
-        value_name = "IP",
-        env = "QBULK_BIND",
-        value_delimiter = ',',
-        help_heading = "Network"
-    )]
-    bind: Vec<IpAddr>,
+    trust: TrustArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// A further address of the same server; repeatable: connections take turns.
     #[arg(
         long,
@@ -94,14 +59,6 @@ pub(crate) struct PushArgs {
         help_heading = "Network"
     )]
     server: Vec<String>,
-    /// The largest datagram, in bytes of UDP payload; the path's own limit is found anyway.
-    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
-        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
-    mtu: u16,
-    /// How long to try to reach the server.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
-    connect_timeout: Duration,
-
     /// How long to try to go on when the server, or the network, is gone under way.
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
     retry_for: Duration,
@@ -181,6 +138,10 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
     rtt_max: Option<Duration>,
 
+    /// When all is done, write to this file what was delivered: a line of JSON for each file, with its
+    /// hash (see docs/json.md). `qbulk verify --receipt` checks it.
+    #[arg(long, value_name = "FILE", env = "QBULK_RECEIPT", help_heading = "Output")]
+    receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -233,44 +194,32 @@ impl PushArgs {
         report: PushReporter,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
-        let (sources, destination) = self.ends()?;
+        let (sources, destination) = ends(&self.paths)?;
         let pool = self.pool()?;
-        let identity = Arc::new(trust::identity(&self.identity)?);
+        let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
         let servers = tokio::select! {
             servers = net::resolve(&destination, &self.server) => servers?,
             () = &mut stop => return Err(Error::Interrupted),
         };
-        if let Some(ip) =
-            self.bind.iter().find(|ip| servers.iter().all(|to| !same_family(**ip, *to)))
-        {
-            return Err(Error::Usage(format!(
-                "--bind {ip} cannot reach {}: one is IPv4 and the other IPv6",
-                servers[0].ip()
-            )));
-        }
-        let asked = trust::Asked {
-            server: destination.server(),
-            address: servers[0],
-            fingerprints: self.fingerprint.clone(),
-            accept_new: self.accept_new,
-            ca: self.ca.clone(),
-            timeout: self.connect_timeout,
-        };
+        self.network.check(&servers)?;
+        let timeout = self.network.connect_timeout;
+        let asked = self.trust.asked(&destination, servers[0], timeout);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
         };
         let config = PushConfig {
             destination: destination.path,
-            bind: self.bind,
-            datagram_bytes_max: self.mtu,
+            bind: self.network.bind,
+            datagram_bytes_max: self.network.mtu,
             pool,
             congestion: self.congestion.into(),
             budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
             rate_max: self.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
-            connect_timeout: self.connect_timeout,
+            receipt: self.receipt,
+            connect_timeout: timeout,
             retry_for: self.retry_for,
             ..PushConfig::new(sources, servers, destination.host, Arc::clone(&identity), trust)
         };
@@ -278,17 +227,6 @@ impl PushArgs {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
             result => result,
         }
-    }
-
-    /// The sources, and where they go.
-    fn ends(&self) -> Result<(Vec<PathBuf>, Destination), Error> {
-        let Some((last, sources @ [_, ..])) = self.paths.split_last() else {
-            return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
-        };
-        let last = last.to_string_lossy();
-        let destination =
-            last.parse().map_err(|error| Error::Usage(format!("destination {last:?}: {error}")))?;
-        Ok((sources.iter().map(PathBuf::from).collect(), destination))
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {
@@ -327,10 +265,6 @@ impl PushArgs {
             ..PoolConfig::default()
         })
     }
-}
-
-fn same_family(ip: IpAddr, server: SocketAddr) -> bool {
-    ip.is_ipv4() == server.is_ipv4()
 }
 
 /// Just enough to push to a server in the same process.

@@ -69,7 +69,7 @@ impl Asked {
         if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
             return Err(Error::Auth(format!(
                 "{server} is not known yet, and there is no terminal to ask on. It shows the key {shown}. \
-                 If `qbulk id` on that host prints the same, push with --fingerprint {shown}, or with \
+                 If `qbulk id` on that host prints the same, say --fingerprint {shown}, or \
                  --accept-new to take it as it is"
             )));
         }
@@ -97,7 +97,7 @@ impl Asked {
         if self.ca.is_some() {
             return Error::Auth(format!(
                 "{message}. The server's certificate must be from the authority of --ca and for the name \
-                 that you push to, and the server must accept your certificate"
+                 that you gave, and the server must accept your certificate"
             ));
         }
         let Ok(shown) = self.server_key(identity).await else { return Error::Auth(message) };

@@ -17,7 +17,9 @@ use super::control::{ControlError, ControlReader, send_all};
 use super::endpoint::{self, PathMtu};
 use super::limit::{Limit, SLICE_BYTES};
 use super::telemetry::Telemetry;
+use super::tls;
 use crate::congestion::Controllers;
+use crate::identity::Fingerprint;
 use crate::store::source::Prepared;
 use crate::traffic::{ConnId, Sample, StripeId};
 use crate::wire::{Control, DATAGRAM_PADDING};
@@ -177,6 +179,11 @@ impl Link {
     pub fn addresses(&self) -> (SocketAddr, SocketAddr) {
         let remote = self.connection.remote_address();
         (self.local.unwrap_or_else(|| endpoint::any_local(remote)), remote)
+    }
+
+    /// The key that the server has shown.
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        tls::peer_fingerprint(&self.connection)
     }
 
     /// What it has measured so far.

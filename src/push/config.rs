@@ -42,6 +42,8 @@ pub struct PushConfig {
     pub budget: BudgetConfig,
     /// Where paths are remembered; `None` starts every push from nothing.
     pub paths: Option<PathCache>,
+    /// Where to write a [receipt](crate::receipt) to; only a push that ends without an error writes one.
+    pub receipt: Option<PathBuf>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -72,6 +74,7 @@ impl PushConfig {
             rate_max: None,
             budget: BudgetConfig::default(),
             paths: None,
+            receipt: None,
             connect_timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(600),
         }

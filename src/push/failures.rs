@@ -1,8 +1,10 @@
 //! What could not be moved, at either end.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::PushReporter;
+use super::receipt::Receipt;
 use crate::event::{Failure, PushEvent};
 use crate::traffic::ConnId;
 
@@ -12,20 +14,39 @@ const NAMED_MAX: usize = 1_000;
 /// Tells what fails, and keeps it for the summary.
 pub(super) struct Failures {
     report: PushReporter,
+    receipt: Option<Arc<Receipt>>,
     pub(super) named: Vec<Failure>,
     pub(super) count: u64,
     /// Failures that the server has only counted.
     pub(super) unnamed: u64,
     /// What the server could not write, by the connection that it said so on: it may say so on several.
     at_server: HashMap<ConnId, Vec<Failure>>,
+    /// What the server has settled on.
+    pub(super) settled: Vec<Failure>,
 }
 
 impl Failures {
-    pub(super) fn new(report: PushReporter) -> Self {
-        Self { report, named: Vec::new(), count: 0, unnamed: 0, at_server: HashMap::new() }
+    pub(super) fn new(report: PushReporter, receipt: Option<Arc<Receipt>>) -> Self {
+        Self {
+            report,
+            receipt,
+            named: Vec::new(),
+            count: 0,
+            unnamed: 0,
+            at_server: HashMap::new(),
+            settled: Vec::new(),
+        }
     }
 
+    /// Something could not be read at the source.
     pub(super) fn add(&mut self, failure: Failure) {
+        if let Some(receipt) = &self.receipt {
+            receipt.fail(&failure);
+        }
+        self.tell(failure);
+    }
+
+    fn tell(&mut self, failure: Failure) {
         self.count += 1;
         (self.report)(PushEvent::Failed(failure.clone()));
         if self.named.len() < NAMED_MAX {
@@ -50,8 +71,9 @@ impl Failures {
     pub(super) fn settle(&mut self, conn: ConnId, count: u64) {
         let heard = self.at_server.remove(&conn).unwrap_or_default();
         self.unnamed = count.saturating_sub(heard.len() as u64);
+        self.settled.clone_from(&heard);
         for failure in heard {
-            self.add(failure);
+            self.tell(failure);
         }
         self.count += self.unnamed;
     }
@@ -59,13 +81,11 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     #[test]
     fn what_the_server_does_not_name_is_counted() {
-        let mut failures = Failures::new(Arc::new(|_| ()));
+        let mut failures = Failures::new(Arc::new(|_| ()), None);
         let failure = || Failure { path: "x".into(), reason: "y".into() };
         failures.add(failure());
         for conn in [ConnId(1), ConnId(2)] {

@@ -10,7 +10,7 @@ use crate::wire::Destination;
 
 /// How names below the sources become paths below the server's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Names {
+pub(crate) enum Names {
     /// Everything goes into this folder.
     Into(Vec<u8>),
     /// The one thing that is sent gets this path.
@@ -20,7 +20,7 @@ pub(super) enum Names {
 impl Names {
     /// One file or link gets the destination's name, unless that is a folder or was written as one.
     /// Everything else goes into the destination.
-    pub(super) fn new(typed: &[u8], found: Destination, starts: &[Start]) -> Result<Self, Error> {
+    pub(crate) fn new(typed: &[u8], found: Destination, starts: &[Start]) -> Result<Self, Error> {
         let slashes = typed.iter().rev().take_while(|&&byte| byte == b'/').count();
         let path = typed[..typed.len() - slashes].to_vec();
         let is_one = matches!(starts, [start] if start.is_leaf);
@@ -38,7 +38,7 @@ impl Names {
     }
 
     /// The path of what is called `name` below its source.
-    pub(super) fn remote(&self, name: &[u8]) -> Vec<u8> {
+    pub(crate) fn remote(&self, name: &[u8]) -> Vec<u8> {
         match self {
             Self::Into(folder) => join(folder, name),
             Self::As(path) => path.clone(),
@@ -48,7 +48,7 @@ impl Names {
 
 /// Tells pushes of a client apart: the same sources of the same host to the same destination have the
 /// same number whenever they are pushed.
-pub(super) fn push_number(sources: &[PathBuf], destination: &[u8]) -> [u8; 16] {
+pub(crate) fn push_number(sources: &[PathBuf], destination: &[u8]) -> [u8; 16] {
     let mut hasher = blake3::Hasher::new_derive_key("qbulk push number 1");
     let mut add = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_be_bytes()).update(bytes);
@@ -67,7 +67,7 @@ pub(super) fn push_number(sources: &[PathBuf], destination: &[u8]) -> [u8; 16] {
 }
 
 /// Looks at the sources as they were typed, before anything is opened.
-pub(super) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
+pub(crate) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
     let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
     for source in sources {
         let start = Start::new(source).map_err(|error| {

@@ -14,13 +14,13 @@ const RATE_TIME: Duration = Duration::from_secs(1);
 
 /// The rate over the last second or so.
 #[derive(Debug, Default)]
-pub(super) struct Rate {
+pub(crate) struct Rate {
     points: VecDeque<(Instant, u64)>,
 }
 
 impl Rate {
     /// Takes in how many bytes there are by now; returns bytes per second.
-    pub(super) fn update(&mut self, now: Instant, bytes: u64) -> f64 {
+    pub(crate) fn update(&mut self, now: Instant, bytes: u64) -> f64 {
         self.points.push_back((now, bytes));
         while self.points.len() > 2 && now - self.points[1].0 >= RATE_TIME {
             self.points.pop_front();

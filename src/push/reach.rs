@@ -16,7 +16,7 @@ const BROKEN_MAX: u32 = 20;
 
 /// What is known of the way to the server.
 #[derive(Debug)]
-pub(super) struct Reach {
+pub(crate) struct Reach {
     server: String,
     address: SocketAddr,
     timeout: Duration,
@@ -30,7 +30,7 @@ pub(super) struct Reach {
 }
 
 impl Reach {
-    pub(super) fn new(
+    pub(crate) fn new(
         server: String,
         address: SocketAddr,
         timeout: Duration,
@@ -50,22 +50,22 @@ impl Reach {
     }
 
     /// A connection is up.
-    pub(super) fn up(&mut self, now: Instant) {
+    pub(crate) fn up(&mut self, now: Instant) {
         self.up_at.get_or_insert(now);
     }
 
     /// The server has accepted the transfer.
-    pub(super) fn accepted(&mut self) {
+    pub(crate) fn accepted(&mut self) {
         self.accepted = true;
     }
 
     /// Whether it ever has.
-    pub(super) fn is_accepted(&self) -> bool {
+    pub(crate) fn is_accepted(&self) -> bool {
         self.accepted
     }
 
     /// A connection, of `opened` so far, is lost. An error if others cannot make up for it.
-    pub(super) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
+    pub(crate) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
         match &error {
             LinkError::Connection(cause) if tls::is_auth_failure(cause) => {
                 return Err(Error::Auth(format!(
@@ -107,7 +107,7 @@ impl Reach {
     }
 
     /// An error if the server has been waited for long enough.
-    pub(super) fn check(&self, now: Instant) -> Result<(), Error> {
+    pub(crate) fn check(&self, now: Instant) -> Result<(), Error> {
         match self.up_at {
             None if now - self.began >= self.timeout => Err(self.unreachable("no answer")),
             Some(up_at) if !self.accepted && now - up_at >= self.timeout => Err(self.unanswered()),
@@ -129,7 +129,7 @@ impl Reach {
     }
 
     /// Why the server is not reached.
-    pub(super) fn unreachable(&self, what: &str) -> Error {
+    pub(crate) fn unreachable(&self, what: &str) -> Error {
         if let (None, Some(error @ LinkError::Socket(_))) = (self.up_at, &self.last_error) {
             return Error::Disk(error.to_string());
         }

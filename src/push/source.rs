@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 
 use super::names::Names;
 use super::recall::{Kept, KeptFiles};
+use super::receipt::Receipt;
 use crate::error::Error;
 use crate::event::Failure;
 use crate::hashtree::HashTree;
@@ -32,6 +33,8 @@ pub(super) struct Source {
     scanned: Arc<Scanned>,
     /// What the receiver has of earlier runs.
     kept: KeptFiles,
+    /// Where files are noted that the receiver has already.
+    receipt: Option<Arc<Receipt>>,
     /// Items that are not cut up yet, and how many of their bytes are not.
     items: HashMap<ItemId, (Arc<SourceItem>, u64)>,
     /// Paths of what is no folder, where two sources may have the same.
@@ -64,7 +67,7 @@ pub(super) struct Scanned {
 
 impl Source {
     /// Starts to look through `starts`; ends when it is dropped.
-    pub(super) fn new(starts: Vec<Start>) -> Self {
+    pub(super) fn new(starts: Vec<Start>, receipt: Option<Arc<Receipt>>) -> Self {
         let (sender, found) = mpsc::channel(SCAN_AHEAD);
         let scanned = Arc::<Scanned>::default();
         // Sources of different names have nothing in common.
@@ -73,6 +76,7 @@ impl Source {
             starts: starts.clone(),
             names: None,
             kept: KeptFiles::new(),
+            receipt,
             found,
             scanned: Arc::clone(&scanned),
             items: HashMap::new(),
@@ -183,7 +187,10 @@ impl Source {
             self.kept.remove(&file_key(&path, &info.source_id()))
         };
         let pieces = match kept {
-            Some(Kept::Whole(_)) => {
+            Some(Kept::Whole(hash)) => {
+                if let Some(receipt) = &self.receipt {
+                    receipt.add_kept(&path, &info, hash);
+                }
                 self.kept_files += 1;
                 self.kept_whole_bytes += bytes;
                 self.kept_bytes += bytes;

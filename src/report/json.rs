@@ -5,7 +5,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use qbulk::error::Error;
-use qbulk::event::{PushEvent, ServeEvent};
+use qbulk::event::{PushEvent, ServeEvent, VerifyEvent};
 use serde::Serialize;
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -40,6 +40,10 @@ pub(super) fn push(event: &PushEvent) {
         PushEvent::Summary(_) => line(event, None),
         _ => line(event, TRANSFER.get()),
     }
+}
+
+pub(super) fn verify(event: &VerifyEvent) {
+    line(event, None); // there is no transfer
 }
 
 pub(super) fn serve(event: &ServeEvent) {

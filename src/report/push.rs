@@ -11,7 +11,7 @@ use super::{count, json, printable, rate, size};
 use crate::cli::OutputArgs;
 
 /// How often a plain line says how far it is.
-const LINE_INTERVAL: Duration = Duration::from_secs(5);
+pub(super) const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Tells a push's events.
 pub(crate) enum PushReport {
@@ -83,7 +83,7 @@ impl PushReport {
     }
 }
 
-fn bar() -> ProgressBar {
+pub(super) fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
     let template = "{bar:24} {percent:>3}% {binary_bytes}/{binary_total_bytes} {msg}";
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| {

@@ -51,6 +51,10 @@ impl ServeReport {
                 "stopping; {} may still end, a second signal ends them at once",
                 count(*transfers as u64, "transfer")
             ),
+            ServeEvent::Verified { client, remote, destination, compared, seconds } => format!(
+                "{remote} ({client}) has compared {} below /{destination} in {seconds:.2} s",
+                count(*compared, "item")
+            ),
             ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
             other => format!("{other:?}"),
         }

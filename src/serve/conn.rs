@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use super::room::{EarlyRoom, Room};
 use super::transfer::Transfer;
+use super::verify::Asked;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
 use crate::store::sink::SinkError;
@@ -40,7 +41,13 @@ pub(super) struct Hello {
     pub(super) push: [u8; 16],
 }
 
-/// A connection whose client has said what it is for.
+/// What a connection is for.
+pub(super) enum Greeting {
+    Transfer(Conn, Hello),
+    Verify(Asked),
+}
+
+/// A connection that carries a transfer.
 pub(super) struct Conn {
     pub(super) connection: Connection,
     pub(super) number: u32,
@@ -69,6 +76,8 @@ pub(super) enum ConnError {
     Aborted,
     #[error("the client has heard that all is done")]
     Done,
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl From<ControlError> for ConnError {
@@ -88,20 +97,25 @@ impl From<WireError> for ConnError {
 
 impl Conn {
     /// Waits for the client to say what the connection is for.
-    pub(super) async fn greet(connection: Connection) -> Result<(Self, Hello), ConnError> {
+    pub(super) async fn greet(connection: Connection) -> Result<Greeting, ConnError> {
         let lost = |error: ConnectionError| ConnError::Lost(error.to_string());
         let (control_out, control_in) = connection.accept_bi().await.map_err(lost)?;
         let mut messages = ControlReader::new(control_in);
-        let Some(Control::Hello { version, transfer, conn, destination, push }) =
-            messages.next().await?
-        else {
-            return Err(ConnError::Protocol("the first message is not a hello".into()));
+        let (conn, hello) = match messages.next().await? {
+            Some(Control::Hello { version, transfer, conn, destination, push }) => {
+                (conn, Hello { version, transfer, destination, push })
+            }
+            Some(Control::Verify { version, destination }) => {
+                let answers = control_out;
+                let asked = Asked { connection, answers, messages, version, destination };
+                return Ok(Greeting::Verify(asked));
+            }
+            _ => return Err(ConnError::Protocol("the first message is not a hello".into())),
         };
         let (sender, queue) = channel(QUEUE);
         let mut tasks = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         tasks.spawn(async move { drop(send_all(control_out, queue).await) });
-        let hello = Hello { version, transfer, destination, push };
         let conn = Self {
             connection,
             number: conn,
@@ -111,7 +125,7 @@ impl Conn {
             finishing: false,
             recalled: false,
         };
-        Ok((conn, hello))
+        Ok(Greeting::Transfer(conn, hello))
     }
 
     /// Takes what comes over it, until it is closed.

@@ -2,6 +2,7 @@
 
 pub mod clean;
 pub mod commit;
+pub mod compare;
 pub mod journal;
 mod kept;
 pub mod paths;

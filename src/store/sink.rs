@@ -160,16 +160,7 @@ struct Progress {
 /// Looks at a destination before a transfer: what is there, and whether it can be written.
 pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
     let mut below = destination;
-    let kind = if below.as_os_str().is_empty() {
-        Destination::Folder
-    } else {
-        match root.metadata(below) {
-            Ok(found) if found.is_dir() => Destination::Folder,
-            Ok(_) => Destination::File,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Destination::Missing,
-            Err(error) => return Err(error),
-        }
-    };
+    let kind = kind_at(root, destination)?;
     if kind != Destination::Folder {
         below = below.parent().unwrap_or(Path::new(""));
     }
@@ -187,6 +178,19 @@ pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
     };
     rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
     Ok(kind)
+}
+
+/// What is at a destination.
+pub fn kind_at(root: &Dir, destination: &Path) -> io::Result<Destination> {
+    if destination.as_os_str().is_empty() {
+        return Ok(Destination::Folder);
+    }
+    match root.metadata(destination) {
+        Ok(found) if found.is_dir() => Ok(Destination::Folder),
+        Ok(_) => Ok(Destination::File),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Destination::Missing),
+        Err(error) => Err(error),
+    }
 }
 
 impl Sink {
@@ -807,7 +811,7 @@ fn timestamps(meta: Meta) -> Timestamps {
     Timestamps { last_access: unchanged, last_modification: modified }
 }
 
-fn name_of(path: &[u8]) -> OsString {
+pub(super) fn name_of(path: &[u8]) -> OsString {
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     OsStr::from_bytes(name).to_owned()
 }

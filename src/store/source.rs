@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -92,6 +92,8 @@ pub struct Prepared {
 pub struct Outcome {
     /// The stripe.
     pub prepared: Prepared,
+    /// Files of one piece, with their hash.
+    pub whole: Vec<(Arc<SourceItem>, [u8; 32])>,
     /// Files of several pieces whose last piece this was, with their hash.
     pub sealed: Vec<(Arc<SourceItem>, [u8; 32])>,
     /// What could not be read.
@@ -106,12 +108,17 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers) -> Outcome {
     let bytes: u64 = parts.iter().map(|part| part.len).sum();
     let mut content = Content { buffer: buffers.take(bytes as usize), filled: 0 };
     let mut table = Vec::new();
-    let (mut sealed, mut failures) = (Vec::new(), Vec::new());
+    let (mut whole, mut sealed, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         let start = content.filled;
         match record(part, &mut content) {
             Ok((record, root)) => {
                 record.encode(&mut table);
+                if let Record::Piece(Piece { len, file_bytes, hash, .. }) = record
+                    && len == file_bytes
+                {
+                    whole.push((Arc::clone(&part.item), hash));
+                }
                 sealed.extend(root.map(|root| (Arc::clone(&part.item), root)));
             }
             Err(reason) => {
@@ -135,7 +142,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers) -> Outcome {
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
     let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
-    Outcome { prepared, sealed, failures }
+    Outcome { prepared, whole, sealed, failures }
 }
 
 /// A stripe's content as it is read.
@@ -212,7 +219,7 @@ fn read_piece(
         return Err(CHANGED.into());
     }
     let told = |error: io::Error| reason(&error);
-    let file = open(part).map_err(told)?;
+    let file = open(&part.item.local).map_err(told)?;
     let current = |file: &File| file.metadata().map(|metadata| FileInfo::of(&metadata));
     if !info.is_unchanged(&current(&file).map_err(told)?) {
         return Err("it changed after it was found".into());
@@ -240,11 +247,11 @@ fn read_piece(
     Ok((runs, hash))
 }
 
-/// Opens the file without being led elsewhere by a link that has taken its place, and without waiting
+/// Opens a file without being led elsewhere by a link that has taken its place, and without waiting
 /// if it has become a pipe.
-fn open(part: &Part) -> io::Result<File> {
+pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(&part.item.local)
+    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 fn whole(part: &Part) -> Vec<Run> {

@@ -17,15 +17,24 @@
 //! | 10 | [`Control::KeptFiles`] | count, for each: file (16 bytes), hash (32 bytes) |
 //! | 11 | [`Control::KeptPieces`] | file (16 bytes), count, for each: offset, length, hash (32 bytes) |
 //! | 12 | [`Control::KeptEnd`] | |
+//! | 20 | [`Control::Verify`] | version, destination (bytes) |
+//! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
+//! | 22 | [`Control::Expect`] | item, hash (32 bytes, or none) |
+//! | 23 | [`Control::Compared`] | item, [`Verdict`] |
+//!
+//! The client begins with a hello or, on a connection that moves no data, with a verify; both are answered
+//! with a welcome. After a verify, each compare is answered by one compared, in any order; that of a file
+//! may wait for its expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
 //!
 //! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`], or with
 //! [`CLOSE_STOPPING`] if it is being stopped, and says why in the reason phrase (RFC 9000, 19.19).
 
 use bytes::{Buf, BufMut};
 
+use super::stripe::get_path;
 use super::{
-    CONTROL_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_array, get_bytes, get_u32,
-    get_varint, put_all, put_bytes, put_varint, within,
+    CONTROL_BYTES_MAX, PATH_BYTES_MAX, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array,
+    get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
 };
 
 /// The transfer is complete.
@@ -120,6 +129,36 @@ pub enum Control {
         failed_others: u64,
         /// Padding that was received and thrown away.
         padding_bytes: u64,
+    },
+    /// Client: nothing is written; what is there is to be compared.
+    Verify {
+        /// The protocol's version.
+        version: u64,
+        /// Where to look, relative to the server's root.
+        destination: Vec<u8>,
+    },
+    /// Client: compare this with what is there. The server begins to hash a file of this size.
+    Compare {
+        /// Its number, not that of another one that is unanswered.
+        item: u64,
+        /// Its path below the root.
+        path: Vec<u8>,
+        /// What should be there.
+        subject: Subject,
+    },
+    /// Client: the hash that a file should have.
+    Expect {
+        /// Its number.
+        item: u64,
+        /// Its BLAKE3 hash; `None` if it is not known: then no hash is the same.
+        hash: Option<[u8; 32]>,
+    },
+    /// Server: how it compares.
+    Compared {
+        /// Its number.
+        item: u64,
+        /// The outcome.
+        verdict: Verdict,
     },
     /// Client: say what is kept of an earlier run, before anything is sent. Asked again over another
     /// connection if the first is lost.
@@ -229,6 +268,23 @@ impl Control {
                 }
             }
             Self::KeptEnd => put_varint(&mut body, 12),
+            Self::Verify { version, destination } => {
+                put_all(&mut body, &[20, *version]);
+                put_bytes(&mut body, destination);
+            }
+            Self::Compare { item, path, subject } => {
+                put_all(&mut body, &[21, *item]);
+                put_bytes(&mut body, path);
+                subject.encode(&mut body);
+            }
+            Self::Expect { item, hash } => {
+                put_all(&mut body, &[22, *item]);
+                body.put_slice(hash.as_ref().map_or(&[], |hash| hash));
+            }
+            Self::Compared { item, verdict } => {
+                put_all(&mut body, &[23, *item]);
+                verdict.encode(&mut body);
+            }
         }
         put_bytes(out, &body);
     }
@@ -302,6 +358,20 @@ impl Control {
                 Self::KeptPieces { file, pieces }
             }
             12 => Self::KeptEnd,
+            20 => Self::Verify {
+                version: get_varint(body)?,
+                destination: get_bytes("path", body, PATH_BYTES_MAX)?,
+            },
+            21 => Self::Compare {
+                item: get_varint(body)?,
+                path: get_path(body, false)?,
+                subject: Subject::decode(body)?,
+            },
+            22 => Self::Expect {
+                item: get_varint(body)?,
+                hash: if body.is_empty() { None } else { Some(get_array(body)?) },
+            },
+            23 => Self::Compared { item: get_varint(body)?, verdict: Verdict::decode(body)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -309,6 +379,8 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
+    use super::super::compare::tests::{subject, verdict};
+    use super::super::stripe::tests::path;
     use super::super::{VARINT_MAX, VERSION, put_varint};
     use super::*;
     use proptest::prelude::*;
@@ -350,10 +422,11 @@ mod tests {
                 .prop_map(|(file, pieces)| Control::KeptPieces { file, pieces }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
-            (text.clone(), text).prop_map(|(path, message)| Control::Failed { path, message }),
+            (text.clone(), text.clone())
+                .prop_map(|(path, message)| Control::Failed { path, message }),
             any::<u32>().prop_map(Control::Drop),
             number.clone().prop_map(|stripes| Control::Finish { stripes }),
-            proptest::array::uniform6(number).prop_map(
+            proptest::array::uniform6(number.clone()).prop_map(
                 |[files, bytes, failed_files, discarded_files, failed_others, padding_bytes]| {
                     Control::Finished {
                         files,
@@ -365,6 +438,13 @@ mod tests {
                     }
                 }
             ),
+            (number.clone(), text)
+                .prop_map(|(version, destination)| Control::Verify { version, destination }),
+            (number.clone(), path(), subject())
+                .prop_map(|(item, path, subject)| Control::Compare { item, path, subject }),
+            (number.clone(), any::<Option<[u8; 32]>>())
+                .prop_map(|(item, hash)| Control::Expect { item, hash }),
+            (number, verdict()).prop_map(|(item, verdict)| Control::Compared { item, verdict }),
         ]
     }
 
@@ -373,6 +453,16 @@ mod tests {
         let mut out = Vec::new();
         put_varint(&mut out, 1 << 40);
         assert!(matches!(Control::decode(&out), Err(WireError::Limit { .. })));
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_not_compared() {
+        for path in [b"" as &[u8], b"../x", b"a/../x", b"/etc/passwd", b"a//b", b"a\0b"] {
+            let mut out = Vec::new();
+            let subject = Subject::Folder;
+            Control::Compare { item: 1, path: path.to_vec(), subject }.encode(&mut out);
+            assert!(matches!(Control::decode(&out), Err(WireError::UnsafePath(_))), "{path:?}");
+        }
     }
 
     proptest! {

@@ -7,9 +7,11 @@
 //! [`Control`] messages go over one bidirectional stream per connection, stripes of [`Record`]s over a
 //! unidirectional stream each, and padding in datagrams that hold nothing of meaning.
 
+mod compare;
 mod control;
 mod stripe;
 
+pub use compare::{Content, Subject, Verdict};
 pub use control::{
     CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED,
     CLOSE_STOPPING, Control, Destination, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key,
@@ -28,6 +30,8 @@ pub const VERSION: u64 = 1;
 pub const CONTROL_BYTES_MAX: usize = 8 << 10;
 /// A path's length at most, in bytes (`PATH_MAX` on Linux).
 pub const PATH_BYTES_MAX: usize = 4_096;
+/// Comparisons that a client may have asked for and not heard of, at most.
+pub const COMPARES_MAX: usize = 1_024;
 /// A message to a person, in bytes at most.
 pub const TEXT_BYTES_MAX: usize = 2_048;
 

@@ -293,12 +293,12 @@ fn get_runs(input: &mut &[u8], piece_bytes: u64) -> Result<Vec<Run>, WireError> 
         .collect()
 }
 
-fn put_meta(out: &mut Vec<u8>, meta: Meta) {
+pub(super) fn put_meta(out: &mut Vec<u8>, meta: Meta) {
     let zigzag = ((meta.mtime_s << 1) ^ (meta.mtime_s >> 63)).cast_unsigned();
     put_all(out, &[meta.mode.into(), zigzag, meta.mtime_ns.into()]);
 }
 
-fn get_meta(input: &mut &[u8]) -> Result<Meta, WireError> {
+pub(super) fn get_meta(input: &mut &[u8]) -> Result<Meta, WireError> {
     let mode = get_u32("mode", input)?;
     let zigzag = get_varint(input)?;
     let mtime_s = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
@@ -306,7 +306,7 @@ fn get_meta(input: &mut &[u8]) -> Result<Meta, WireError> {
     Ok(Meta { mode, mtime_s, mtime_ns })
 }
 
-fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError> {
+pub(super) fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError> {
     let path = get_bytes("path", input, PATH_BYTES_MAX)?;
     if (may_be_empty && path.is_empty()) || is_path_safe(&path) {
         Ok(path)
@@ -315,16 +315,16 @@ fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError>
     }
 }
 
-fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
+pub(super) fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
     if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value) }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn meta() -> impl Strategy<Value = Meta> {
+    pub(in super::super) fn meta() -> impl Strategy<Value = Meta> {
         let seconds = -(1_i64 << 59)..(1 << 59);
         (any::<u32>(), seconds, 0..1_000_000_000_u32).prop_map(|(mode, mtime_s, mtime_ns)| Meta {
             mode,
@@ -333,7 +333,7 @@ mod tests {
         })
     }
 
-    fn path() -> impl Strategy<Value = Vec<u8>> {
+    pub(in super::super) fn path() -> impl Strategy<Value = Vec<u8>> {
         let name = "[^/\0.][^/\0]{0,20}";
         proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/").into_bytes())
     }

@@ -118,6 +118,11 @@ impl Host {
         command
     }
 
+    /// Compares with `--json`.
+    pub(crate) fn verify(&self, args: &[&OsStr]) -> Ran {
+        run(self.qbulk().args(["verify", "--json"]).args(args))
+    }
+
     /// Pushes with `--json`.
     pub(crate) fn push(&self, source: impl AsRef<OsStr>, url: &str) -> Ran {
         run(&mut self.pushing(&[source.as_ref()], url))
@@ -159,6 +164,23 @@ impl Ran {
         let parse =
             |line: &str| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
         self.stdout.lines().map(parse).collect()
+    }
+
+    /// What a verification found: paths, and how they differ or why they were not compared.
+    pub(crate) fn findings(&self) -> BTreeMap<String, String> {
+        let finding = |event: Value| {
+            let text = |name: &str| event[name].as_str().unwrap().to_owned();
+            match event["event"].as_str().unwrap() {
+                "difference" => {
+                    let differs = event["differs"].as_array().unwrap();
+                    let words: Vec<_> = differs.iter().map(|word| word.as_str().unwrap()).collect();
+                    Some((text("path"), words.join("+")))
+                }
+                "not_compared" => Some((text("path"), text("reason"))),
+                _ => None,
+            }
+        };
+        self.events().into_iter().filter_map(finding).collect()
     }
 
     /// The summary of a push, which must be the last that it says.

@@ -1,0 +1,113 @@
+//! What all commands that connect to a server have in common: whom to trust, and how to get there.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use qbulk::error::Error;
+use qbulk::identity::Fingerprint;
+use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+
+use super::url::Destination;
+use super::{IdentityArgs, duration, trust};
+
+/// Whom to trust, and who we are.
+#[derive(Clone, Debug, Args)]
+pub(super) struct TrustArgs {
+    /// Accept the server with this key only; repeatable. `qbulk id` on the server shows it.
+    #[arg(
+        long,
+        value_name = "SHA256:...",
+        env = "QBULK_FINGERPRINT",
+        value_delimiter = ',',
+        help_heading = "Identity"
+    )]
+    pub(super) fingerprint: Vec<Fingerprint>,
+    /// Accept a server that is not known yet, and remember its key, without asking.
+    #[arg(
+        long,
+        env = "QBULK_ACCEPT_NEW",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Identity"
+    )]
+    accept_new: bool,
+    /// Accept servers with a certificate for their name from this authority.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "fingerprint",
+        env = "QBULK_CA",
+        help_heading = "Identity"
+    )]
+    ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) identity: IdentityArgs,
+}
+
+/// How to get to the server.
+#[derive(Clone, Debug, Args)]
+pub(super) struct NetworkArgs {
+    /// Send from this local address; repeatable: connections take turns.
+    #[arg(
+        long,
+        value_name = "IP",
+        env = "QBULK_BIND",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    pub(super) bind: Vec<IpAddr>,
+    /// The largest datagram, in bytes of UDP payload; the path's own limit is found anyway.
+    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
+        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
+    pub(super) mtu: u16,
+    /// How long to try to reach the server.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
+    pub(super) connect_timeout: Duration,
+}
+
+impl TrustArgs {
+    /// What was said about a server.
+    pub(super) fn asked(
+        &self,
+        destination: &Destination,
+        address: SocketAddr,
+        timeout: Duration,
+    ) -> trust::Asked {
+        trust::Asked {
+            server: destination.server(),
+            address,
+            fingerprints: self.fingerprint.clone(),
+            accept_new: self.accept_new,
+            ca: self.ca.clone(),
+            timeout,
+        }
+    }
+}
+
+impl NetworkArgs {
+    /// That each local address can reach one of the server's.
+    pub(super) fn check(&self, servers: &[SocketAddr]) -> Result<(), Error> {
+        let reaches = |ip: &IpAddr| servers.iter().any(|to| ip.is_ipv4() == to.is_ipv4());
+        match self.bind.iter().find(|ip| !reaches(ip)) {
+            None => Ok(()),
+            Some(ip) => Err(Error::Usage(format!(
+                "--bind {ip} cannot reach {}: one is IPv4 and the other IPv6",
+                servers[0].ip()
+            ))),
+        }
+    }
+}
+
+/// The sources, and where they go.
+pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Destination), Error> {
+    let Some((last, sources @ [_, ..])) = paths.split_last() else {
+        return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
+    };
+    let last = last.to_string_lossy();
+    let destination =
+        last.parse().map_err(|error| Error::Usage(format!("destination {last:?}: {error}")))?;
+    Ok((sources.iter().map(PathBuf::from).collect(), destination))
+}

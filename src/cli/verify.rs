@@ -1,0 +1,130 @@
+//! `qbulk verify`: its options, and the comparison that they describe.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use clap::builder::BoolishValueParser;
+use qbulk::error::Error;
+use qbulk::event::VerifySummary;
+use qbulk::verify::{ReceiptConfig, VerifyConfig, VerifyReporter};
+
+use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::{OutputArgs, net, trust};
+
+const USAGE: &str = "qbulk verify [OPTIONS] SRC... qbulk://HOST[:PORT]/PATH
+       qbulk verify [OPTIONS] --receipt FILE [DIR]";
+
+const EXAMPLES: &str = "\
+Give the sources and the destination as they were given to `qbulk push`: names follow the same rules.
+  qbulk push   photos qbulk://host/backup
+  qbulk verify photos qbulk://host/backup
+Both ends read and hash (BLAKE3) their files; no data is moved. Compared are the content of files, their \
+permission bits and modification times, what links say, and that folders exist. What is at the \
+destination and not in the sources is not looked at. The server answers only whether something is the \
+same, so that nobody learns by it what they do not have.
+
+With a receipt of `qbulk push --receipt`, files on this host are compared with it, without any network:
+  qbulk verify --receipt r.jsonl /srv/data          on the server, with the folder that it serves
+  qbulk verify --receipt r.jsonl --strip backup .   on the client, in the folder that was pushed from
+A receipt is not signed: keep it where nobody else can write.
+
+Exit codes: 0 all is the same, 1 something differs or could not be compared (each is named), 2 wrong \
+usage, 3 cannot connect, 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be \
+used, 130 interrupted.";
+
+#[derive(Debug, Args)]
+#[command(override_usage = USAGE, after_long_help = EXAMPLES)]
+pub(crate) struct VerifyArgs {
+    /// Files and folders to compare, and last with what; or, with --receipt, the folder that stands for
+    /// the server's root [default: .]
+    #[arg(required_unless_present = "receipt", value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
+    paths: Vec<OsString>,
+
+    /// Compare files on this host with a receipt of `qbulk push --receipt`.
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Compare only what the receipt lists below this path, and take the folder that is given for it.
+    #[arg(long, value_name = "PATH", requires = "receipt")]
+    strip: Option<OsString>,
+    /// Compare neither permission bits nor modification times.
+    #[arg(long, env = "QBULK_CONTENT_ONLY", value_parser = BoolishValueParser::new())]
+    content_only: bool,
+
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
+    network: NetworkArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+impl VerifyArgs {
+    /// Compares; tells what differs to `report`.
+    pub(crate) async fn run(
+        self,
+        report: VerifyReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<VerifySummary, Error> {
+        match &self.receipt {
+            Some(receipt) => {
+                let config = self.with_receipt(receipt.clone())?;
+                qbulk::verify::verify_receipt(config, report, stop).await
+            }
+            None => self.with_server(report, stop).await,
+        }
+    }
+
+    fn with_receipt(&self, receipt: PathBuf) -> Result<ReceiptConfig, Error> {
+        let dir = match self.paths.as_slice() {
+            [] => PathBuf::from("."),
+            [dir] => dir.into(),
+            _ => return Err(Error::Usage("with --receipt, expected one folder at most".into())),
+        };
+        let mut below = self.strip.clone().unwrap_or_default().into_vec();
+        while below.last() == Some(&b'/') {
+            below.pop();
+        }
+        Ok(ReceiptConfig { receipt, dir, below, content_only: self.content_only })
+    }
+
+    async fn with_server(
+        self,
+        report: VerifyReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<VerifySummary, Error> {
+        let (sources, destination) = ends(&self.paths)?;
+        let identity = Arc::new(trust::identity(&self.trust.identity)?);
+        let timeout = self.network.connect_timeout;
+        tokio::pin!(stop);
+        let prepare = async {
+            let server = net::resolve(&destination, &[]).await?[0];
+            self.network.check(&[server])?;
+            let asked = self.trust.asked(&destination, server, timeout);
+            let trust = asked.trust(&identity).await?;
+            Ok::<_, Error>((server, asked, trust))
+        };
+        let (server, asked, trust) = tokio::select! {
+            prepared = prepare => prepared?,
+            () = &mut stop => return Err(Error::Interrupted),
+        };
+        let config = VerifyConfig {
+            sources,
+            server,
+            server_name: destination.host,
+            destination: destination.path,
+            bind: self.network.bind.first().copied(),
+            identity: Arc::clone(&identity),
+            trust,
+            datagram_bytes_max: self.network.mtu,
+            connect_timeout: timeout,
+            content_only: self.content_only,
+        };
+        match qbulk::verify::verify(config, report, stop).await {
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
+            result => result,
+        }
+    }
+}

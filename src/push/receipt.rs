@@ -1,0 +1,336 @@
+//! Writing a push's receipt while it runs.
+//!
+//! Entries are written to a temporary file as their hashes become known, before the server has confirmed
+//! them: the file gets its name only once all is durable, and what the server has named as failed until
+//! then is marked in it.
+
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::io::{self, BufReader, BufWriter, Seek, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use tempfile::NamedTempFile;
+
+use crate::error::Error;
+use crate::event::{Failure, Summary};
+use crate::identity::Fingerprint;
+use crate::receipt::{
+    Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
+};
+use crate::store::commit::folder_of;
+use crate::store::scan::{FileInfo, Kind};
+use crate::store::source::{Outcome, Part, SourceKind};
+use crate::store::{reason, shown};
+use crate::wire::transfer_name;
+
+/// A receipt that is being written.
+pub(super) struct Receipt {
+    path: PathBuf,
+    client: Fingerprint,
+    started: SystemTime,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    /// Until it has got its name.
+    file: Option<BufWriter<NamedTempFile>>,
+    has_head: bool,
+    /// The first error, after which nothing is written any more.
+    error: Option<io::Error>,
+}
+
+impl Receipt {
+    /// Creates the temporary file, which goes with it unless the receipt is finished.
+    pub(super) fn create(
+        path: PathBuf,
+        client: Fingerprint,
+        started: SystemTime,
+    ) -> Result<Self, Error> {
+        let file = temp_file(&path).map_err(|error| {
+            Error::Disk(format!("cannot write the receipt {}: {}", path.display(), reason(&error)))
+        })?;
+        let out =
+            Mutex::new(Out { file: Some(BufWriter::new(file)), has_head: false, error: None });
+        Ok(Self { path, client, started, out })
+    }
+
+    /// The server is reached. Comes before everything else; only the first time counts.
+    pub(super) fn begin(
+        &self,
+        transfer: &[u8; 16],
+        server: Option<Fingerprint>,
+        server_name: &str,
+        address: SocketAddr,
+        destination: &[u8],
+    ) {
+        if std::mem::replace(&mut lock(&self.out).has_head, true) {
+            return;
+        }
+        self.write(&Line::Head(Head {
+            version: VERSION,
+            transfer: transfer_name(transfer),
+            started: rfc3339(self.started),
+            client: self.client.to_string(),
+            server: server.map(|server| server.to_string()).unwrap_or_default(),
+            server_name: server_name.to_owned(),
+            address: address.to_string(),
+            destination: shown(destination),
+        }));
+    }
+
+    /// These parts were read, with what came of it.
+    pub(super) fn add(&self, parts: &[Part], outcome: &Outcome) {
+        for Part { item, .. } in parts {
+            match &item.kind {
+                SourceKind::Found(Kind::Folder(meta)) => {
+                    self.write(&Line::Folder(FolderEntry::new(&item.path, *meta)));
+                }
+                SourceKind::Found(Kind::Symlink { target, .. }) => {
+                    self.write(&Line::Link(LinkEntry::new(&item.path, target)));
+                }
+                SourceKind::Found(Kind::File(_)) | SourceKind::Seal { .. } => {}
+            }
+        }
+        for (item, hash) in outcome.whole.iter().chain(&outcome.sealed) {
+            if let SourceKind::Found(Kind::File(info)) = &item.kind {
+                let entry = FileEntry::new(&item.path, info.bytes, *hash, info.meta);
+                self.write(&Line::File(entry));
+            }
+        }
+    }
+
+    /// A file that an earlier run has delivered, with the hash that the server has kept of it.
+    pub(super) fn add_kept(&self, path: &[u8], info: &FileInfo, hash: [u8; 32]) {
+        let entry = FileEntry::new(path, info.bytes, hash, info.meta);
+        self.write(&Line::File(FileEntry { kept: true, ..entry }));
+    }
+
+    /// Something at the source could not be sent.
+    pub(super) fn fail(&self, failure: &Failure) {
+        let Failure { path, reason } = failure.clone();
+        self.write(&Line::Failed { path, reason });
+    }
+
+    fn write(&self, line: &Line) {
+        let Out { file: Some(file), error: error @ None, .. } = &mut *lock(&self.out) else {
+            return;
+        };
+        *error = write(file, line).err();
+    }
+
+    /// Everything that the server does not name among `failures` is durable. Gives the receipt its name.
+    pub(super) fn finish(&self, summary: &Summary, failures: Vec<Failure>) -> Result<(), Error> {
+        let end = End {
+            ended: rfc3339(SystemTime::now()),
+            files: summary.files,
+            bytes: summary.bytes,
+            others: summary.others,
+            failed: summary.failed,
+            failed_unnamed: summary.failed_unnamed,
+            complete: summary.failed_unnamed == 0,
+        };
+        self.seal(end, failures).map_err(|error| {
+            Error::Disk(format!(
+                "everything else was done, but the receipt {} cannot be written: {}",
+                self.path.display(),
+                reason(&error)
+            ))
+        })
+    }
+
+    fn seal(&self, end: End, failures: Vec<Failure>) -> io::Result<()> {
+        let mut out = lock(&self.out);
+        if let Some(error) = out.error.take() {
+            return Err(error);
+        }
+        let Some(mut written) = out.file.take() else { return Ok(()) };
+        drop(out);
+        if !failures.is_empty() || !end.complete {
+            written.flush()?;
+            let mut marked = BufWriter::new(temp_file(&self.path)?);
+            let undelivered = Undelivered::new(failures, end.failed_unnamed);
+            undelivered.mark(written.get_mut().as_file_mut(), &mut marked)?;
+            written = marked;
+        }
+        write(&mut written, &Line::End(end))?;
+        let file = written.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path)?;
+        File::open(folder(&self.path))?.sync_all()
+    }
+}
+
+/// What the server could not make durable.
+struct Undelivered {
+    /// Reasons by path, as far as the server has named them.
+    named: HashMap<String, Named>,
+    unnamed: u64,
+}
+
+struct Named {
+    reason: String,
+    is_listed: bool,
+}
+
+impl Undelivered {
+    fn new(failures: Vec<Failure>, unnamed: u64) -> Self {
+        let named = failures
+            .into_iter()
+            .map(|Failure { path, reason }| (path, Named { reason, is_listed: false }))
+            .collect();
+        Self { named, unnamed }
+    }
+
+    /// Copies the lines of a receipt, and marks what was not delivered.
+    fn mark(mut self, from: &mut File, to: &mut impl Write) -> io::Result<()> {
+        from.rewind()?;
+        let mut reader = Reader::new(BufReader::new(from));
+        loop {
+            // The last line is not there yet.
+            let mut line = match reader.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) | Err(ReceiptError::CutShort) => break,
+                Err(error) => return Err(io::Error::other(error)),
+            };
+            if let Some((name, delivery)) = line.entry_mut()
+                && let Some(reason) = self.reason(&name.path)
+            {
+                *delivery = Delivery { delivered: false, reason: Some(reason) };
+            }
+            write(to, &line)?;
+        }
+        for (path, Named { reason, is_listed }) in self.named {
+            if !is_listed {
+                write(to, &Line::Failed { path, reason })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Why what is at `path` was not delivered, or why that is not certain.
+    fn reason(&mut self, path: &str) -> Option<String> {
+        if let Some(named) = self.named.get_mut(path) {
+            named.is_listed = true;
+            return Some(named.reason.clone());
+        }
+        // A folder that failed may be one whose names are not durable.
+        let mut below = path;
+        while !below.is_empty() {
+            below = &below[..folder_of(below.as_bytes()).len()];
+            if let Some(Named { reason, .. }) = self.named.get(below) {
+                return Some(format!("not certain: the folder /{below} failed: {reason}"));
+            }
+        }
+        let unnamed = self.unnamed;
+        (unnamed > 0).then(|| format!("not certain: the server did not name {unnamed} failures"))
+    }
+}
+
+/// Next to `path`, with the permissions that a new file has.
+fn temp_file(path: &Path) -> io::Result<NamedTempFile> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    tempfile::Builder::new()
+        .prefix(&format!(".{name}."))
+        .suffix(".unfinished")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder(path))
+}
+
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
+}
+
+fn write(to: &mut impl Write, line: &Line) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, line)?;
+    to.write_all(b"\n")
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::wire::Meta;
+
+    fn failure(path: &str) -> Failure {
+        Failure { path: path.into(), reason: "full".into() }
+    }
+
+    /// What a receipt says of some files, and whether it is complete.
+    fn receipt(failures: Vec<Failure>, failed_unnamed: u64) -> (Vec<(String, bool)>, bool) {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load_or_create(dir.path()).unwrap();
+        let path = dir.path().join("receipt");
+        let receipt =
+            Receipt::create(path.clone(), identity.fingerprint(), SystemTime::now()).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        for _ in 0..2 {
+            receipt.begin(&[0; 16], None, "host", address, b"");
+        }
+        let meta = Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 };
+        for path in ["top", "a/b/file", "a/bc"] {
+            receipt.write(&Line::File(FileEntry::new(path.as_bytes(), 1, [0; 32], meta)));
+        }
+        receipt.fail(&failure("source"));
+        assert!(!path.exists(), "it is not there before it is finished");
+        let summary = Summary { failed_unnamed, ..Summary::default() };
+        receipt.finish(&summary, failures).unwrap();
+
+        let mut reader = Reader::new(BufReader::new(File::open(&path).unwrap()));
+        let (mut told, mut complete) = (Vec::new(), false);
+        while let Some(mut line) = reader.next_line().unwrap() {
+            if let Some((name, delivery)) = line.entry_mut() {
+                assert_eq!(delivery.delivered, delivery.reason.is_none());
+                told.push((name.path.clone(), delivery.delivered));
+            } else if let Line::Failed { path, .. } = line {
+                told.push((path, false));
+            } else if let Line::End(end) = line {
+                complete = end.complete;
+            }
+        }
+        drop(receipt);
+        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 2, "no temporary file is left beside the identity and the receipt");
+        (told, complete)
+    }
+
+    #[test]
+    fn only_what_is_certain_is_delivered() {
+        for (failures, unnamed, delivered) in [
+            (vec![], 0, [true, true, true]),
+            (vec!["top"], 0, [false, true, true]),
+            // Names in a folder, and whatever is below them.
+            (vec!["a/b"], 0, [true, false, true]),
+            (vec!["a"], 0, [true, false, false]),
+            (vec![""], 0, [false, false, false]),
+            (vec!["top"], 1, [false, false, false]),
+        ] {
+            let failed: Vec<_> = failures.iter().copied().map(failure).collect();
+            let (told, complete) = receipt(failed, unnamed);
+            let mut want: Vec<_> =
+                ["top", "a/b/file", "a/bc"].map(String::from).into_iter().zip(delivered).collect();
+            want.push(("source".into(), false));
+            want.extend(
+                failures.iter().filter(|&&path| path != "top").map(|&path| (path.into(), false)),
+            );
+            assert_eq!((told, complete), (want, unnamed == 0), "{failures:?}");
+        }
+    }
+}

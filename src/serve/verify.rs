@@ -1,0 +1,216 @@
+//! Comparing what a client has with what is below the root. The client says what it expects and learns
+//! whether that is there, never what is there instead.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use cap_std::fs::Dir;
+use quinn::{Connection, ConnectionError, SendStream, VarInt};
+use tokio::sync::mpsc::channel;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinError, JoinSet};
+
+use super::conn::ConnError;
+use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::store::compare::{Found, StillWanted, Wanted, look};
+use crate::store::sink::kind_at;
+use crate::store::{reason, shown};
+use crate::wire::{
+    CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
+};
+
+/// Clients that compare at the same time, at most.
+const CLIENTS_MAX: usize = 64;
+/// Files that are hashed at the same time for one client, and for all together.
+const CLIENT_HASHES_MAX: usize = 4;
+const HASHES_MAX: usize = 8;
+/// Answers that wait to be sent, at most: a client that does not read them is not read from either.
+const QUEUE: usize = 256;
+
+/// A connection whose client wants to compare.
+pub(super) struct Asked {
+    pub(super) connection: Connection,
+    pub(super) answers: SendStream,
+    pub(super) messages: ControlReader,
+    pub(super) version: u64,
+    pub(super) destination: Vec<u8>,
+}
+
+/// What clients that compare have in common.
+pub(super) struct Verifier {
+    root: Arc<Dir>,
+    clients: Semaphore,
+    hashes: Arc<Semaphore>,
+}
+
+impl Verifier {
+    pub(super) fn new(root: Arc<Dir>) -> Self {
+        let (clients, hashes) = (Semaphore::new(CLIENTS_MAX), Semaphore::new(HASHES_MAX));
+        Self { root, clients, hashes: Arc::new(hashes) }
+    }
+
+    /// Compares for a client until it has heard enough. Returns how much was compared.
+    pub(super) async fn serve(&self, asked: Asked) -> Result<u64, ConnError> {
+        let protocol = |reason: String| ConnError::Protocol(reason);
+        let _room = self.clients.try_acquire().map_err(|_| {
+            ConnError::Refused("the server compares for too many clients: try again later".into())
+        })?;
+        let destination = self.welcome(&asked).await.map_err(ConnError::Refused)?;
+        let (sender, queue) = channel(QUEUE);
+        let Asked { connection, answers, mut messages, .. } = asked;
+        let mut sending = JoinSet::new();
+        // If this fails, so does the connection, which is noticed by who reads from it.
+        sending.spawn(async move { drop(send_all(answers, queue).await) });
+        let lost = |_| ConnError::Lost("no answer can be sent".into());
+        let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
+        sender.send(welcome).await.map_err(lost)?;
+
+        let mut session = Session::new(Arc::clone(&self.root), Arc::clone(&self.hashes));
+        let mut compared = 0;
+        loop {
+            // What is answered is forgotten before the client can hear of it and ask for more.
+            tokio::select! {
+                biased;
+                Some(done) = session.tasks.join_next() => {
+                    let (item, verdict) = done.map_err(|error| protocol(error.to_string()))?;
+                    session.pending.remove(&item);
+                    compared += 1;
+                    sender.send(Control::Compared { item, verdict }).await.map_err(lost)?;
+                }
+                message = messages.next() => match message {
+                    Ok(Some(message)) => session.on_message(message)?,
+                    Ok(None) | Err(ControlError::Read(_)) => break,
+                    Err(ControlError::Wire(error)) => return Err(error.into()),
+                }
+            }
+        }
+        match connection.closed().await {
+            ConnectionError::ApplicationClosed(close)
+                if close.error_code == VarInt::from_u32(CLOSE_DONE) =>
+            {
+                Ok(compared)
+            }
+            error => Err(ConnError::Lost(error.to_string())),
+        }
+    }
+
+    /// What is at the destination, if it may be looked at.
+    async fn welcome(&self, asked: &Asked) -> Result<Destination, String> {
+        let path = super::destination_path(asked.version, &asked.destination)?;
+        let root = Arc::clone(&self.root);
+        let name = shown(&path);
+        let look = move || kind_at(&root, Path::new(OsStr::from_bytes(&path)));
+        let found = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
+        found.map_err(|error| format!("cannot look at {name:?}: {}", reason(&error)))
+    }
+}
+
+/// What one client has asked for.
+struct Session {
+    root: Arc<Dir>,
+    /// Room to hash: this client's and the server's.
+    room: [Arc<Semaphore>; 2],
+    pending: HashMap<u64, Pending>,
+    /// One for each that is pending.
+    tasks: JoinSet<(u64, Verdict)>,
+}
+
+/// A comparison that is not answered. Nothing is read for it any more when it is dropped.
+struct Pending {
+    expected: Option<oneshot::Sender<Option<[u8; 32]>>>,
+    wanted: Wanted,
+}
+
+impl Session {
+    fn new(root: Arc<Dir>, servers_room: Arc<Semaphore>) -> Self {
+        let own = Arc::new(Semaphore::new(CLIENT_HASHES_MAX));
+        let room = [own, servers_room];
+        Self { root, room, pending: HashMap::new(), tasks: JoinSet::new() }
+    }
+
+    fn on_message(&mut self, message: Control) -> Result<(), ConnError> {
+        match message {
+            Control::Compare { item, path, subject } => {
+                let what = "number of comparisons";
+                if self.pending.len() >= COMPARES_MAX {
+                    let (value, limit) = (COMPARES_MAX as u64 + 1, COMPARES_MAX as u64);
+                    return Err(WireError::Limit { what, value, limit }.into());
+                }
+                let (expected, expecting) = oneshot::channel();
+                let pending = Pending { expected: Some(expected), wanted: Wanted::default() };
+                let comparison = Comparison {
+                    root: Arc::clone(&self.root),
+                    path,
+                    subject,
+                    wanted: pending.wanted.watch(),
+                };
+                if self.pending.insert(item, pending).is_some() {
+                    return Err(ConnError::Protocol(format!("item {item} is compared twice")));
+                }
+                let room = self.room.clone();
+                self.tasks.spawn(async move { (item, comparison.run(room, expecting).await) });
+            }
+            Control::Expect { item, hash } => {
+                // It may have been answered meanwhile.
+                let Some(pending) = self.pending.get_mut(&item) else { return Ok(()) };
+                if hash.is_none() {
+                    pending.wanted.stop();
+                }
+                if let Some(expected) = pending.expected.take()
+                    && expected.send(hash).is_err()
+                {
+                    tracing::debug!(item, "needs no hash");
+                }
+            }
+            other => return Err(ConnError::Protocol(format!("unexpected message {other:?}"))),
+        }
+        Ok(())
+    }
+}
+
+struct Comparison {
+    root: Arc<Dir>,
+    path: Vec<u8>,
+    subject: Subject,
+    wanted: StillWanted,
+}
+
+impl Comparison {
+    async fn run(
+        self,
+        room: [Arc<Semaphore>; 2],
+        expecting: oneshot::Receiver<Option<[u8; 32]>>,
+    ) -> Verdict {
+        let [own, servers] = room;
+        // First the client's own room, so that it waits in few places of the server's queue.
+        let own = own.acquire_owned().await;
+        let room = (own, servers.acquire_owned().await);
+        let read = move || {
+            let found = look(&self.root, &self.path, &self.subject);
+            let read = match found {
+                Found::Settled(verdict) => Err(verdict),
+                Found::File(file) => {
+                    let hashed = file.hash(&self.wanted);
+                    Ok((file, hashed))
+                }
+            };
+            // Given back when the work is over, even if nobody waits for it any more.
+            drop(room);
+            read
+        };
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Err(verdict)) => verdict,
+            Ok(Ok((file, Err(error)))) => file.verdict(&Err(error), None),
+            Ok(Ok((file, hashed))) => file.verdict(&hashed, expecting.await.ok().flatten()),
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+fn failed(error: &JoinError) -> Verdict {
+    tracing::error!(%error, "a comparison failed");
+    Verdict::of(Content::Unreadable)
+}

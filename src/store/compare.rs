@@ -1,0 +1,213 @@
+//! Looking at what is at a path, to compare it. Nothing is written.
+//!
+//! A client says which path: it is opened relative to the root's descriptor and cannot lead out of it,
+//! neither by its name nor by a link on the way; a link at its end is not followed at all.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use cap_std::fs::Dir;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+
+use super::commit::folder_of;
+use super::os;
+use super::scan::FileInfo;
+use super::sink::name_of;
+use crate::wire::{Content, Meta, Subject, Verdict};
+
+/// What is read and hashed at a time, in bytes.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// What is at a path.
+#[derive(Debug)]
+pub enum Found {
+    /// There is nothing to read.
+    Settled(Verdict),
+    /// A file of the right size: its content decides.
+    File(FoundFile),
+}
+
+/// A file of the right size.
+#[derive(Debug)]
+pub struct FoundFile {
+    file: File,
+    info: FileInfo,
+    /// The verdict if its content is the same.
+    verdict: Verdict,
+}
+
+/// What reading a file has led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hashed {
+    /// Its BLAKE3 hash.
+    Hash([u8; 32]),
+    /// It changed meanwhile.
+    Changed,
+    /// It was not wanted any more.
+    Stopped,
+}
+
+/// Stops who hashes for it when it is dropped.
+#[derive(Debug, Default)]
+pub struct Wanted(Arc<AtomicBool>);
+
+/// Whether a hash is still wanted.
+#[derive(Clone, Debug)]
+pub struct StillWanted(Arc<AtomicBool>);
+
+impl Wanted {
+    /// For whoever hashes.
+    pub fn watch(&self) -> StillWanted {
+        StillWanted(Arc::clone(&self.0))
+    }
+
+    /// It is not wanted any more.
+    pub fn stop(&self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl StillWanted {
+    /// Whether it is.
+    pub fn get(&self) -> bool {
+        !self.0.load(Relaxed)
+    }
+}
+
+/// Looks whether `subject` is at `path` below `root`, as far as that shows without reading files.
+pub fn look(root: &Dir, path: &[u8], subject: &Subject) -> Found {
+    let found = match subject {
+        Subject::Folder => folder(root, path),
+        Subject::File { bytes, meta } => file(root, path, *bytes, *meta),
+        Subject::Symlink { target_hash } => symlink(root, path, target_hash),
+    };
+    found.unwrap_or_else(|error| settled(content_of(&error)))
+}
+
+fn content_of(error: &io::Error) -> Content {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Content::Missing,
+        _ => Content::Unreadable,
+    }
+}
+
+/// As for a push: a link to a folder below the root is one.
+fn folder(root: &Dir, path: &[u8]) -> io::Result<Found> {
+    let is_folder = root.metadata(os(path))?.is_dir();
+    Ok(settled(if is_folder { Content::Same } else { Content::OtherKind }))
+}
+
+fn file(root: &Dir, path: &[u8], bytes: u64, meta: Meta) -> io::Result<Found> {
+    let parent = parent(root, path)?;
+    // What is no file is not even opened: for a device that may have effects.
+    let stat = stat(&parent, path)?;
+    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Ok(settled(Content::OtherKind));
+    }
+    let verdict = Verdict {
+        content: Content::Same,
+        mode_differs: (stat.st_mode ^ meta.mode) & 0o777 != 0,
+        mtime_differs: (stat.st_mtime, stat.st_mtime_nsec as u32) != (meta.mtime_s, meta.mtime_ns),
+    };
+    let other_size = Found::Settled(Verdict { content: Content::OtherSize, ..verdict });
+    if u64::try_from(stat.st_size).ok() != Some(bytes) {
+        return Ok(other_size);
+    }
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file: File = rustix::fs::openat(&parent, name_of(path), flags, Mode::empty())?.into();
+    let metadata = file.metadata()?;
+    let info = FileInfo::of(&metadata);
+    Ok(match (metadata.is_file(), info.bytes == bytes) {
+        (false, _) => settled(Content::OtherKind),
+        (true, false) => other_size,
+        (true, true) => Found::File(FoundFile { file, info, verdict }),
+    })
+}
+
+fn symlink(root: &Dir, path: &[u8], target_hash: &[u8; 32]) -> io::Result<Found> {
+    let parent = parent(root, path)?;
+    if !FileType::from_raw_mode(stat(&parent, path)?.st_mode).is_symlink() {
+        return Ok(settled(Content::OtherKind));
+    }
+    let target = rustix::fs::readlinkat(&parent, name_of(path), Vec::new())?;
+    let is_same = blake3::hash(target.as_bytes()) == *target_hash;
+    Ok(settled(if is_same { Content::Same } else { Content::Different }))
+}
+
+fn settled(content: Content) -> Found {
+    Found::Settled(Verdict::of(content))
+}
+
+fn parent(root: &Dir, path: &[u8]) -> io::Result<Dir> {
+    match folder_of(path) {
+        b"" => root.try_clone(),
+        folder => root.open_dir(os(folder)),
+    }
+}
+
+fn stat(parent: &Dir, path: &[u8]) -> io::Result<Stat> {
+    Ok(rustix::fs::statat(parent, name_of(path), AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+impl FoundFile {
+    /// Reads and hashes it.
+    pub fn hash(&self, wanted: &StillWanted) -> io::Result<Hashed> {
+        hash(&self.file, &self.info, wanted, |_| ())
+    }
+
+    /// The verdict, given what was read and what was expected.
+    pub fn verdict(&self, hashed: &io::Result<Hashed>, expected: Option<[u8; 32]>) -> Verdict {
+        let content = match (hashed, expected) {
+            (Ok(Hashed::Hash(hash)), Some(expected)) if *hash == expected => Content::Same,
+            (Ok(_), _) => Content::Different,
+            (Err(_), _) => Content::Unreadable,
+        };
+        Verdict { content, ..self.verdict }
+    }
+}
+
+/// Reads and hashes a file that is as `info` says. `progress` is told how many bytes were read.
+pub fn hash(
+    file: &File,
+    info: &FileInfo,
+    wanted: &StillWanted,
+    mut progress: impl FnMut(u64),
+) -> io::Result<Hashed> {
+    let current = || file.metadata().map(|metadata| FileInfo::of(&metadata));
+    if !info.is_unchanged(&current()?) {
+        return Ok(Hashed::Changed);
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut block = vec![0; info.bytes.min(BLOCK_BYTES as u64) as usize];
+    let mut at = 0;
+    while at < info.bytes {
+        if !wanted.get() {
+            return Ok(Hashed::Stopped);
+        }
+        let len = (info.bytes - at).min(BLOCK_BYTES as u64) as usize;
+        match file.read_exact_at(&mut block[..len], at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                return Ok(Hashed::Changed);
+            }
+            read => read?,
+        }
+        hasher.update(&block[..len]);
+        at += len as u64;
+        progress(len as u64);
+    }
+    if info.is_unchanged(&current()?) {
+        Ok(Hashed::Hash(*hasher.finalize().as_bytes()))
+    } else {
+        Ok(Hashed::Changed)
+    }
+}

@@ -1,0 +1,271 @@
+//! Comparing files with what is at a destination, or with a receipt, without moving any data.
+
+mod local;
+mod peer;
+mod tally;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinError, JoinSet};
+
+pub use self::local::{ReceiptConfig, verify_receipt};
+use self::peer::Peer;
+use self::tally::{Scanned, Tally};
+use crate::error::Error;
+use crate::event::{Failure, VerifyEvent, VerifySummary};
+use crate::identity::Identity;
+use crate::net::tls::ClientTrust;
+use crate::push::names::{Names, starts};
+use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
+use crate::store::scan::{Entry, FileInfo, Kind, Start, scan};
+use crate::store::source::open;
+use crate::store::{reason, shown};
+use crate::wire::{COMPARES_MAX, Control, PATH_BYTES_MAX, Subject, Verdict, is_path_safe};
+
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Entries that the scan may be ahead.
+const SCAN_AHEAD: usize = 1_024;
+/// Files that are hashed at the same time.
+const HASHES_MAX: usize = 4;
+
+/// What to compare, and with what.
+#[derive(Clone)]
+pub struct VerifyConfig {
+    /// Files and folders, as for a push.
+    pub sources: Vec<PathBuf>,
+    /// The server's address.
+    pub server: SocketAddr,
+    /// The server's name: for its certificate, and for messages.
+    pub server_name: String,
+    /// Where to look, relative to the server's root; a trailing slash means a folder, as for a push.
+    pub destination: Vec<u8>,
+    /// The local address; `None` lets the system choose.
+    pub bind: Option<IpAddr>,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Whom we accept.
+    pub trust: ClientTrust,
+    /// Datagrams are never larger than this, in bytes of UDP payload.
+    pub datagram_bytes_max: u16,
+    /// How long to wait for the server.
+    pub connect_timeout: Duration,
+    /// Whether permission bits and modification times do not matter.
+    pub content_only: bool,
+}
+
+/// Called with every event; it must not block for long.
+pub type VerifyReporter = Arc<dyn Fn(VerifyEvent) + Send + Sync>;
+
+/// Compares everything that the sources hold with what is at the destination, until that is done or
+/// `stop` resolves. What is at the destination and not at the source is not looked at.
+///
+/// What differs is told and counted; an error means that the comparison as a whole failed.
+pub async fn verify(
+    config: VerifyConfig,
+    report: VerifyReporter,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<VerifySummary, Error> {
+    let mut stop = pin!(stop);
+    let starts = starts(&config.sources)?;
+    let scanned = Arc::<Scanned>::default();
+    let tally = Tally::new(report, Arc::clone(&scanned), config.content_only);
+    let scan = start_scan(starts.clone(), scanned);
+    let connected = tokio::select! {
+        biased;
+        connected = Peer::connect(&config) => connected,
+        () = &mut stop => Err(Error::Interrupted),
+    };
+    let (peer, there) = connected?;
+    let names = Names::new(&config.destination, there, &starts)?;
+    let mut verify = Verify::new(peer, names, scan, tally);
+    let result = tokio::select! {
+        biased;
+        result = verify.run() => result,
+        () = stop => Err(Error::Interrupted),
+    };
+    let Verify { peer, tally, .. } = verify;
+    let result = result.map(|()| tally.end());
+    peer.close(result.is_ok()).await;
+    result
+}
+
+/// Looks through the sources ahead of who reads from the channel; ends with it.
+fn start_scan(starts: Vec<Start>, scanned: Arc<Scanned>) -> mpsc::Receiver<Result<Entry, Failure>> {
+    let (sender, found) = mpsc::channel(SCAN_AHEAD);
+    tokio::task::spawn_blocking(move || {
+        scan(&starts, |entry| {
+            if let Ok(Entry { kind, .. }) = &entry {
+                scanned.add(if let Kind::File(info) = kind { info.bytes } else { 0 });
+            }
+            sender.blocking_send(entry).is_ok()
+        });
+        scanned.done.store(true, Relaxed);
+    });
+    found
+}
+
+struct Verify {
+    peer: Peer,
+    names: Names,
+    found: mpsc::Receiver<Result<Entry, Failure>>,
+    all_found: bool,
+    /// What the server was asked for, at most [`COMPARES_MAX`], by number.
+    unanswered: HashMap<u64, Unanswered>,
+    next_item: u64,
+    hashing: JoinSet<(u64, Result<[u8; 32], String>)>,
+    room: Arc<Semaphore>,
+    tally: Tally,
+}
+
+struct Unanswered {
+    local: PathBuf,
+    path: Vec<u8>,
+    subject: Subject,
+    /// Why it could not be hashed here.
+    unreadable: Option<String>,
+    /// Its hash, which is not computed to the end once the answer is there.
+    wanted: Wanted,
+}
+
+impl Verify {
+    fn new(
+        peer: Peer,
+        names: Names,
+        found: mpsc::Receiver<Result<Entry, Failure>>,
+        tally: Tally,
+    ) -> Self {
+        Self {
+            peer,
+            names,
+            found,
+            all_found: false,
+            unanswered: HashMap::new(),
+            next_item: 0,
+            hashing: JoinSet::new(),
+            room: Arc::new(Semaphore::new(HASHES_MAX)),
+            tally,
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
+        while !(self.all_found && self.unanswered.is_empty()) {
+            let takes_found = !self.all_found && self.unanswered.len() < COMPARES_MAX;
+            tokio::select! {
+                biased;
+                message = self.peer.next() => self.on_message(&message?)?,
+                Some(hashed) = self.hashing.join_next() => self.on_hashed(hashed)?,
+                _ = tick.tick() => self.tally.tell_progress(),
+                found = self.found.recv(), if takes_found => match found {
+                    Some(Ok(entry)) => self.compare(entry)?,
+                    Some(Err(failure)) => self.tally.not_compared(failure),
+                    None => self.all_found = true,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks the server for something that was found, and begins to hash it.
+    fn compare(&mut self, entry: Entry) -> Result<(), Error> {
+        let Entry { local, remote, kind } = entry;
+        let path = self.names.remote(&remote);
+        let subject = match &kind {
+            Kind::Folder(_) if path.is_empty() => return Ok(()), // the root is the server's own
+            Kind::Folder(_) => Subject::Folder,
+            Kind::File(info) => Subject::File { bytes: info.bytes, meta: info.meta },
+            Kind::Symlink { target, .. } => {
+                Subject::Symlink { target_hash: *blake3::hash(target).as_bytes() }
+            }
+        };
+        if !is_path_safe(&path) {
+            let reason = format!("its path is longer than {PATH_BYTES_MAX} bytes");
+            self.tally.not_compared(Failure { path: local.to_string_lossy().into(), reason });
+            return Ok(());
+        }
+        let item = self.next_item;
+        self.next_item += 1;
+        self.peer.say(Control::Compare { item, path: path.clone(), subject })?;
+        let wanted = Wanted::default();
+        if let Kind::File(info) = kind {
+            let (local, watch) = (local.clone(), wanted.watch());
+            let (room, scanned) = (Arc::clone(&self.room), self.tally.scanned());
+            self.hashing.spawn(async move {
+                let room = room.acquire_owned().await;
+                let work = move || {
+                    let hash = hash_local(local, info, &watch, &scanned);
+                    drop(room);
+                    hash
+                };
+                let hash = tokio::task::spawn_blocking(work).await;
+                (item, hash.unwrap_or_else(|error| Err(error.to_string())))
+            });
+        }
+        let unanswered = Unanswered { local, path, subject, unreadable: None, wanted };
+        self.unanswered.insert(item, unanswered);
+        Ok(())
+    }
+
+    fn on_hashed(
+        &mut self,
+        hashed: Result<(u64, Result<[u8; 32], String>), JoinError>,
+    ) -> Result<(), Error> {
+        let (item, hash) = hashed.map_err(|error| Error::Disk(error.to_string()))?;
+        let Some(unanswered) = self.unanswered.get_mut(&item) else { return Ok(()) };
+        let hash = hash.map_err(|reason| unanswered.unreadable = Some(reason)).ok();
+        self.peer.say(Control::Expect { item, hash })
+    }
+
+    fn on_message(&mut self, message: &Control) -> Result<(), Error> {
+        let &Control::Compared { item, verdict } = message else {
+            return Err(self.peer.broke_the_protocol());
+        };
+        let unanswered = self.unanswered.remove(&item);
+        self.settle(unanswered.ok_or_else(|| self.peer.broke_the_protocol())?, verdict);
+        Ok(())
+    }
+
+    fn settle(&mut self, answered: Unanswered, verdict: Verdict) {
+        let Unanswered { local, path, subject, unreadable, wanted } = answered;
+        drop(wanted);
+        match unreadable {
+            Some(reason) => {
+                let path = local.to_string_lossy().into();
+                self.tally.not_compared(Failure { path, reason });
+            }
+            None => self.tally.settle(shown(&path), &subject, verdict),
+        }
+    }
+}
+
+fn hash_local(
+    local: PathBuf,
+    info: FileInfo,
+    wanted: &StillWanted,
+    scanned: &Scanned,
+) -> Result<[u8; 32], String> {
+    let mut left = info.bytes;
+    let hashed = open(&local).and_then(|file| {
+        hash(&file, &info, wanted, |bytes| {
+            left -= bytes;
+            scanned.read_bytes.fetch_add(bytes, Relaxed);
+        })
+    });
+    // What need not be read is done with as well.
+    scanned.read_bytes.fetch_add(left, Relaxed);
+    drop(local);
+    match hashed {
+        Ok(Hashed::Hash(hash)) => Ok(hash),
+        Ok(Hashed::Changed) => Err("it changed while it was read".into()),
+        Ok(Hashed::Stopped) => Err("not wanted any more".into()),
+        Err(error) => Err(reason(&error)),
+    }
+}

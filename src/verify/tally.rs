@@ -1,0 +1,129 @@
+//! What a comparison has found so far.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use super::VerifyReporter;
+use crate::event::{Difference, Failure, VerifyEvent, VerifyProgress, VerifySummary};
+use crate::push::progress::Rate;
+use crate::wire::{Content, Subject, Verdict};
+
+/// How far the search for what to compare is, and the reading of it.
+#[derive(Debug, Default)]
+pub(super) struct Scanned {
+    items: AtomicU64,
+    bytes: AtomicU64,
+    pub(super) done: AtomicBool,
+    /// Bytes that were read, or need not be.
+    pub(super) read_bytes: AtomicU64,
+}
+
+impl Scanned {
+    /// Something was found; if it is a file, of `bytes`.
+    pub(super) fn add(&self, bytes: u64) {
+        self.items.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+}
+
+/// Tells what differs, and counts.
+pub(super) struct Tally {
+    report: VerifyReporter,
+    scanned: Arc<Scanned>,
+    content_only: bool,
+    began: Instant,
+    rate: Rate,
+    summary: VerifySummary,
+}
+
+impl Tally {
+    pub(super) fn new(report: VerifyReporter, scanned: Arc<Scanned>, content_only: bool) -> Self {
+        Self {
+            report,
+            scanned,
+            content_only,
+            began: Instant::now(),
+            rate: Rate::default(),
+            summary: VerifySummary::default(),
+        }
+    }
+
+    pub(super) fn scanned(&self) -> Arc<Scanned> {
+        Arc::clone(&self.scanned)
+    }
+
+    /// `subject` was compared with what is at `path`.
+    pub(super) fn settle(&mut self, path: String, subject: &Subject, verdict: Verdict) {
+        let Verdict { content, mode_differs, mtime_differs } = verdict;
+        let summary = &mut self.summary;
+        let mut differs: Vec<&'static str> = Vec::new();
+        match content {
+            Content::Unreadable => {
+                let reason = "it is there and cannot be read".into();
+                return self.not_compared(Failure { path, reason });
+            }
+            Content::Same => {}
+            Content::Different if matches!(subject, Subject::Symlink { .. }) => {
+                differs.push("target");
+            }
+            Content::Different => differs.push("content"),
+            Content::OtherSize => differs.push("size"),
+            Content::Missing => differs.push("missing"),
+            Content::OtherKind => differs.push("kind"),
+        }
+        if !self.content_only {
+            differs.extend(mode_differs.then_some("mode"));
+            differs.extend(mtime_differs.then_some("mtime"));
+        }
+        let count = match (content, differs.is_empty()) {
+            (Content::Missing, _) => &mut summary.missing,
+            (Content::Same, true) => match subject {
+                Subject::File { bytes, .. } => {
+                    summary.bytes += bytes;
+                    &mut summary.files
+                }
+                Subject::Folder | Subject::Symlink { .. } => &mut summary.others,
+            },
+            (Content::Same, false) => &mut summary.metadata,
+            _ => &mut summary.different,
+        };
+        *count += 1;
+        if !differs.is_empty() {
+            (self.report)(VerifyEvent::Difference(Difference { path, differs }));
+        }
+    }
+
+    /// Something could not be compared.
+    pub(super) fn not_compared(&mut self, failure: Failure) {
+        self.summary.not_compared += 1;
+        (self.report)(VerifyEvent::NotCompared(failure));
+    }
+
+    pub(super) fn tell_progress(&mut self) {
+        let now = Instant::now();
+        let Scanned { items, bytes, done, read_bytes } = &*self.scanned;
+        let hashed_bytes = read_bytes.load(Relaxed);
+        let VerifySummary { files, others, missing, different, metadata, not_compared, .. } =
+            self.summary;
+        (self.report)(VerifyEvent::VerifyProgress(VerifyProgress {
+            elapsed_s: (now - self.began).as_secs_f64(),
+            found_items: items.load(Relaxed),
+            found_bytes: bytes.load(Relaxed),
+            scan_done: done.load(Relaxed),
+            compared_items: files + others + missing + different + metadata + not_compared,
+            hashed_bytes,
+            bytes_per_s: self.rate.update(now, hashed_bytes),
+        }));
+    }
+
+    /// That was all.
+    pub(super) fn end(self) -> VerifySummary {
+        let seconds = self.began.elapsed().as_secs_f64();
+        let hashed_bytes = self.scanned.read_bytes.load(Relaxed);
+        let bytes_per_s = hashed_bytes as f64 / seconds;
+        let summary = VerifySummary { seconds, bytes_per_s, ..self.summary };
+        (self.report)(VerifyEvent::VerifySummary(summary.clone()));
+        summary
+    }
+}

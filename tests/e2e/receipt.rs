@@ -1,0 +1,212 @@
+//! Receipts: what a push says it has delivered, and comparing with that.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::common::{Host, Ran, Serve, eventually, hash, names, random, run};
+use crate::relay::{self, Relay};
+
+fn push(host: &Host, source: &Path, url: &str) -> (Ran, PathBuf) {
+    let receipt = host.outside("receipt");
+    let args = ["--receipt".as_ref(), receipt.as_ref(), source.as_ref()];
+    (run(&mut host.pushing(&args, url)), receipt)
+}
+
+fn lines(receipt: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(receipt).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn check(host: &Host, receipt: &Path, args: &[&OsStr]) -> Ran {
+    host.verify(&[&["--receipt".as_ref(), receipt.as_ref()], args].concat())
+}
+
+#[test]
+fn a_receipt_lists_what_was_delivered_and_finds_what_changes_later() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let top = host.src("tree");
+    fs::create_dir_all(top.join("a/b")).unwrap();
+    let strange = OsStr::from_bytes(b"\xff");
+    for (seed, bytes) in [0, 1, 1_024, 65_536, 65_537, 5_000_001].into_iter().enumerate() {
+        fs::write(top.join(format!("a/{bytes}")), random(seed as u64, bytes)).unwrap();
+    }
+    for number in 0..500 {
+        fs::write(top.join(format!("a/b/{number}")), random(number, 300)).unwrap();
+    }
+    // Holes are hashed like zeros.
+    let sparse = File::create(top.join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 3_000_000).unwrap();
+    fs::write(top.join(strange), b"x").unwrap();
+    symlink("a/0", top.join("link")).unwrap();
+    let (ran, receipt) = push(&host, &top, &serve.url("to"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+
+    let told = lines(&receipt);
+    let (head, end) = (&told[0], &told[told.len() - 1]);
+    assert_eq!(head["transfer"], ran.summary()["transfer"]);
+    assert_eq!((&head["client"], &head["server"]), (&host.id().into(), &host.id().into()));
+    let address = serve.address.to_string();
+    assert_eq!((&head["address"], &head["destination"]), (&address.into(), &"to".into()));
+    assert_eq!((&end["files"], &end["others"]), (&508.into(), &4.into()), "{end}");
+    assert_eq!((&end["complete"], &end["failed"]), (&true.into(), &0.into()));
+
+    let files: Vec<_> = told.iter().filter(|line| line["type"] == "file").collect();
+    assert_eq!(files.len(), 508);
+    for file in files {
+        let path = match file["path_base64"].as_str() {
+            Some(_) => host.root("to/tree").join(strange),
+            None => host.root(file["path"].as_str().unwrap()),
+        };
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(file["blake3"], hash(&path), "{file}");
+        assert_eq!(file["bytes"], metadata.len());
+        assert_eq!(file["mode"], format!("{:04o}", metadata.mode() & 0o777));
+        assert_eq!(file["mtime_s"], metadata.mtime());
+        assert_eq!(file["mtime_ns"], metadata.mtime_nsec());
+        assert_eq!(file["delivered"], true);
+    }
+    assert_eq!(names(&host.outside("")), ["receipt"]);
+
+    let (root, src) = (host.root(""), host.src(""));
+    let strip: [&OsStr; 3] = ["--strip".as_ref(), "to/".as_ref(), src.as_ref()];
+    for args in [&[root.as_ref()][..], &strip] {
+        let ran = check(&host, &receipt, args);
+        assert_eq!((ran.code, ran.findings().len()), (0, 0), "{ran:?}");
+    }
+    let file = File::options().write(true).open(host.root("to/tree/a/5000001")).unwrap();
+    file.write_all_at(b"tampered", 4_000_000).unwrap();
+    fs::remove_file(host.root("to/tree/link")).unwrap();
+    let ran = check(&host, &receipt, &["--content-only".as_ref(), root.as_ref()]);
+    let found: Vec<_> = ran.findings().into_iter().collect();
+    let want = [("to/tree/a/5000001", "content"), ("to/tree/link", "missing")];
+    let want = want.map(|(path, differs)| (path.to_owned(), differs.to_owned()));
+    assert_eq!((ran.code, found), (1, want.to_vec()));
+}
+
+#[test]
+fn a_push_that_goes_on_lists_what_was_there_already_as_well() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let relay =
+        Relay::start(serve.address, relay::Path { bytes_per_s: 2e5, ..relay::Path::default() });
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for number in 0..60 {
+        fs::write(top.join(number.to_string()), random(number, 256 << 10)).unwrap();
+    }
+    let mut first = host.pushing(&[top.as_ref()], &relay.url(""));
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let arrived = || fs::read_dir(host.root("tree")).map_or(0, Iterator::count);
+    eventually("some are there", || arrived() > 20);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let (ran, receipt) = push(&host, &top, &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let told = lines(&receipt);
+    let files: Vec<_> = told.iter().filter(|line| line["type"] == "file").collect();
+    assert_eq!((files.len(), &told[told.len() - 1]["files"]), (60, &60.into()));
+    assert!(files.iter().any(|file| file["kept"] == true), "{told:?}");
+    for file in files {
+        assert_eq!(file["blake3"], hash(&host.root(file["path"].as_str().unwrap())), "{file}");
+    }
+    let ran = check(&host, &receipt, &[host.root("").as_ref()]);
+    assert_eq!((ran.code, ran.findings().len()), (0, 0), "{ran:?}");
+}
+
+#[test]
+fn what_failed_is_not_delivered() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for name in ["good", "bad"] {
+        fs::write(top.join(name), name).unwrap();
+    }
+    let _socket = UnixListener::bind(top.join("socket")).unwrap();
+    // A folder is there, which no file replaces.
+    fs::create_dir_all(host.root("tree/bad/in")).unwrap();
+    let (ran, receipt) = push(&host, &top, &serve.url(""));
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let told = lines(&receipt);
+    let of = |path: &str| {
+        let line =
+            told.iter().find(|line| line["path"].as_str().is_some_and(|p| p.ends_with(path)));
+        line.unwrap_or_else(|| panic!("no {path} in {told:?}"))
+    };
+    assert_eq!(of("tree/good")["delivered"], true);
+    let bad = of("tree/bad");
+    assert_eq!((&bad["type"], &bad["delivered"]), (&"file".into(), &false.into()), "{bad}");
+    assert!(bad["reason"].as_str().is_some_and(|reason| reason.contains("directory")), "{bad}");
+    assert_eq!(of("socket")["type"], "failed");
+    let end = &told[told.len() - 1];
+    assert_eq!((&end["files"], &end["failed"]), (&1.into(), &2.into()));
+    assert_eq!(end["complete"], true);
+
+    let ran = check(&host, &receipt, &[host.root("").as_ref()]);
+    let found = ran.findings();
+    assert_eq!((ran.code, found.len()), (1, 2), "{ran:?}");
+    assert_eq!(found["tree/bad"], "kind");
+}
+
+#[test]
+fn a_push_that_fails_leaves_no_receipt() {
+    let host = Host::new();
+    fs::write(host.src("file"), b"x").unwrap();
+    let own = host.id();
+    let receipt = host.outside("receipt");
+    let known = ["--fingerprint", &own, "--connect-timeout", "1s", "--receipt"];
+    let mut command = host.qbulk();
+    command.arg("push").args(known).arg(&receipt).arg(host.src("file"));
+    run(command.arg("qbulk://127.0.0.1:9/")).assert_failed(3, "127.0.0.1:9");
+    assert!(names(&host.outside("")).is_empty());
+
+    let serve = Serve::start(&host);
+    fs::write(host.root("taken"), b"old").unwrap();
+    fs::write(&receipt, b"older").unwrap();
+    let (ran, _) = push(&host, &host.src(""), &serve.url("taken/"));
+    ran.assert_failed(2, "taken");
+    assert_eq!(names(&host.outside("")), ["receipt"]);
+    assert_eq!(fs::read(&receipt).unwrap(), b"older", "what was there before stays");
+
+    // Where no receipt can be written, nothing is sent.
+    let mut command = host.qbulk();
+    command.args(["push", "--receipt"]).arg(host.outside("none/receipt"));
+    run(command.arg(host.src("file")).arg(serve.url(""))).assert_failed(6, "none/receipt");
+    assert_eq!(names(&host.root("")), ["taken"]);
+}
+
+#[test]
+fn what_is_no_receipt_is_refused() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::write(host.src("file"), b"x").unwrap();
+    let (ran, receipt) = push(&host, &host.src("file"), &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let root = host.root("");
+    let text = fs::read_to_string(&receipt).unwrap();
+    let end = text.trim_end().rfind('\n').unwrap();
+    for (text, words) in [
+        (text[..=end].to_owned(), "cut short"),
+        (text.replace("\"path\":\"file\"", "\"path\":\"../outside/receipt\""), "is not allowed"),
+        (text.replace("\"version\":1", "\"version\":9"), "version 9"),
+        (format!("{text}{text}"), "more after"),
+        ("photo".into(), "line 1"),
+        (String::new(), "cut short"),
+    ] {
+        fs::write(&receipt, text).unwrap();
+        check(&host, &receipt, &[root.as_ref()]).assert_failed(6, words);
+    }
+    check(&host, &host.outside("none"), &[root.as_ref()]).assert_failed(6, "No such file");
+    fs::write(&receipt, text).unwrap();
+    check(&host, &receipt, &[host.root("none").as_ref()]).assert_failed(6, "none");
+    let strip: [&OsStr; 3] = ["--strip".as_ref(), "other".as_ref(), root.as_ref()];
+    check(&host, &receipt, &strip).assert_failed(2, "other");
+}
