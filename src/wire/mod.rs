@@ -12,7 +12,7 @@ mod stripe;
 
 pub use control::{
     CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control,
-    Destination, transfer_name,
+    ControlBuffer, Destination, transfer_name,
 };
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,

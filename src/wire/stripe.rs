@@ -248,7 +248,8 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
     let len = limit("piece length", get_varint(input)?, len_max)?;
     let span = len.next_power_of_two().max(PIECE_MIN);
-    if len != file_bytes && (len == 0 || !offset.is_multiple_of(span)) {
+    let is_node = len == span || offset + len == file_bytes;
+    if len != file_bytes && (len == 0 || !is_node || !offset.is_multiple_of(span)) {
         return Err(WireError::Misplaced { offset, len });
     }
     let runs = get_runs(input, len)?;
@@ -411,7 +412,7 @@ mod tests {
             assert_eq!(decode(offset, len, file_bytes), Ok(()));
         }
         for (offset, len, file_bytes) in
-            [(0, 0, 5), (5, 0, 5), (1, 1_024, 9_000), (1_024, 2_048, 9_000)]
+            [(0, 0, 5), (5, 0, 5), (1, 1_024, 9_000), (1_024, 2_048, 9_000), (0, 1_500, 9_000)]
         {
             assert_eq!(decode(offset, len, file_bytes), Err(WireError::Misplaced { offset, len }));
         }
