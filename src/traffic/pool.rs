@@ -440,6 +440,10 @@ impl Pool {
         let mut flying_total: u64 = self.conns.values().map(|conn| conn.flying_bytes).sum();
         loop {
             let Some(conn) = self.conns.get_mut(&id) else { return };
+            // Feeding another one may have ended its turn.
+            if !matches!(conn.state, State::Active) {
+                return;
+            }
             let stripe_len = stripe_len(&self.config, conn);
             let share = self.config.flying_bytes_max / self.tuner.active().max(1) as u64;
             let full = conn.flying_bytes >= flying_target(conn, stripe_len, share);
