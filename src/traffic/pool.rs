@@ -591,7 +591,7 @@ impl Pool {
 
     fn reprime_idle(&mut self, now: Instant) {
         // While nothing moves, nobody knows when a window will be needed.
-        if self.drained || self.plan.flying_stripes() == 0 {
+        if self.drained || self.plan.flying_stripes() == 0 || self.is_padding_enough() {
             return;
         }
         let after = self.config.reprime_after;

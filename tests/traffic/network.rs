@@ -82,8 +82,7 @@ impl Network {
         let opening = opening(&mut draw, faults);
         let bad = if faults && draw.has(0.8, "paths that go bad") { 0.3 } else { 0.0 };
         let ends = if faults && draw.has(0.2, "connections that end") { 0.2 } else { 0.0 };
-        let (items, source_done) =
-            source(&mut draw, config.stripe_bytes_min, config.stripe_bytes_max);
+        let (items, source_done) = source(&mut draw, &config, rate);
         Self {
             config,
             rtt,
@@ -240,12 +239,12 @@ fn opening(draw: &mut Draw, faults: bool) -> Opening {
     Opening { fails: 0.0, until: Duration::ZERO, fails_after }
 }
 
-fn source(draw: &mut Draw, stripe_min: u64, stripe_max: u64) -> (Vec<(Duration, Item)>, Duration) {
-    let whole_max = stripe_min.min(60_000) - 200;
+fn source(draw: &mut Draw, config: &PoolConfig, rate: f64) -> (Vec<(Duration, Item)>, Duration) {
+    let whole_max = config.stripe_bytes_min.min(60_000) - 200;
     if draw.has(0.02, "nothing to send") {
         return (Vec::new(), draw.ms(0..2_000));
     }
-    let many = if draw.has(0.000_5, "a million items") {
+    let many = if draw.has(0.001, "a million items") {
         1_000_000
     } else if draw.has(0.02, "many tiny items") {
         draw.rng.random_range(5_000..50_000)
@@ -254,8 +253,10 @@ fn source(draw: &mut Draw, stripe_min: u64, stripe_max: u64) -> (Vec<(Duration, 
     };
     let mut items: Vec<(Duration, Item)> =
         (0..many).map(|id| (Duration::ZERO, Item::whole(ItemId(id), id % 64, 60))).collect();
-    let apart = if draw.has(0.15, "a slow source") { draw.rng.random_range(1..500) } else { 0 };
-    let bytes_max = 8_000_000.min(stripe_max * 64);
+    let apart = if draw.has(0.15, "a slow source") { draw.rng.random_range(1..200) } else { 0 };
+    // Enough for a few seconds.
+    let per_item = (rate * 0.15) as u64;
+    let bytes_max = per_item.clamp(200_000, 8_000_000).min(config.stripe_bytes_max * 64);
     let mut at = Duration::ZERO;
     for id in many..many + draw.rng.random_range(1..60) {
         if apart > 0 {

@@ -366,18 +366,17 @@ impl<'a> Sim<'a> {
         let busy =
             self.links.values().filter(|link| link.priming || !link.queue.is_empty()).count();
         let share = self.network.shared_rate * STEP.as_secs_f64() / busy.max(1) as f64;
-        let ids: Vec<ConnId> = self.links.keys().copied().collect();
-        for conn in ids {
-            let mut link = self.links.remove(&conn).expect("listed");
-            if !self.is_mute(&link) {
-                self.send_on(conn, &mut link, share);
+        let mut links = std::mem::take(&mut self.links);
+        for (&conn, link) in &mut links {
+            if !self.is_mute(link) {
+                self.send_on(conn, link, share);
                 // The transport keeps a connection alive that has nothing to send.
                 if link.fault(self.at) != Some(Fault::Silent) {
                     link.heard_at = self.at;
                 }
             }
-            self.links.insert(conn, link);
         }
+        self.links = links;
     }
 
     fn send_on(&mut self, conn: ConnId, link: &mut Link, share: f64) {

@@ -15,7 +15,7 @@ pub(crate) struct Tally {
     networks: u64,
     bytes: u64,
     time: Duration,
-    longest: Duration,
+    longest: (Duration, u64),
 }
 
 /// A number in the environment.
@@ -25,11 +25,11 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, network: &Network, outcome: &Outcome) {
+    pub(crate) fn add(&mut self, seed: u64, network: &Network, outcome: &Outcome) {
         self.networks += 1;
         self.bytes += outcome.bytes;
         self.time += outcome.time;
-        self.longest = self.longest.max(outcome.time);
+        self.longest = self.longest.max((outcome.time, seed));
         for name in &network.traits {
             self.count("networks with", name, 1);
         }
@@ -76,11 +76,12 @@ impl Tally {
     /// Tells it to whoever watches, also where the test passes.
     pub(crate) fn show(&self, test: &str) {
         let mut text = format!(
-            "\n{test}: {} networks, {:.1} GB in {:.1} h, the longest took {:.1} s\n",
+            "\n{test}: {} networks, {:.1} GB in {:.1} h, the longest {:.1} s (seed {})\n",
             self.networks,
             self.bytes as f64 / 1e9,
             self.time.as_secs_f64() / 3_600.0,
-            self.longest.as_secs_f64(),
+            self.longest.0.as_secs_f64(),
+            self.longest.1,
         );
         let mut group = "";
         for (&(in_group, name), count) in &self.counts {
