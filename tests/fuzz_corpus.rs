@@ -5,6 +5,7 @@ use std::panic::catch_unwind;
 use std::path::{Path, PathBuf};
 
 #[path = "fuzz/properties/mod.rs"]
+#[allow(unreachable_pub, reason = "for the fuzzers it is a library")]
 mod properties;
 
 use properties::TARGETS;

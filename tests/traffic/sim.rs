@@ -61,6 +61,8 @@ struct Link {
     sample: Sample,
     priming: bool,
     primed: bool,
+    /// Padding since the last sample, in bytes.
+    padded: u64,
     /// Stripes, and what of each is left to send.
     queue: VecDeque<(StripeId, f64)>,
 }
@@ -353,6 +355,7 @@ impl<'a> Sim<'a> {
             },
             priming: false,
             primed: false,
+            padded: 0,
             queue: VecDeque::new(),
         }
     }
@@ -407,9 +410,7 @@ impl<'a> Sim<'a> {
         if link.priming {
             link.sample.padding_bytes += left as u64;
             self.outcome.padding_bytes += left as u64;
-            if self.accepted && (self.pool.plan().has_waiting() || self.source_done) {
-                self.outcome.padding_beside_bytes += left as u64;
-            }
+            link.padded += left as u64;
             left = 0.0;
         }
         let sent = may_send - left;
@@ -469,6 +470,10 @@ impl<'a> Sim<'a> {
                 if link.fault(self.at).is_some() { self.network.rtt * 3 } else { self.network.rtt };
             link.sample.rtt = rtt.mul_f64(noise);
             let sample = link.sample;
+            let padded = std::mem::take(&mut link.padded);
+            if self.accepted && (self.pool.plan().has_waiting() || self.source_done) {
+                self.outcome.padding_beside_bytes += padded;
+            }
             // The pool may have closed it meanwhile: it must not mind.
             self.tell(Input::Sample(conn, sample));
         }

@@ -53,13 +53,11 @@ pub fn sink(data: &[u8]) {
             content_bytes: content.len() as u32,
             table_hash: *blake3::hash(&bytes).as_bytes(),
         };
-        match sink.apply(&header, &bytes, &content) {
-            Ok(applied) => assert_eq!(applied, Applied::Written),
-            Err(_) => {
-                is_well = false;
-                break;
-            }
-        }
+        let Ok(applied) = sink.apply(&header, &bytes, &content) else {
+            is_well = false;
+            break;
+        };
+        assert_eq!(applied, Applied::Written);
     }
     let outcome = sink.finish();
     drop(sink);
@@ -128,7 +126,7 @@ fn assert_no_temporary_files(dir: &Path) {
     for entry in fs::read_dir(dir).expect("a folder") {
         let entry = entry.expect("an entry");
         let name = entry.file_name();
-        assert!(!name.to_string_lossy().starts_with(TEMP_PREFIX), "{name:?} is left");
+        assert!(!name.to_string_lossy().starts_with(TEMP_PREFIX), "{} is left", name.display());
         if entry.file_type().expect("a type").is_dir() {
             assert_no_temporary_files(&entry.path());
         }
