@@ -4,14 +4,18 @@
 //! A network on which something is wrong is told with the command that runs it alone: add its seed to
 //! [`SEEDS_THAT_FAILED`].
 
+mod link;
 mod network;
+mod outcome;
 mod sim;
 mod tally;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use network::Network;
-use sim::{Outcome, Sim};
+use outcome::Outcome;
+use qbulk::traffic::Verdict;
+use sim::Sim;
 use tally::Tally;
 
 const NETWORKS: u64 = 1_500;
@@ -36,12 +40,11 @@ fn run(test: &str, faults: bool, check: impl Fn(&Network, &Outcome)) -> Tally {
             check(&network, &outcome);
             (network, outcome)
         }));
-        match ran {
-            Ok((network, outcome)) => tally.add(seed, &network, &outcome),
-            Err(_) => {
-                eprintln!("that was seed {seed}: {traits}");
-                failed.push(seed);
-            }
+        if let Ok((network, outcome)) = ran {
+            tally.add(seed, &network, &outcome);
+        } else {
+            eprintln!("that was seed {seed}: {traits}");
+            failed.push(seed);
         }
         if failed.len() == FAILURES_MAX {
             break;
@@ -68,10 +71,7 @@ fn every_byte_arrives_once_over_networks_that_go_bad() {
             let config = &network.config;
             let set = config.active_max - config.active + config.connections;
             let seconds = outcome.time.as_secs() as usize + 1;
-            let condemned = outcome
-                .verdicts
-                .iter()
-                .filter(|verdict| **verdict != qbulk::traffic::Verdict::Lost);
+            let condemned = outcome.verdicts.iter().filter(|verdict| **verdict != Verdict::Lost);
             assert!(condemned.count() <= 2 * set + 6 * seconds, "{:?}", outcome.verdicts);
         });
     if tally.networks() >= NETWORKS {

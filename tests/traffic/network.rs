@@ -102,7 +102,7 @@ impl Network {
 
     /// Nothing ever gets through.
     pub(crate) fn is_unreachable(&self) -> bool {
-        self.opening.fails == 1.0 && self.opening.until == Duration::MAX
+        self.opening.until == Duration::MAX
     }
 
     /// By when it must be done: generous, and no more than the slowest path that is allowed needs.

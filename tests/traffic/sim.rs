@@ -5,77 +5,23 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use qbulk::traffic::{
-    ConnId, Input, ItemId, Output, Pool, PoolStats, PrimeEnd, Role, Sample, Stripe, StripeId,
-    Verdict,
+    ConnId, Input, ItemId, Output, Pool, Role, Sample, Stripe, StripeId, Verdict,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::link::{Fault, Link, WINDOW_BYTES_MIN};
 use crate::network::{Network, SLOW};
+use crate::outcome::Outcome;
 
 const STEP: Duration = Duration::from_millis(5);
 /// The transport gives a connection up that hears nothing for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-const WINDOW_BYTES_MIN: f64 = 32_000.0;
 /// What the pool lets padding take beside data in any case, in bytes.
 const PADDING_BYTES_MIN: u64 = 128 << 10;
 const PADDING_SHARE: u64 = 128;
 /// For how long the pool must keep quiet once it is done.
 const AFTERWARDS: Duration = Duration::from_millis(200);
-
-/// How a run went.
-pub(crate) struct Outcome {
-    pub(crate) is_stuck: bool,
-    pub(crate) time: Duration,
-    pub(crate) bytes: u64,
-    pub(crate) stats: PoolStats,
-    /// What connections were closed for, but for those that were not needed any more.
-    pub(crate) verdicts: Vec<Verdict>,
-    pub(crate) surplus: u64,
-    pub(crate) prime_ends: Vec<PrimeEnd>,
-    /// Primings of connections that had been primed before.
-    pub(crate) reprimed: u64,
-    /// Stripes that went out over a second connection although the first still had them.
-    pub(crate) hedged: u64,
-    pub(crate) abandoned: u64,
-    pub(crate) damaged: u64,
-    pub(crate) padding_bytes: u64,
-    pub(crate) padding_beside_bytes: u64,
-}
-
-/// What becomes of a path that goes bad.
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    Silent,
-    Slow,
-    Lossy,
-}
-
-/// One connection.
-struct Link {
-    rate: f64,
-    bad: Option<(Duration, Fault)>,
-    ends_at: Option<Duration>,
-    mute_until: Duration,
-    heard_at: Duration,
-    sample: Sample,
-    priming: bool,
-    primed: bool,
-    /// Padding since the last sample, in bytes.
-    padded: u64,
-    /// Stripes, and what of each is left to send.
-    queue: VecDeque<(StripeId, f64)>,
-}
-
-impl Link {
-    fn fault(&self, at: Duration) -> Option<Fault> {
-        self.bad.filter(|&(bad_at, _)| at >= bad_at).map(|(_, fault)| fault)
-    }
-
-    fn window(&self) -> f64 {
-        self.sample.window_bytes as f64
-    }
-}
 
 pub(crate) struct Sim<'a> {
     network: &'a Network,
@@ -106,21 +52,6 @@ pub(crate) struct Sim<'a> {
 impl<'a> Sim<'a> {
     pub(crate) fn new(network: &'a Network, seed: u64) -> Self {
         let start = Instant::now();
-        let outcome = Outcome {
-            is_stuck: false,
-            time: Duration::ZERO,
-            bytes: 0,
-            stats: PoolStats::default(),
-            verdicts: Vec::new(),
-            surplus: 0,
-            prime_ends: Vec::new(),
-            reprimed: 0,
-            hedged: 0,
-            abandoned: 0,
-            damaged: 0,
-            padding_bytes: 0,
-            padding_beside_bytes: 0,
-        };
         Self {
             network,
             rng: SmallRng::seed_from_u64(!seed),
@@ -141,7 +72,7 @@ impl<'a> Sim<'a> {
             answers: BinaryHeap::new(),
             padding_slack: 0.0,
             done_at: None,
-            outcome,
+            outcome: Outcome::default(),
         }
     }
 
@@ -448,7 +379,7 @@ impl<'a> Sim<'a> {
             .links
             .iter()
             .filter(|(_, link)| {
-                let timed_out = self.at - link.heard_at >= IDLE_TIMEOUT;
+                let timed_out = self.at.saturating_sub(link.heard_at) >= IDLE_TIMEOUT;
                 timed_out || link.ends_at.is_some_and(|at| at <= self.at)
             })
             .map(|(&conn, _)| conn)

@@ -6,7 +6,7 @@ use std::io::{Write, stderr};
 use std::time::Duration;
 
 use crate::network::Network;
-use crate::sim::Outcome;
+use crate::outcome::Outcome;
 
 /// Counts over many networks.
 #[derive(Default)]
@@ -75,23 +75,24 @@ impl Tally {
 
     /// Tells it to whoever watches, also where the test passes.
     pub(crate) fn show(&self, test: &str) {
-        let mut text = format!(
-            "\n{test}: {} networks, {:.1} GB in {:.1} h, the longest {:.1} s (seed {})\n",
+        let mut lines = vec![format!(
+            "\n{test}: {} networks, {:.1} GB in {:.1} h, the longest {:.1} s (seed {})",
             self.networks,
             self.bytes as f64 / 1e9,
             self.time.as_secs_f64() / 3_600.0,
             self.longest.0.as_secs_f64(),
             self.longest.1,
-        );
+        )];
         let mut group = "";
         for (&(in_group, name), count) in &self.counts {
             if group != in_group {
                 group = in_group;
-                text += &format!("  {group}\n");
+                lines.push(format!("  {group}"));
             }
-            text += &format!("    {count:>12} {name}\n");
+            lines.push(format!("    {count:>12} {name}"));
         }
         // Past the capture of what tests print.
+        let text = lines.join("\n") + "\n";
         stderr().write_all(text.as_bytes()).expect("standard error takes it");
     }
 
