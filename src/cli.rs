@@ -1,5 +1,6 @@
 //! The command line: what can be typed, and what it means.
 
+pub(crate) mod clean;
 mod file;
 mod net;
 mod push;
@@ -55,6 +56,8 @@ pub(crate) enum Command {
     Push(Box<PushArgs>),
     /// Take files from others into a folder, until stopped.
     Serve(Box<ServeArgs>),
+    /// Remove what unfinished transfers have left in a served folder.
+    Clean(clean::CleanArgs),
     /// See it work: a real serve and a real push on this host, of a generated file.
     Demo {
         /// Size of the file.

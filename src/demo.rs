@@ -9,7 +9,6 @@ use std::sync::Arc;
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
@@ -32,13 +31,10 @@ pub(crate) async fn run(
     generate(&source, bytes).map_err(disk)?;
 
     let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
-    let server = Server::bind(ServeConfig {
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-        root: root.clone(),
-        identity: Arc::clone(&identity),
-        trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
-        datagram_bytes_max: DATAGRAM_BYTES_MAX,
-    })?;
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ca: None };
+    let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let server =
+        Server::bind(ServeConfig::new(listen, root.clone(), Arc::clone(&identity), trust))?;
     let address = server.local_addr();
     eprintln!("qbulk serve listens on {address}; qbulk push sends to it over ten connections");
     let (stop_server, stopped) = tokio::sync::oneshot::channel::<()>();

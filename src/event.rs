@@ -9,10 +9,17 @@ use serde::Serialize;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PushEvent {
-    /// The transfer begins; the first event.
+    /// The transfer begins; the first event. After an interruption it comes again, with another number.
     Begun {
         /// Its public number, for finding it in logs, the server's as well.
         transfer: String,
+    },
+    /// The server, or the network, is gone; the push goes on when it is back.
+    Interrupted {
+        /// What happened.
+        reason: String,
+        /// When it is tried again, in seconds.
+        retry_in_s: f64,
     },
     /// A connection of the set is up.
     Connected {
@@ -65,8 +72,10 @@ pub struct Progress {
     pub found_bytes: u64,
     /// Whether the whole source has been looked through, so that the two above are final.
     pub scan_done: bool,
-    /// Bytes that the receiver has verified and written.
+    /// Bytes that the receiver has verified and written, in earlier runs as well.
     pub confirmed_bytes: u64,
+    /// Those of them that it had kept of earlier runs.
+    pub kept_bytes: u64,
     /// Bytes per second over the last second or so.
     pub bytes_per_s: f64,
     /// Connections that are up.
@@ -158,6 +167,14 @@ pub struct Summary {
     pub others: u64,
     /// Bytes of these files, holes included.
     pub bytes: u64,
+    /// Those of the files that an earlier run had moved.
+    pub kept_files: u64,
+    /// Bytes that the receiver had of earlier runs, so that they were not read and sent again.
+    pub kept_bytes: u64,
+    /// Bytes of content that were sent.
+    pub sent_bytes: u64,
+    /// How often the push was interrupted, and went on by itself.
+    pub interruptions: u64,
     /// What could not be moved, up to a limit.
     pub failures: Vec<Failure>,
     /// How many could not be moved.
@@ -166,7 +183,7 @@ pub struct Summary {
     pub failed_unnamed: u64,
     /// From start to durable, in seconds.
     pub seconds: f64,
-    /// `bytes / seconds`.
+    /// `(bytes - kept_bytes) / seconds`.
     pub bytes_per_s: f64,
     /// Padding sent to open congestion windows, in bytes.
     pub padding_sent_bytes: u64,

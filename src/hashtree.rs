@@ -95,6 +95,18 @@ impl HashTree {
         self.root
     }
 
+    /// What is known: as few pieces as possible, in order, which make the same tree when they are added
+    /// to an empty one. Each is an offset, a length and a hash.
+    pub fn pieces(&self) -> Vec<(u64, u64, [u8; 32])> {
+        if let Some(root) = self.root.filter(|_| self.file_bytes > 0) {
+            return vec![(0, self.file_bytes, *root.as_bytes())];
+        }
+        let piece = |(&offset, node): (&u64, &Node)| {
+            (offset, node.span.min(self.file_bytes - offset), node.value)
+        };
+        self.nodes.iter().map(piece).collect()
+    }
+
     fn overlaps(&self, offset: u64, end: u64) -> bool {
         let before = self.nodes.range(..end).next_back();
         before.is_some_and(|(&at, node)| at + node.span > offset)
@@ -169,6 +181,12 @@ mod tests {
                 let range = piece.offset as usize..(piece.offset + piece.len) as usize;
                 let hash = piece_hash(piece.offset, &data[range], bytes as u64);
                 prop_assert!(tree.add(piece.offset, piece.len, hash));
+                // A tree can be put away and made again at any point.
+                let mut again = HashTree::new(bytes as u64);
+                for (offset, len, hash) in tree.pieces() {
+                    prop_assert!(again.add(offset, len, hash));
+                }
+                tree = again;
             }
             prop_assert_eq!(tree.root(), Some(blake3::hash(&data)));
         }

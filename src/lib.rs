@@ -14,34 +14,25 @@
 //! # Example
 //! ```no_run
 //! use std::sync::Arc;
-//! use std::time::Duration;
 //!
-//! use qbulk::congestion::{Algorithm, BudgetConfig};
 //! use qbulk::identity::{Identity, config_dir};
-//! use qbulk::net::{endpoint::DATAGRAM_BYTES_MAX, tls::ClientTrust};
+//! use qbulk::net::tls::ClientTrust;
 //! use qbulk::push::{PushConfig, push};
 //! use qbulk::store::paths::PathCache;
-//! use qbulk::traffic::PoolConfig;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // What `qbulk id` prints on the server.
+//! let server_key = "SHA256:NPDvX6YIWwz2d5lHnmhS5UdcdzFeYq2hdMOZWATPjwI".parse()?;
 //! let config = PushConfig {
-//!     sources: vec!["photos".into()],
-//!     servers: vec!["192.0.2.7:4433".parse()?],
-//!     server_name: "backup.example".into(),
 //!     destination: "backup".into(),
-//!     bind: vec![],
-//!     identity: Arc::new(Identity::load_or_create(&config_dir()?)?),
-//!     // What `qbulk id` prints on the server.
-//!     trust: ClientTrust::Pinned(
-//!         ["SHA256:NPDvX6YIWwz2d5lHnmhS5UdcdzFeYq2hdMOZWATPjwI".parse()?].into(),
-//!     ),
-//!     datagram_bytes_max: DATAGRAM_BYTES_MAX,
-//!     pool: PoolConfig::default(),
-//!     congestion: Algorithm::default(),
-//!     budget: BudgetConfig::default(),
-//!     rate_max: None,
 //!     paths: PathCache::of_user(),
-//!     connect_timeout: Duration::from_secs(10),
+//!     ..PushConfig::new(
+//!         vec!["photos".into()],
+//!         vec!["192.0.2.7:4433".parse()?],
+//!         "backup.example",
+//!         Arc::new(Identity::load_or_create(&config_dir()?)?),
+//!         ClientTrust::Pinned([server_key].into()),
+//!     )
 //! };
 //! let tell = Arc::new(|event| println!("{event:?}"));
 //! let summary = push(config, tell, std::future::pending()).await?;

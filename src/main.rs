@@ -40,6 +40,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
     match command {
         Command::Push(args) => return on_runtime(push(*args)),
         Command::Serve(args) => return on_runtime(serve(*args)),
+        Command::Clean(args) => return args.run(),
         Command::Demo { size } => return on_runtime(demo(size)),
         Command::Id => println!("{}", Identity::load_or_create(&config_dir()?)?.fingerprint()),
         Command::Cert(CertCommand::Ca { name, dir }) => show(&certs::create_ca(&dir, &name)?),

@@ -6,6 +6,8 @@ mod failures;
 mod names;
 mod progress;
 mod reach;
+mod recall;
+mod retry;
 mod source;
 
 use std::collections::HashMap;
@@ -19,9 +21,11 @@ use tokio::time::MissedTickBehavior;
 pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
-use self::names::starts;
+use self::names::{push_number, starts};
 use self::progress::Rate;
 use self::reach::Reach;
+use self::recall::{KeptFiles, Recall};
+use self::retry::{REACH_TIME, Retry};
 use self::source::{Found, Source};
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
@@ -32,7 +36,9 @@ use crate::net::tls;
 use crate::store::paths::{PathCache, PathKey};
 use crate::store::shown;
 use crate::store::source::{Outcome, Prepared, SourceItem, prepare};
-use crate::traffic::{ConnId, Input, Output, Pool, PrimeEnd, Stripe, StripeId, Verdict};
+use crate::traffic::{
+    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+};
 use crate::wire::{self, Control, Destination, VERSION};
 
 /// How often connections are sampled and time is looked at.
@@ -43,10 +49,13 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
+/// Without any connection for this long, a push is given up whatever it was told.
+const STUCK_TIME_MIN: Duration = Duration::from_secs(5);
 /// Stripes may arrive damaged this often: more means that something is broken.
 const DAMAGED_MAX: u32 = 100;
 
-/// Pushes, until everything is durable at the destination or `stop` resolves.
+/// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
+/// an earlier run of the same push is not sent again; an interruption that may pass is waited out.
 ///
 /// Single files that fail are in the summary; an error means that the transfer as a whole failed.
 pub async fn push(
@@ -54,18 +63,40 @@ pub async fn push(
     report: PushReporter,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
-    let mut push = Push::start(config, report)?;
-    (push.report)(PushEvent::Begun { transfer: wire::transfer_name(&push.transfer) });
-    let result = tokio::select! {
-        biased;
-        result = push.run() => result,
-        () = stop => Err(Error::Interrupted),
-    };
-    push.close(result.is_ok()).await;
-    if let Ok(summary) = &result {
-        (push.report)(PushEvent::Summary(summary.clone()));
+    let began = Instant::now();
+    let mut retry = Retry::new(config.retry_for);
+    let (mut interruptions, mut sent_bytes) = (0, 0);
+    tokio::pin!(stop);
+    loop {
+        let mut config = config.clone();
+        if interruptions > 0 {
+            config.connect_timeout = config.connect_timeout.min(REACH_TIME);
+        }
+        let mut push = Push::start(config, Arc::clone(&report))?;
+        push.began = began;
+        let result = push.run_until(&mut stop).await;
+        let error = match result {
+            Ok(summary) => {
+                let sent_bytes = sent_bytes + summary.sent_bytes;
+                let summary = Summary { sent_bytes, interruptions, ..summary };
+                report(PushEvent::Summary(summary.clone()));
+                return Ok(summary);
+            }
+            Err(error) => error,
+        };
+        sent_bytes += push.confirmed_bytes;
+        let was_accepted = push.reach.is_accepted();
+        let Some(wait) = retry.wait_after(&error, was_accepted, Instant::now()) else {
+            return Err(error);
+        };
+        interruptions += u64::from(was_accepted);
+        let reason = error.to_string();
+        report(PushEvent::Interrupted { reason, retry_in_s: wait.as_secs_f64() });
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = &mut stop => return Err(Error::Interrupted),
+        }
     }
-    result
 }
 
 enum Event {
@@ -90,8 +121,11 @@ struct Push {
     path: PathKey,
     paths: Option<PathCache>,
     transfer: [u8; 16],
+    /// The number that this run has in common with others of the same push.
+    number: [u8; 16],
     destination: Vec<u8>,
     source: Source,
+    recall: Recall,
     /// Which of the server's transfers this is.
     instance: Option<u64>,
     links: HashMap<ConnId, Link>,
@@ -119,6 +153,8 @@ struct Push {
 impl Push {
     fn start(config: PushConfig, report: PushReporter) -> Result<Self, Error> {
         let source = Source::new(starts(&config.sources)?);
+        let number = push_number(&config.sources, &config.destination);
+        let pool = PoolConfig { stuck_after: config.retry_for.max(STUCK_TIME_MIN), ..config.pool };
         let now = Instant::now();
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
@@ -146,14 +182,16 @@ impl Push {
             report,
             server,
             began: now,
-            pool: Pool::new(config.pool, rand::random(), now),
+            pool: Pool::new(pool, rand::random(), now),
             route: Arc::new(route),
             budget,
             path,
             paths: config.paths,
             transfer,
+            number,
             destination: config.destination,
             source,
+            recall: Recall::default(),
             instance: None,
             links: HashMap::new(),
             flights: HashMap::new(),
@@ -171,6 +209,17 @@ impl Push {
             finishing: false,
             done: None,
         })
+    }
+
+    async fn run_until(&mut self, stop: impl Future<Output = ()> + Send) -> Result<Summary, Error> {
+        (self.report)(PushEvent::Begun { transfer: wire::transfer_name(&self.transfer) });
+        let result = tokio::select! {
+            biased;
+            result = self.run() => result,
+            () = stop => Err(Error::Interrupted),
+        };
+        self.close(result.is_ok()).await;
+        result
     }
 
     async fn run(&mut self) -> Result<Summary, Error> {
@@ -239,6 +288,7 @@ impl Push {
             transfer: self.transfer,
             conn: conn.0,
             destination: self.destination.clone(),
+            push: self.number,
         };
         let events = self.events.clone();
         let report = move |event| drop(events.send(Event::Link(conn, event)));
@@ -317,6 +367,9 @@ impl Push {
 
     fn on_up(&mut self, conn: ConnId, link: Link) {
         let now = Instant::now();
+        if self.pool.role(conn).is_none() {
+            return link.close(wire::CLOSE_CONDEMNED); // given up while it was opened
+        }
         self.reach.up(now);
         let (local, remote) = link.addresses();
         self.connections.up(conn, local, remote, now);
@@ -334,6 +387,9 @@ impl Push {
             return Ok(()); // given up before
         }
         self.failures.forget(conn);
+        if self.recall.lost(conn) {
+            self.ask_again(conn);
+        }
         self.reach.lost(error, self.pool.stats().opened)?;
         self.pool.handle(Input::Lost(conn), Instant::now());
         Ok(())
@@ -342,8 +398,8 @@ impl Push {
     fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
         let now = Instant::now();
         match message {
-            Control::Welcome { version: VERSION, destination, instance } => {
-                self.on_welcome(destination, instance)?;
+            Control::Welcome { version: VERSION, destination, instance, kept } => {
+                self.on_welcome(conn, destination, instance, kept)?;
             }
             Control::Welcome { version, .. } => {
                 let server = &self.server;
@@ -365,28 +421,70 @@ impl Push {
                 self.failures.hear(conn, failure);
             }
             finished @ Control::Finished { .. } => self.on_finished(conn, &finished)?,
-            Control::Hello { .. } | Control::Drop(_) | Control::Finish { .. } => {
+            Control::KeptFiles(files) => self.recall.hear_files(conn, files),
+            Control::KeptPieces { file, pieces } => self.recall.hear_pieces(conn, file, pieces),
+            Control::KeptEnd => {
+                if let Some((destination, kept)) = self.recall.end(conn) {
+                    self.begin(destination, kept)?;
+                }
+            }
+            Control::Hello { .. } | Control::Drop(_) | Control::Finish { .. } | Control::Recall => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.server)));
             }
         }
         Ok(())
     }
 
-    fn on_welcome(&mut self, destination: Destination, instance: u64) -> Result<(), Error> {
+    fn on_welcome(
+        &mut self,
+        conn: ConnId,
+        destination: Destination,
+        instance: u64,
+        kept: bool,
+    ) -> Result<(), Error> {
         match self.instance {
             None => {
                 self.instance = Some(instance);
                 self.reach.accepted();
-                self.source.name(&self.destination, destination)?;
-                self.pool.handle(Input::Accepted, Instant::now());
-                Ok(())
+                if !kept {
+                    return self.begin(destination, KeptFiles::new());
+                }
+                self.recall.begin(destination);
             }
-            Some(first) if first == instance => Ok(()),
-            Some(_) => Err(Error::Peer(format!(
-                "{} has lost the transfer (was it restarted?): push again",
-                self.server
-            ))),
+            Some(first) if first == instance => {}
+            Some(_) => {
+                return Err(Error::Connect(format!(
+                    "{} has lost the transfer (was it restarted?)",
+                    self.server
+                )));
+            }
         }
+        self.ask(conn);
+        Ok(())
+    }
+
+    /// Asks over `conn` what is kept, if that has to be asked.
+    fn ask(&mut self, conn: ConnId) {
+        if let Some(link) = self.links.get(&conn)
+            && let Some(question) = self.recall.ask(conn)
+        {
+            link.say(question);
+        }
+    }
+
+    /// The connection that was asked is lost; another one that the server has welcomed is asked.
+    fn ask_again(&mut self, lost: ConnId) {
+        let others = self.links.keys().filter(|&&conn| conn != lost);
+        if let Some(&conn) = others.min() {
+            self.ask(conn);
+        }
+    }
+
+    /// It is known what is at the destination: data may flow.
+    fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
+        self.source.name(&self.destination, destination, kept)?;
+        self.pool.handle(Input::Accepted, Instant::now());
+        Ok(())
     }
 
     fn on_confirmed(&mut self, conn: ConnId, stripe: StripeId, now: Instant) {
@@ -427,13 +525,14 @@ impl Push {
         self.remember_path();
         let others = self.source.others.saturating_sub(failed_others);
         let told = Summary {
-            files,
+            files: files + self.source.kept_files,
             others,
-            bytes,
+            bytes: bytes + self.source.kept_whole_bytes,
             padding_received_bytes: padding_bytes,
             ..self.summary()
         };
-        self.done = Some(Summary { bytes_per_s: bytes as f64 / told.seconds, ..told });
+        let moved_bytes = told.bytes.saturating_sub(told.kept_bytes);
+        self.done = Some(Summary { bytes_per_s: moved_bytes as f64 / told.seconds, ..told });
         Ok(())
     }
 
@@ -448,8 +547,11 @@ impl Push {
     fn on_found(&mut self, found: Found) {
         match found {
             Found::Entry(Ok(entry)) => match self.source.take(entry) {
-                Ok(Some(item)) => self.pool.handle(Input::Offered(item), Instant::now()),
-                Ok(None) => {}
+                Ok(items) => {
+                    for item in items {
+                        self.pool.handle(Input::Offered(item), Instant::now());
+                    }
+                }
                 Err(failure) => self.failures.add(failure),
             },
             Found::Entry(Err(failure)) => self.failures.add(failure),

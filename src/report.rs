@@ -21,7 +21,7 @@ pub(crate) fn error(error: &Error, json: bool) {
 
 /// Text that comes from a peer or a file name, without what could steer a terminal or the order in
 /// which it is read.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .flat_map(|char| {
             let steers = char.is_control() || is_bidi_control(char);
@@ -41,7 +41,7 @@ fn is_bidi_control(char: char) -> bool {
 }
 
 /// A number of things, as in `1 file` and `2 files`.
-fn count(number: u64, thing: &str) -> String {
+pub(crate) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 

@@ -25,12 +25,15 @@ use self::transfer::{SERVER_BUFFER_BYTES, Transfer};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
-use crate::net::endpoint::{self, PathMtu, RECEIVE_BUFFER_LIMIT};
+use crate::net::endpoint::{self, DATAGRAM_BYTES_MAX, PathMtu, RECEIVE_BUFFER_LIMIT};
 use crate::net::tls::{self, ServerTrust};
-use crate::store::clean::clean;
+use crate::store::clean::{Left, clean};
+use crate::store::journal::{Journal, Owner};
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
-use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, VERSION, is_path_safe, transfer_name};
+use crate::wire::{
+    CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION, is_path_safe, transfer_name,
+};
 
 /// Where to listen, and what to write to.
 #[derive(Clone)]
@@ -45,6 +48,27 @@ pub struct ServeConfig {
     pub trust: ServerTrust,
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
+    /// How long unfinished files are kept, for the same push to go on with them.
+    pub keep_unfinished: Duration,
+}
+
+impl ServeConfig {
+    /// A server as it is without any options.
+    pub fn new(
+        listen: SocketAddr,
+        root: PathBuf,
+        identity: Arc<Identity>,
+        trust: ServerTrust,
+    ) -> Self {
+        Self {
+            listen,
+            root,
+            identity,
+            trust,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            keep_unfinished: Duration::from_secs(7 * 24 * 3_600),
+        }
+    }
 }
 
 /// Called with every event; it must not block for long.
@@ -58,9 +82,8 @@ const CONNECTIONS_MAX: usize = 4_096;
 /// Handshakes that are under way; from there on clients must show first that they receive what is sent
 /// to their address, so that made-up addresses cannot keep others out.
 const HANDSHAKES_MAX: usize = 256;
-/// How often, and from which age on, what a killed server left behind is removed.
+/// How often it is looked for what nobody has gone on with.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
-const LEFT_BEHIND_AGE: Duration = Duration::from_secs(24 * 3_600);
 /// A client that is turned away is told of once in this time; so many are remembered.
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: usize = 1_024;
@@ -73,7 +96,9 @@ pub struct Server {
     address: SocketAddr,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
+    keep_unfinished: Duration,
     root: Arc<Dir>,
+    discards: bool,
 }
 
 impl Server {
@@ -84,19 +109,30 @@ impl Server {
             Error::Disk(format!("cannot open the root folder {root}: {}", reason(&error)))
         })?;
         raise_file_limit();
+        let secret = config.identity.secret("qbulk server endpoint 1");
         let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
         let listen = |error: std::io::Error| {
             Error::Connect(format!("cannot listen on {}: {}", config.listen, reason(&error)))
         };
-        let endpoint = endpoint::server(config.listen, Arc::clone(&tls)).map_err(listen)?;
+        let endpoint =
+            endpoint::server(config.listen, Arc::clone(&tls), &secret).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
         Ok(Self {
             endpoint,
             address,
             tls,
             datagram_bytes_max: config.datagram_bytes_max,
+            keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
+            discards: false,
         })
+    }
+
+    /// Verifies what arrives and throws it away, so that transfers can be measured without a disk:
+    /// files get their names and stay empty.
+    #[must_use]
+    pub fn discarding(self) -> Self {
+        Self { discards: true, ..self }
     }
 
     /// Where it listens.
@@ -119,16 +155,19 @@ impl Server {
         }
         let desk = Arc::new(Desk {
             root: self.root,
+            discards: self.discards,
             report,
             tls: self.tls,
             datagram_bytes_max: self.datagram_bytes_max,
             room: Arc::new(Semaphore::new(SERVER_BUFFER_BYTES)),
             transfers: Mutex::default(),
+            admissions: Mutex::default(),
             refusals: Mutex::default(),
         });
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
-        cleaning.spawn(clean_often(Arc::clone(&desk.root), Arc::clone(&stop_cleaning)));
+        let root = Arc::clone(&desk.root);
+        cleaning.spawn(clean_often(root, self.keep_unfinished, Arc::clone(&stop_cleaning)));
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
         let mut tasks = JoinSet::new();
         tokio::pin!(stop);
@@ -160,9 +199,9 @@ impl Server {
         cleaning.shutdown().await;
         let running: Vec<_> = lock(&desk.transfers).values().cloned().collect();
         for transfer in running {
-            transfer.end("the server is being stopped");
+            transfer.stop("the server is being stopped");
         }
-        self.endpoint.close(VarInt::from_u32(CLOSE_REFUSED), b"the server is being stopped");
+        self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), b"the server is being stopped");
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
         tasks.shutdown().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
@@ -177,12 +216,15 @@ type TransferKey = (Fingerprint, [u8; 16]);
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
+    discards: bool,
     report: ServeReporter,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
     /// Room for stripes of all transfers, in bytes.
     room: Arc<Semaphore>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
+    /// Transfers that are being begun: by one of their connections each.
+    admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
     /// Who was turned away lately, why and when.
     refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
@@ -268,9 +310,24 @@ impl Desk {
         hello: &Hello,
         remote: SocketAddr,
     ) -> Result<Arc<Transfer>, String> {
-        if let Some(transfer) = lock(&self.transfers).get(&key) {
-            return Ok(Arc::clone(transfer));
-        }
+        let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
+        let _turn = turn.lock().await;
+        let known = lock(&self.transfers).get(&key).map(Arc::clone);
+        let admitted = match known {
+            Some(transfer) => Ok(transfer),
+            None => self.begin(key, hello, remote).await,
+        };
+        lock(&self.admissions).remove(&key);
+        admitted
+    }
+
+    /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
+    async fn begin(
+        &self,
+        key: TransferKey,
+        hello: &Hello,
+        remote: SocketAddr,
+    ) -> Result<Arc<Transfer>, String> {
         let Hello { version, destination, .. } = hello;
         if *version != VERSION {
             return Err(format!(
@@ -282,12 +339,17 @@ impl Desk {
         if !path.is_empty() && !is_path_safe(&path) {
             return Err(format!("the destination {:?} is not allowed", shown(&path)));
         }
+        self.end_earlier(key, &hello.push);
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
+        let owner = Owner::new(key.0.as_bytes(), &hello.push);
+        let discards = self.discards;
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
-                Sink::new(root, name).map(|sink| (found, sink))
+                let journal = if discards { None } else { open_journal(&root, owner)? };
+                let sink = Sink::new(root, name, journal)?;
+                Ok((found, if discards { sink.discarding() } else { sink }))
             }
         })
         .await
@@ -295,13 +357,11 @@ impl Desk {
         .map_err(|error| format!("cannot write to {:?}: {}", shown(&path), reason(&error)))?;
 
         let mut transfers = lock(&self.transfers);
-        if let Some(transfer) = transfers.get(&key) {
-            return Ok(Arc::clone(transfer)); // another connection was quicker
-        }
         if transfers.len() >= TRANSFERS_MAX {
             return Err("the server has too many transfers: try again later".into());
         }
-        let transfer = Arc::new(Transfer::new(name.clone(), found, sink, Arc::clone(&self.room)));
+        let transfer =
+            Arc::new(Transfer::new(name.clone(), hello.push, found, sink, Arc::clone(&self.room)));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         (self.report)(ServeEvent::Started {
@@ -313,6 +373,18 @@ impl Desk {
         Ok(transfer)
     }
 
+    /// A push that is run again takes over from its earlier run, of which this host may not know yet that
+    /// it has ended.
+    fn end_earlier(&self, (client, _): TransferKey, push: &[u8; 16]) {
+        let transfers = lock(&self.transfers);
+        let earlier = transfers
+            .iter()
+            .filter(|((other, _), transfer)| *other == client && transfer.push == *push);
+        for (_, transfer) in earlier {
+            transfer.end("the same push was started again and has taken over");
+        }
+    }
+
     /// Serves a connection to its end, and sees the transfer off if it was the last.
     async fn attend(&self, key: TransferKey, conn: Conn, transfer: &Arc<Transfer>) {
         let (number, connection) = (conn.number, conn.connection.clone());
@@ -322,7 +394,7 @@ impl Desk {
             ConnError::Aborted => transfer.end(&error.to_string()),
             ConnError::Protocol(_) | ConnError::Sink(_) => {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
-                transfer.end(&error.to_string());
+                transfer.end_broken(&error.to_string());
             }
             ConnError::Lost(_) | ConnError::Done => {}
         }
@@ -331,11 +403,13 @@ impl Desk {
         }
         let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
         if transfer.end_reason().is_none() && !heard {
-            tokio::time::sleep(DESERTED_TIME).await;
-            if !transfer.is_deserted(DESERTED_TIME) {
-                return;
+            let has_ended = tokio::time::timeout(DESERTED_TIME, transfer.ended()).await.is_ok();
+            if !has_ended {
+                if !transfer.is_deserted(DESERTED_TIME) {
+                    return;
+                }
+                transfer.end("its client was lost");
             }
-            transfer.end("its client was lost");
         }
         self.forget(key, transfer).await;
     }
@@ -361,14 +435,39 @@ impl Desk {
     }
 }
 
-async fn clean_often(root: Arc<Dir>, stop: Arc<AtomicBool>) {
+/// The journal of a push; `None` where the root cannot hold one.
+fn open_journal(root: &Arc<Dir>, owner: Owner) -> std::io::Result<Option<Journal>> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    match Journal::open(Arc::clone(root), owner) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(error)
+            if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) =>
+        {
+            tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn clean_often(root: Arc<Dir>, age_min: Duration, stop: Arc<AtomicBool>) {
     let mut interval = tokio::time::interval(CLEAN_INTERVAL);
     loop {
         interval.tick().await;
         let (root, stop) = (Arc::clone(&root), Arc::clone(&stop));
-        let cleaned =
-            tokio::task::spawn_blocking(move || clean(&root, LEFT_BEHIND_AGE, &stop)).await;
-        if let Ok(files @ 1..) = cleaned {
+        let clean = move || {
+            let mut removed = 0_u64;
+            let decide = |_: &Left<'_>| {
+                let goes_on = !stop.load(Relaxed);
+                removed += u64::from(goes_on);
+                goes_on
+            };
+            clean(&root, age_min, decide, |left, error| {
+                tracing::warn!(path = %left.path.display(), %error, "cannot be removed");
+            });
+            removed
+        };
+        if let Ok(files @ 1..) = tokio::task::spawn_blocking(clean).await {
             tracing::info!(files, "removed what unfinished transfers had left behind");
         }
     }

@@ -8,16 +8,14 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use assert_cmd::Command;
-use qbulk::congestion::{Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
-use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX};
+use qbulk::net::endpoint;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
-use qbulk::traffic::PoolConfig;
 use qbulk::wire::{Control, Destination, VERSION};
 use quinn::{Connection, SendStream};
 
@@ -43,21 +41,11 @@ impl Host {
     }
 
     fn config(&self, source: &str, server: SocketAddr) -> PushConfig {
+        let trust = ClientTrust::Pinned([self.identity.fingerprint()].into());
+        let identity = Arc::clone(&self.identity);
         PushConfig {
-            sources: vec![self.source(source)],
-            servers: vec![server],
-            server_name: "localhost".into(),
-            destination: Vec::new(),
-            bind: vec![],
-            identity: Arc::clone(&self.identity),
-            trust: ClientTrust::Pinned([self.identity.fingerprint()].into()),
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-            pool: PoolConfig::default(),
-            congestion: Algorithm::default(),
-            budget: BudgetConfig::default(),
-            rate_max: None,
-            paths: None,
-            connect_timeout: Duration::from_secs(10),
+            retry_for: Duration::ZERO,
+            ..PushConfig::new(vec![self.source(source)], vec![server], "localhost", identity, trust)
         }
     }
 
@@ -69,13 +57,12 @@ impl Host {
     /// A real server, which runs until the test ends.
     fn server(&self) -> SocketAddr {
         fs::create_dir(self.target("")).expect("a root");
-        let server = Server::bind(ServeConfig {
-            listen: "127.0.0.1:0".parse().expect("an address"),
-            root: self.target(""),
-            identity: Arc::clone(&self.identity),
-            trust: ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-        })
+        let server = Server::bind(ServeConfig::new(
+            "127.0.0.1:0".parse().expect("an address"),
+            self.target(""),
+            Arc::clone(&self.identity),
+            ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None },
+        ))
         .expect("a server");
         let address = server.local_addr();
         tokio::spawn(server.run(Arc::new(|_| ()), std::future::pending()));
@@ -91,7 +78,7 @@ impl Host {
         let trust = ServerTrust { allowed: [self.identity.fingerprint()].into(), ca: None };
         let tls = Arc::new(tls::server_config(&self.identity, trust).expect("TLS"));
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let endpoint = endpoint::server(listen, tls).expect("a socket");
+        let endpoint = endpoint::server(listen, tls, &[0; 32]).expect("a socket");
         let address = endpoint.local_addr().expect("an address");
         let (behave, count) = (Arc::new(behave), Arc::new(AtomicU32::new(0)));
         tokio::spawn(async move {
@@ -128,7 +115,7 @@ impl Peer {
 
     async fn welcome(&mut self, instance: u64) {
         let destination = Destination::Folder;
-        self.say(Control::Welcome { version: VERSION, destination, instance }).await;
+        self.say(Control::Welcome { version: VERSION, destination, instance, kept: false }).await;
     }
 
     async fn stay(self) {

@@ -12,7 +12,6 @@ use cap_std::fs::Dir;
 use qbulk::hashtree::piece_hash;
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
 use qbulk::store::sink::{Applied, Sink, SinkError};
@@ -35,13 +34,12 @@ impl Served {
         let identity = Arc::new(Identity::load_or_create(dir.path()).expect("set up"));
         let root = dir.path().join("root");
         fs::create_dir(&root).expect("set up");
-        let config = ServeConfig {
-            listen: "127.0.0.1:0".parse().expect("set up"),
+        let config = ServeConfig::new(
+            "127.0.0.1:0".parse().expect("set up"),
             root,
-            identity: Arc::clone(&identity),
-            trust: ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-        };
+            Arc::clone(&identity),
+            ServerTrust { allowed: [identity.fingerprint()].into(), ca: None },
+        );
         let server = Server::bind(config).expect("set up");
         let address = server.local_addr();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -68,7 +66,13 @@ impl Served {
         let mut client = Client { _endpoint: endpoint, connection, control, messages };
         let transfer = [7; 16];
         client
-            .say(&Control::Hello { version: VERSION, transfer, conn: 0, destination: vec![] })
+            .say(&Control::Hello {
+                version: VERSION,
+                transfer,
+                conn: 0,
+                destination: vec![],
+                push: transfer,
+            })
             .await;
         let welcome = client.messages.next().await.expect("set up");
         assert!(matches!(welcome, Some(Control::Welcome { .. })), "{welcome:?}");
@@ -177,7 +181,7 @@ impl Disk {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("set up");
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("set up");
-        let sink = Sink::new(Arc::new(root), "test".into()).expect("set up");
+        let sink = Sink::new(Arc::new(root), "test".into(), None).expect("set up");
         Self { dir, sink }
     }
 
@@ -207,6 +211,7 @@ fn piece(item: u64, path: &str, data: &[u8], offset: u64, len: u64, sparse: bool
         item,
         path: path.into(),
         meta: meta(0o640),
+        source: [1; 16],
         file_bytes,
         sparse,
         offset,

@@ -13,6 +13,7 @@ use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::{Fingerprint, Identity};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::net::tls::ClientTrust;
 use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::paths::PathCache;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
@@ -29,6 +30,7 @@ A single file is given the destination's name, unless that is a folder there or 
   qbulk push a.iso qbulk://host/images/     makes images/a.iso
 The path is relative to the folder that the server serves. Links are sent as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
+A push that was interrupted goes on where it was when the same command is run again.
 
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, 130 interrupted.";
@@ -99,6 +101,10 @@ pub(crate) struct PushArgs {
     /// How long to try to reach the server.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
     connect_timeout: Duration,
+
+    /// How long to try to go on when the server, or the network, is gone under way.
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
+    retry_for: Duration,
 
     /// How hard to compete with the traffic of others.
     #[arg(
@@ -256,13 +262,8 @@ impl PushArgs {
             () = &mut stop => return Err(Error::Interrupted),
         };
         let config = PushConfig {
-            sources,
-            servers,
-            server_name: destination.host,
             destination: destination.path,
             bind: self.bind,
-            identity: Arc::clone(&identity),
-            trust,
             datagram_bytes_max: self.mtu,
             pool,
             congestion: self.congestion.into(),
@@ -270,6 +271,8 @@ impl PushArgs {
             rate_max: self.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
             connect_timeout: self.connect_timeout,
+            retry_for: self.retry_for,
+            ..PushConfig::new(sources, servers, destination.host, Arc::clone(&identity), trust)
         };
         match qbulk::push::push(config, report, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
@@ -332,20 +335,6 @@ fn same_family(ip: IpAddr, server: SocketAddr) -> bool {
 
 /// Just enough to push to a server in the same process.
 pub(crate) fn local(source: PathBuf, server: SocketAddr, identity: &Arc<Identity>) -> PushConfig {
-    PushConfig {
-        sources: vec![source],
-        servers: vec![server],
-        server_name: "localhost".into(),
-        destination: Vec::new(),
-        bind: Vec::new(),
-        identity: Arc::clone(identity),
-        trust: qbulk::net::tls::ClientTrust::Pinned([identity.fingerprint()].into()),
-        datagram_bytes_max: DATAGRAM_BYTES_MAX,
-        pool: PoolConfig::default(),
-        congestion: Algorithm::default(),
-        budget: BudgetConfig::default(),
-        rate_max: None,
-        paths: None,
-        connect_timeout: Duration::from_secs(10),
-    }
+    let trust = ClientTrust::Pinned([identity.fingerprint()].into());
+    PushConfig::new(vec![source], vec![server], "localhost", Arc::clone(identity), trust)
 }

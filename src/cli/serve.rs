@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use qbulk::certs;
@@ -12,14 +13,14 @@ use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, trust};
+use super::{IdentityArgs, OutputArgs, duration, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
 configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
 Nobody else gets as far as naming a file.
   qbulk serve --root /srv/data --authorize SHA256:...
-Stop it with Ctrl-C or SIGTERM: unfinished transfers are removed, finished files stay.";
+Stop it with Ctrl-C or SIGTERM: finished files stay, and unfinished transfers go on when it runs again.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -48,6 +49,9 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
         value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
     mtu: u16,
+    /// How long the unfinished files of a transfer are kept, for the same push to go on with them.
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
+    keep_unfinished: Duration,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -68,6 +72,7 @@ impl ServeArgs {
             identity,
             trust: ServerTrust { allowed, ca },
             datagram_bytes_max: self.mtu,
+            keep_unfinished: self.keep_unfinished,
         })?;
         Ok((server, own))
     }

@@ -24,6 +24,11 @@ impl Fingerprint {
         let spki = ParsedCertificate::try_from(cert)?.subject_public_key_info();
         Ok(Self(Sha256::digest(&spki).into()))
     }
+
+    /// The hash itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for Fingerprint {

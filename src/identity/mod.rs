@@ -186,6 +186,11 @@ impl Identity {
         &self.cert_chain
     }
 
+    /// A secret of its own for each `context`, which tells nothing of the private key.
+    pub fn secret(&self, context: &str) -> [u8; 32] {
+        blake3::derive_key(context, self.key.secret_der())
+    }
+
     /// The private key.
     pub fn key(&self) -> &PrivateKeyDer<'static> {
         &self.key

@@ -10,6 +10,7 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::reset::make_lasting;
 use super::telemetry::{Observed, Telemetry};
 use crate::congestion::Controllers;
 
@@ -63,13 +64,18 @@ impl PathMtu {
 
 /// A client's endpoint on a socket and local port of its own.
 pub fn client(local: SocketAddr) -> io::Result<quinn::Endpoint> {
-    endpoint(local, None)
+    endpoint(local, endpoint_config()?, None)
 }
 
-/// A server's endpoint.
-pub fn server(local: SocketAddr, tls: Arc<QuicServerConfig>) -> io::Result<quinn::Endpoint> {
-    let config = quinn::ServerConfig::with_crypto(tls);
-    endpoint(local, Some(config))
+/// A server's endpoint. Its clients know it by `secret` after a restart.
+pub fn server(
+    local: SocketAddr,
+    tls: Arc<QuicServerConfig>,
+    secret: &[u8; 32],
+) -> io::Result<quinn::Endpoint> {
+    let mut config = endpoint_config()?;
+    make_lasting(&mut config, secret);
+    endpoint(local, config, Some(quinn::ServerConfig::with_crypto(tls)))
 }
 
 /// The address to bind to for reaching `remote` by any interface.
@@ -124,9 +130,17 @@ fn transport(mtu: PathMtu) -> TransportConfig {
     transport
 }
 
-fn endpoint(local: SocketAddr, server: Option<quinn::ServerConfig>) -> io::Result<quinn::Endpoint> {
+fn endpoint_config() -> io::Result<EndpointConfig> {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(io::Error::other)?;
+    Ok(config)
+}
+
+fn endpoint(
+    local: SocketAddr,
+    config: EndpointConfig,
+    server: Option<quinn::ServerConfig>,
+) -> io::Result<quinn::Endpoint> {
     let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
     quinn::Endpoint::new(config, server, socket(local)?, runtime)
 }

@@ -4,5 +4,6 @@ pub mod control;
 pub mod endpoint;
 pub mod limit;
 pub mod link;
+mod reset;
 pub mod telemetry;
 pub mod tls;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::congestion::{Algorithm, BudgetConfig};
 use crate::event::PushEvent;
 use crate::identity::Identity;
+use crate::net::endpoint::DATAGRAM_BYTES_MAX;
 use crate::net::tls::ClientTrust;
 use crate::store::paths::PathCache;
 use crate::traffic::PoolConfig;
@@ -43,6 +44,38 @@ pub struct PushConfig {
     pub paths: Option<PathCache>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
+    /// How long to try to go on when the server, or the network, is gone under way.
+    pub retry_for: Duration,
+}
+
+impl PushConfig {
+    /// A push of `sources` to a server, as it is without any options, to the folder that the server
+    /// serves.
+    pub fn new(
+        sources: Vec<PathBuf>,
+        servers: Vec<SocketAddr>,
+        server_name: impl Into<String>,
+        identity: Arc<Identity>,
+        trust: ClientTrust,
+    ) -> Self {
+        Self {
+            sources,
+            servers,
+            server_name: server_name.into(),
+            destination: Vec::new(),
+            bind: Vec::new(),
+            identity,
+            trust,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            pool: PoolConfig::default(),
+            congestion: Algorithm::default(),
+            rate_max: None,
+            budget: BudgetConfig::default(),
+            paths: None,
+            connect_timeout: Duration::from_secs(10),
+            retry_for: Duration::from_secs(600),
+        }
+    }
 }
 
 /// Called with every event, from the transfer's own task: it must not block for long.

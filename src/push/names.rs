@@ -1,5 +1,6 @@
 //! What things are called at the destination, as `cp` and `rsync` users expect.
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use crate::error::Error;
@@ -45,6 +46,26 @@ impl Names {
     }
 }
 
+/// Tells pushes of a client apart: the same sources of the same host to the same destination have the
+/// same number whenever they are pushed.
+pub(super) fn push_number(sources: &[PathBuf], destination: &[u8]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new_derive_key("qbulk push number 1");
+    let mut add = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_be_bytes()).update(bytes);
+    };
+    add(rustix::system::uname().nodename().to_bytes());
+    add(destination);
+    for source in sources {
+        // What cannot be made absolute cannot be opened either.
+        let absolute = std::path::absolute(source).unwrap_or_else(|_| source.clone());
+        add(absolute.as_os_str().as_bytes());
+        add(&[u8::from(source.as_os_str().as_bytes().ends_with(b"/"))]);
+    }
+    let mut number = [0; 16];
+    number.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    number
+}
+
 /// Looks at the sources as they were typed, before anything is opened.
 pub(super) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
     let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
@@ -76,6 +97,18 @@ mod tests {
         let name = start.name().to_vec();
         let names = Names::new(typed.as_bytes(), found, &[start]).ok()?;
         Some(String::from_utf8(names.remote(&name)).unwrap())
+    }
+
+    #[test]
+    fn a_push_is_known_by_what_goes_where() {
+        let number = |sources: &[&str], destination: &str| {
+            let sources: Vec<_> = sources.iter().map(PathBuf::from).collect();
+            push_number(&sources, destination.as_bytes())
+        };
+        assert_eq!(number(&["a"], "b"), number(&["./a"], "b"));
+        assert_ne!(number(&["a"], "b"), number(&["a/"], "b"));
+        assert_ne!(number(&["a"], "b"), number(&["a"], "c"));
+        assert_ne!(number(&["a", "b"], "c"), number(&["a"], "c"));
     }
 
     #[test]

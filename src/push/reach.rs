@@ -59,6 +59,11 @@ impl Reach {
         self.accepted = true;
     }
 
+    /// Whether it ever has.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.accepted
+    }
+
     /// A connection, of `opened` so far, is lost. An error if others cannot make up for it.
     pub(super) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
         match &error {
@@ -70,6 +75,10 @@ impl Reach {
             }
             LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
                 let code = close.error_code.into_inner();
+                if code == u64::from(wire::CLOSE_STOPPING) {
+                    let why = String::from_utf8_lossy(&close.reason);
+                    return Err(Error::Connect(format!("{}: {why}", self.server)));
+                }
                 if !self.accepted || code == u64::from(wire::CLOSE_REFUSED) {
                     return Err(self.closed(&close.reason));
                 }

@@ -1,18 +1,21 @@
 //! From what is found at the source to what the plan is offered, and to the parts of a stripe.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use tokio::sync::mpsc;
 
 use super::names::Names;
+use super::recall::{Kept, KeptFiles};
 use crate::error::Error;
 use crate::event::Failure;
-use crate::store::scan::{Entry, Kind, Start, scan};
+use crate::hashtree::HashTree;
+use crate::store::scan::{Entry, FileInfo, Kind, Start, scan};
 use crate::store::source::{Part, SourceItem, SourceKind};
 use crate::traffic::{Item, ItemId, Stripe};
-use crate::wire::{Destination, PATH_BYTES_MAX, is_path_safe};
+use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
 
 /// Entries that the scan may be ahead of the plan.
 const SCAN_AHEAD: usize = 1_024;
@@ -27,14 +30,21 @@ pub(super) struct Source {
     names: Option<Names>,
     found: mpsc::Receiver<Found>,
     scanned: Arc<Scanned>,
-    /// Items that are not cut up yet.
-    items: HashMap<ItemId, Arc<SourceItem>>,
+    /// What the receiver has of earlier runs.
+    kept: KeptFiles,
+    /// Items that are not cut up yet, and how many of their bytes are not.
+    items: HashMap<ItemId, (Arc<SourceItem>, u64)>,
     /// Paths of what is no folder, where two sources may have the same.
     taken: Option<HashSet<blake3::Hash>>,
     next_item: u64,
     /// Files that were offered, and folders and links.
     pub(super) files: u64,
     pub(super) others: u64,
+    /// Files that the receiver had already, and their bytes.
+    pub(super) kept_files: u64,
+    pub(super) kept_whole_bytes: u64,
+    /// Bytes that need not be sent again: of these files, and of others.
+    pub(super) kept_bytes: u64,
 }
 
 /// What the scan says.
@@ -62,6 +72,7 @@ impl Source {
         let source = Self {
             starts: starts.clone(),
             names: None,
+            kept: KeptFiles::new(),
             found,
             scanned: Arc::clone(&scanned),
             items: HashMap::new(),
@@ -69,6 +80,9 @@ impl Source {
             next_item: 0,
             files: 0,
             others: 0,
+            kept_files: 0,
+            kept_whole_bytes: 0,
+            kept_bytes: 0,
         };
         tokio::task::spawn_blocking(move || {
             scan(&starts, |entry| {
@@ -85,8 +99,14 @@ impl Source {
     }
 
     /// Paths are known once the server has said what is at the destination.
-    pub(super) fn name(&mut self, typed: &[u8], there: Destination) -> Result<(), Error> {
+    pub(super) fn name(
+        &mut self,
+        typed: &[u8],
+        there: Destination,
+        kept: KeptFiles,
+    ) -> Result<(), Error> {
         self.names = Some(Names::new(typed, there, &self.starts)?);
+        self.kept = kept;
         Ok(())
     }
 
@@ -108,44 +128,92 @@ impl Source {
         self.found.close();
     }
 
-    /// What was found is given its path; `None` if there is nothing to do for it.
-    pub(super) fn take(&mut self, entry: Entry) -> Result<Option<Item>, Failure> {
-        let Some(names) = &self.names else { return Ok(None) };
+    /// What was found is given its path. Returns what is to be sent of it.
+    pub(super) fn take(&mut self, entry: Entry) -> Result<Vec<Item>, Failure> {
+        let Some(names) = &self.names else { return Ok(Vec::new()) };
         let path = names.remote(&entry.remote);
-        let (bytes, extra_bytes) = match &entry.kind {
-            Kind::File(info) => (info.bytes, 0),
-            Kind::Folder(_) if path.is_empty() => return Ok(None), // the root is the server's own
-            Kind::Folder(_) => (0, 0),
-            Kind::Symlink { target, .. } => (0, target.len() as u64),
-        };
+        self.check(&entry, &path)?;
+        let Entry { local, kind, .. } = entry;
+        let overhead_bytes = path.len() as u64 + RECORD_BYTES;
+        match kind {
+            Kind::Folder(_) if path.is_empty() => Ok(Vec::new()), // the root is the server's own
+            Kind::File(info) => Ok(self.take_file(local, path, info)),
+            Kind::Folder(_) | Kind::Symlink { .. } => {
+                self.others += 1;
+                let id = self.next_id();
+                let target_bytes = match &kind {
+                    Kind::Symlink { target, .. } => target.len() as u64,
+                    _ => 0,
+                };
+                let kind = SourceKind::Found(kind);
+                self.keep(id, 0, SourceItem::new(id.0, local, path, kind));
+                Ok(vec![Item::whole(id, 0, overhead_bytes + target_bytes)])
+            }
+        }
+    }
+
+    fn check(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Failure> {
         let fail = |reason: &str| Failure {
             path: entry.local.to_string_lossy().into_owned(),
             reason: reason.into(),
         };
-        if !is_path_safe(&path) || extra_bytes > PATH_BYTES_MAX as u64 {
+        let is_link_short = match &entry.kind {
+            Kind::Symlink { target, .. } => target.len() <= PATH_BYTES_MAX,
+            _ => true,
+        };
+        let is_folder = matches!(entry.kind, Kind::Folder(_));
+        let is_safe = is_path_safe(path) || is_folder && path.is_empty();
+        if !is_safe || !is_link_short {
             return Err(fail("its path is too long to be sent"));
         }
-        let is_folder = matches!(entry.kind, Kind::Folder(_));
         if let Some(taken) = &mut self.taken
             && !is_folder
-            && !taken.insert(blake3::hash(&path))
+            && !taken.insert(blake3::hash(path))
         {
             return Err(fail("another source has one of the same name, which was sent"));
         }
-        match entry.kind {
-            Kind::File(_) => self.files += 1,
-            _ => self.others += 1,
-        }
-        let overhead_bytes = path.len() as u64 + extra_bytes + RECORD_BYTES;
-        let id = self.next_id();
-        let item = if bytes > WHOLE_BYTES_MAX {
-            Item::split(id, bytes)
+        Ok(())
+    }
+
+    fn take_file(&mut self, local: PathBuf, path: Vec<u8>, info: FileInfo) -> Vec<Item> {
+        let bytes = info.bytes;
+        let kept = if self.kept.is_empty() {
+            None
         } else {
-            Item::whole(id, bytes, overhead_bytes)
+            self.kept.remove(&file_key(&path, &info.source_id()))
         };
-        let kind = SourceKind::Found(entry.kind);
-        self.keep(item, SourceItem::new(id.0, entry.local, path, kind));
-        Ok(Some(item))
+        let pieces = match kept {
+            Some(Kept::Whole(_)) => {
+                self.kept_files += 1;
+                self.kept_whole_bytes += bytes;
+                self.kept_bytes += bytes;
+                return Vec::new();
+            }
+            Some(Kept::Pieces(pieces)) => Some(pieces),
+            None => None,
+        };
+        self.files += 1;
+        let id = self.next_id();
+        let overhead_bytes = path.len() as u64 + RECORD_BYTES;
+        let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
+        let Some(tree) = pieces.map(|pieces| tree(bytes, &pieces)) else {
+            self.keep(id, bytes, item);
+            return vec![if bytes > WHOLE_BYTES_MAX {
+                Item::split(id, bytes)
+            } else {
+                Item::whole(id, bytes, overhead_bytes)
+            }];
+        };
+        let ranges = missing(&tree, bytes);
+        let missing_bytes: u64 = ranges.iter().map(|(_, len)| len).sum();
+        self.kept_bytes += bytes - missing_bytes;
+        self.keep(id, missing_bytes, item.with_tree(tree));
+        if ranges.is_empty() {
+            // Only its hash is missing: it is named, and the hash follows.
+            return vec![Item::whole(id, 0, overhead_bytes)];
+        }
+        let item = |(offset, len)| Item::range(id, offset, len, offset + len < bytes);
+        ranges.into_iter().map(item).collect()
     }
 
     /// All pieces of a file have been read: its hash follows them.
@@ -153,7 +221,7 @@ impl Source {
         let id = self.next_id();
         let item = Item { urgent: true, ..Item::whole(id, 0, RECORD_BYTES) };
         let kind = SourceKind::Seal { of: file.id, hash };
-        self.keep(item, SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind));
+        self.keep(id, 0, SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind));
         item
     }
 
@@ -161,12 +229,10 @@ impl Source {
     pub(super) fn parts(&mut self, stripe: &Stripe) -> Vec<Part> {
         let mut parts = Vec::with_capacity(stripe.extents.len());
         for extent in &stripe.extents {
-            let Some(item) = self.items.get(&extent.item).cloned() else { continue };
-            let item_bytes = match &item.kind {
-                SourceKind::Found(Kind::File(info)) => info.bytes,
-                _ => 0,
-            };
-            if extent.offset + extent.len >= item_bytes {
+            let Some((item, left)) = self.items.get_mut(&extent.item) else { continue };
+            *left = left.saturating_sub(extent.len);
+            let (item, is_last) = (Arc::clone(item), *left == 0);
+            if is_last {
                 self.items.remove(&extent.item);
             }
             parts.push(Part { item, offset: extent.offset, len: extent.len });
@@ -174,12 +240,92 @@ impl Source {
         parts
     }
 
-    fn keep(&mut self, item: Item, source: SourceItem) {
-        self.items.insert(item.id, Arc::new(source));
+    fn keep(&mut self, id: ItemId, bytes: u64, source: SourceItem) {
+        self.items.insert(id, (Arc::new(source), bytes));
     }
 
     fn next_id(&mut self) -> ItemId {
         self.next_item += 1;
         ItemId(self.next_item)
+    }
+}
+
+/// The hash tree of a file of which these pieces are kept. Those that do not fit are left out.
+fn tree(bytes: u64, pieces: &[KeptPiece]) -> HashTree {
+    let mut tree = HashTree::new(bytes);
+    for piece in pieces {
+        tree.add(piece.offset, piece.len, piece.hash);
+    }
+    tree
+}
+
+/// The ranges of a file that are not in its tree: where each starts, and its length.
+fn missing(tree: &HashTree, bytes: u64) -> Vec<(u64, u64)> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    for (offset, len) in
+        tree.pieces().into_iter().map(|(offset, len, _)| (offset, len)).chain([(bytes, 0)])
+    {
+        if offset > at {
+            ranges.push((at, offset - at));
+        }
+        at = offset + len;
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hashtree::piece_hash;
+    use crate::traffic::{ConnId, Plan};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_missing_and_what_is_kept_make_the_file(
+            bytes in 70_000_usize..700_000,
+            shifts in proptest::collection::vec(14_u32..18, 1..6),
+            kept in proptest::collection::vec(any::<bool>(), 50),
+        ) {
+            let data: Vec<u8> = (0..bytes).map(|index| (index % 251) as u8).collect();
+            let hash = |offset: u64, len: u64| {
+                let range = offset as usize..(offset + len) as usize;
+                piece_hash(offset, &data[range], bytes as u64)
+            };
+            let pieces = |items: Vec<Item>| {
+                let mut plan = Plan::default();
+                for item in items {
+                    plan.offer(item);
+                }
+                let (mut turn, shifts) = (0, &shifts);
+                std::iter::from_fn(move || {
+                    turn += 1;
+                    Some(plan.next(ConnId(0), 1 << shifts[turn % shifts.len()])?.0.extents[0])
+                })
+                .collect::<Vec<_>>()
+            };
+            let first = pieces(vec![Item::split(ItemId(0), bytes as u64)]);
+            let there: Vec<_> = first
+                .iter()
+                .zip(kept.iter().chain(std::iter::repeat(&true)))
+                .filter(|&(_, &kept)| kept)
+                .map(|(piece, _)| (piece.offset, piece.len, hash(piece.offset, piece.len)))
+                .map(|(offset, len, hash)| KeptPiece { offset, len, hash })
+                .collect();
+            let mut tree = tree(bytes as u64, &there);
+            let items = missing(&tree, bytes as u64)
+                .into_iter()
+                .map(|(offset, len)| Item::range(ItemId(0), offset, len, offset + len < bytes as u64))
+                .collect();
+            let rest = pieces(items);
+            let sum = |lens: Vec<u64>| lens.into_iter().sum::<u64>();
+            let there_bytes = sum(there.iter().map(|piece| piece.len).collect());
+            prop_assert_eq!(there_bytes + sum(rest.iter().map(|piece| piece.len).collect()), bytes as u64);
+            for piece in rest {
+                prop_assert!(tree.add(piece.offset, piece.len, hash(piece.offset, piece.len)));
+            }
+            prop_assert_eq!(tree.root(), Some(blake3::hash(&data)));
+        }
     }
 }

@@ -49,6 +49,9 @@ impl PushReport {
                     "qbulk: connection {conn} is given up ({why}): others take over {stripes} stripes"
                 ));
             }
+            (_, PushEvent::Interrupted { reason, .. }) => {
+                self.line(&format!("qbulk: {}: trying to go on", printable(reason)));
+            }
             (Self::Bar(bar), PushEvent::Progress(progress)) => show(bar, progress),
             (Self::Lines(last), PushEvent::Progress(progress)) => {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -130,8 +133,12 @@ fn text(summary: &Summary) -> String {
             format!(", {failed} FAILED: those named above, and {unnamed} more at the server")
         }
     };
+    let kept = match summary.kept_bytes {
+        0 => String::new(),
+        bytes => format!(" ({} of it from an earlier run)", size(bytes)),
+    };
     format!(
-        "{}, {others} folders and links, {} in {seconds:.2} s, {}, verified and durable{failed}\n\
+        "{}, {others} folders and links, {}{kept} in {seconds:.2} s, {}, verified and durable{failed}\n\
          {} connections, {takeovers} taken over, {stripes_again} of {} stripes sent again, padding {} ({:.1}%)",
         count(*files, "file"),
         size(summary.bytes),

@@ -30,6 +30,7 @@ pub(super) struct Hello {
     pub(super) version: u64,
     pub(super) transfer: [u8; 16],
     pub(super) destination: Vec<u8>,
+    pub(super) push: [u8; 16],
 }
 
 /// A connection whose client has said what it is for.
@@ -41,6 +42,8 @@ pub(super) struct Conn {
     tasks: JoinSet<()>,
     /// The client has said how many stripes there are.
     finishing: bool,
+    /// The client has asked what is kept.
+    recalled: bool,
 }
 
 /// Why a connection is no longer served.
@@ -79,7 +82,8 @@ impl Conn {
         let lost = |error: ConnectionError| ConnError::Lost(error.to_string());
         let (control_out, control_in) = connection.accept_bi().await.map_err(lost)?;
         let mut messages = ControlReader::new(control_in);
-        let Some(Control::Hello { version, transfer, conn, destination }) = messages.next().await?
+        let Some(Control::Hello { version, transfer, conn, destination, push }) =
+            messages.next().await?
         else {
             return Err(ConnError::Protocol("the first message is not a hello".into()));
         };
@@ -87,15 +91,23 @@ impl Conn {
         let mut tasks = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         tasks.spawn(async move { drop(send_all(control_out, queue).await) });
-        let hello = Hello { version, transfer, destination };
-        let conn = Self { connection, number: conn, messages, sender, tasks, finishing: false };
+        let hello = Hello { version, transfer, destination, push };
+        let conn = Self {
+            connection,
+            number: conn,
+            messages,
+            sender,
+            tasks,
+            finishing: false,
+            recalled: false,
+        };
         Ok((conn, hello))
     }
 
     /// Takes what comes over it, until it is closed.
     pub(super) async fn serve(mut self, transfer: &Arc<Transfer>) -> ConnError {
-        let (destination, instance) = (transfer.found, transfer.instance);
-        self.say(Control::Welcome { version: VERSION, destination, instance });
+        let (destination, instance, kept) = (transfer.found, transfer.instance, transfer.kept);
+        self.say(Control::Welcome { version: VERSION, destination, instance, kept });
         self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(transfer)));
         let error = loop {
             tokio::select! {
@@ -148,6 +160,11 @@ impl Conn {
                     finish(&transfer, &sender).await;
                 });
             }
+            Control::Recall if !self.recalled => {
+                self.recalled = true;
+                let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
+                self.tasks.spawn(async move { transfer.recall(sender).await });
+            }
             other => return Err(ConnError::Protocol(format!("unexpected message {other:?}"))),
         }
         Ok(())
@@ -158,6 +175,7 @@ impl Conn {
         self.tasks.spawn(async move {
             match receive(stream, &transfer, &sender).await {
                 Ok(()) | Err(ConnError::Lost(_)) => {}
+                Err(error @ ConnError::Protocol(_)) => transfer.end_broken(&error.to_string()),
                 Err(error) => transfer.end(&error.to_string()),
             }
         });

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quinn::{Connection, VarInt};
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
-    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, Control, Destination, Header, VARINT_MAX,
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
+    VARINT_MAX,
 };
 
 /// Stripes that are being received or written may take this much, in bytes.
@@ -32,6 +34,10 @@ pub(super) struct Transfer {
     pub(super) name: String,
     /// Tells it from one of the same name that this server, or one before it, has forgotten.
     pub(super) instance: u64,
+    /// Which of its client's pushes it is a run of.
+    pub(super) push: [u8; 16],
+    /// An earlier run of the same push has left something.
+    pub(super) kept: bool,
     pub(super) began: Instant,
     /// What was at its destination.
     pub(super) found: Destination,
@@ -50,11 +56,14 @@ pub(super) struct Transfer {
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
+    /// Told when it has.
+    ended: Notify,
 }
 
 impl Transfer {
     pub(super) fn new(
         name: String,
+        push: [u8; 16],
         found: Destination,
         sink: Sink,
         server_room: Arc<Semaphore>,
@@ -62,6 +71,8 @@ impl Transfer {
         Self {
             name,
             instance: rand::random::<u64>() & VARINT_MAX,
+            push,
+            kept: sink.has_kept(),
             began: Instant::now(),
             found,
             room: [Arc::new(Semaphore::new(BUFFER_BYTES)), server_room],
@@ -74,6 +85,7 @@ impl Transfer {
             padding_bytes: AtomicU64::new(0),
             outcome: OnceCell::new(),
             end: Mutex::default(),
+            ended: Notify::new(),
         }
     }
 
@@ -142,8 +154,10 @@ impl Transfer {
         let taken = blocking(move || {
             let taken = transfer.take_blocking(&header, &body);
             drop((body, room));
-            if let Err(error) = &taken {
-                transfer.end(&error.to_string());
+            match &taken {
+                Err(error @ SinkError::Protocol(_)) => transfer.end_broken(&error.to_string()),
+                Err(error) => transfer.end(&error.to_string()),
+                Ok(_) => {}
             }
             taken
         });
@@ -187,6 +201,18 @@ impl Transfer {
         Ok(Answer::Now(message))
     }
 
+    /// Tells a client what earlier runs have left.
+    pub(super) async fn recall(self: &Arc<Self>, sender: Sender<Control>) {
+        let transfer = Arc::clone(self);
+        // If it panics, the client hears no end of it, and nothing is lost.
+        drop(
+            tokio::task::spawn_blocking(move || {
+                transfer.sink.recall(|message| sender.blocking_send(message).is_ok());
+            })
+            .await,
+        );
+    }
+
     /// Waits until the first `stripes` are all written.
     pub(super) async fn wait_for(&self, stripes: u64) {
         loop {
@@ -220,11 +246,36 @@ impl Transfer {
 
     /// Ends the transfer: all its connections are closed with `reason`. The first reason counts.
     pub(super) fn end(&self, reason: &str) {
+        self.end_with(CLOSE_REFUSED, reason);
+    }
+
+    /// Ends the transfer because the server stops: the client may come back.
+    pub(super) fn stop(&self, reason: &str) {
+        self.end_with(CLOSE_STOPPING, reason);
+    }
+
+    /// Ends the transfer because its client does not keep to the protocol.
+    pub(super) fn end_broken(&self, reason: &str) {
+        self.sink.distrust();
+        self.end(reason);
+    }
+
+    fn end_with(&self, code: u32, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
         let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
-        let code = if self.outcome().is_some() { CLOSE_DONE } else { CLOSE_REFUSED };
+        let code = if self.outcome().is_some() { CLOSE_DONE } else { code };
         for connection in lock(&self.connections).values() {
             connection.close(VarInt::from_u32(code), text);
+        }
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until the transfer is ended.
+    pub(super) async fn ended(&self) {
+        let mut ended = pin!(self.ended.notified());
+        ended.as_mut().enable();
+        if lock(&self.end).is_none() {
+            ended.await;
         }
     }
 

@@ -1,58 +1,85 @@
-//! Removing what a server that was killed has left behind.
+//! Removing what transfers that were not finished have left behind.
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cap_std::fs::Dir;
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
-use super::commit::{TEMP_PREFIX, TEMP_SUFFIX};
+use super::journal::JOURNAL_SUFFIX;
+use super::temp::{TEMP_PREFIX, TEMP_SUFFIX};
 
-/// Removes temporary files from `root` and all folders below, as long as `stop` is not set. A file
-/// that somebody still writes to is locked and stays; so does one that was written to less than
-/// `age_min` ago, as its file system may not know locks. Returns how many were removed.
-pub fn clean(root: &Dir, age_min: Duration, stop: &AtomicBool) -> u64 {
-    let mut removed = 0;
-    let mut folders = vec![PathBuf::from(".")];
+/// Something that was left behind.
+#[derive(Debug)]
+pub struct Left<'a> {
+    /// Its path below the root.
+    pub path: &'a Path,
+}
+
+/// Removes unfinished files and journals from `root` and all folders below it, unless `decide` says
+/// otherwise; `failed` is told what cannot be removed. What a running transfer writes to is locked and
+/// stays; so does what was written to less than `age_min` ago. Returns on how many `decide` was asked,
+/// less what could not be removed.
+pub fn clean(
+    root: &Dir,
+    age_min: Duration,
+    mut decide: impl FnMut(&Left<'_>) -> bool,
+    mut failed: impl FnMut(&Left<'_>, io::Error),
+) -> u64 {
+    let mut found = 0;
+    let mut folders = vec![PathBuf::new()];
     while let Some(path) = folders.pop() {
+        let is_root = path.as_os_str().is_empty();
+        let folder = if is_root { root.try_clone() } else { root.open_dir(&path) };
         // What cannot be read is left as it is.
-        let Ok(folder) = root.open_dir(&path) else { continue };
+        let Ok(folder) = folder else { continue };
         let Ok(entries) = folder.entries() else { continue };
         for entry in entries.flatten() {
-            if stop.load(Relaxed) {
-                return removed;
-            }
             let (name, kind) = (entry.file_name(), entry.file_type());
+            let path = path.join(&name);
             if kind.is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path.join(name));
+                folders.push(path);
             } else if is_temp_name(&name)
-                && let Some(_locked) = lock_deserted(&folder, &name, age_min)
-                && folder.remove_file(&name).is_ok()
+                && is_old(&folder, &name, age_min)
+                && let Ok(_locked) = lock_deserted(&folder, &name)
             {
-                removed += 1;
+                let left = Left { path: &path };
+                match decide(&left).then(|| folder.remove_file(&name)) {
+                    Some(Err(error)) => failed(&left, error),
+                    Some(Ok(())) | None => found += 1,
+                }
             }
         }
     }
-    removed
+    found
 }
 
 fn is_temp_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    name.starts_with(TEMP_PREFIX.as_bytes()) && name.ends_with(TEMP_SUFFIX.as_bytes())
+    name.starts_with(TEMP_PREFIX.as_bytes())
+        && [TEMP_SUFFIX, JOURNAL_SUFFIX].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
 }
 
-/// The file, locked, if it is old and nobody else has it locked.
-fn lock_deserted(folder: &Dir, name: &OsStr, age_min: Duration) -> Option<File> {
+fn is_old(folder: &Dir, name: &OsStr, age_min: Duration) -> bool {
+    let modified = folder.symlink_metadata(name).and_then(|found| found.modified());
+    // What is from the future is as old as can be told.
+    modified.is_ok_and(|at| at.into_std().elapsed().unwrap_or_default() >= age_min)
+}
+
+/// Locks a file that nobody works on. A link has no lock and is on its way to its name for no time.
+fn lock_deserted(folder: &Dir, name: &OsStr) -> Result<Option<File>, Errno> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file: File = rustix::fs::openat(folder, name, flags, Mode::empty()).ok()?.into();
-    let found = file.metadata().ok()?;
-    let age = found.modified().ok()?.elapsed().ok()?;
-    let is_locked = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    (found.is_file() && age >= age_min && is_locked()).then_some(file)
+    let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::LOOP) => return Ok(None),
+        opened => File::from(opened?),
+    };
+    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    Ok(Some(file))
 }
 
 #[cfg(test)]
@@ -64,7 +91,7 @@ mod tests {
     use cap_std::ambient_authority;
 
     use super::*;
-    use crate::store::commit::TempFile;
+    use crate::store::temp::{TempFile, temp_name};
 
     #[test]
     fn what_nobody_writes_any_more_is_removed() {
@@ -74,16 +101,25 @@ mod tests {
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
         let old = |file: &File| file.set_modified(SystemTime::now() - 2 * AGE).unwrap();
         fs::create_dir_all(path("a/b")).unwrap();
-        for name in [".qbulk-0-1.part", "a/b/.qbulk-0-2.part", "a/file.part", "a/.qbulk-0"] {
+        for name in [
+            ".qbulk-0-1.part",
+            ".qbulk-0.journal",
+            "a/b/.qbulk-0-2.part",
+            "a/file.part",
+            "a/.qbulk-0",
+        ] {
             old(&File::create(path(name)).unwrap());
         }
         File::create(path("a/.qbulk-0-3.part")).unwrap();
         let parent = Arc::new(root.open_dir("a").unwrap());
-        let written = TempFile::create(parent, "0", 4).unwrap();
+        let written = TempFile::create(parent, temp_name("0", 4)).unwrap();
         old(written.file());
 
-        assert_eq!(clean(&root, AGE, &AtomicBool::new(true)), 0);
-        assert_eq!(clean(&root, AGE, &AtomicBool::new(false)), 2);
+        let removed = |remove: bool| clean(&root, AGE, |_| remove, |left, _| panic!("{left:?}"));
+        assert_eq!(removed(false), 3);
+        assert!(path(".qbulk-0-1.part").exists());
+        assert_eq!(removed(true), 3);
+        assert_eq!(removed(true), 0);
         for name in ["a/file.part", "a/.qbulk-0", "a/.qbulk-0-3.part", "a/.qbulk-0-4.part"] {
             assert!(path(name).exists(), "{name}");
         }

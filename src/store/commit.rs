@@ -2,21 +2,23 @@
 //!
 //! A file gets its name only after its content is on the disk, and the transfer is done only after the
 //! name is as well. One thread does this for a transfer, so that many small files cost one flush
-//! together and not one each.
+//! together and not one each. The same thread flushes what is there of files that are not whole, and
+//! keeps the journal of all that is durable.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use cap_std::fs::Dir;
-use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use super::journal::{Entry, Journal, Stamp};
 use super::systems::{Systems, readable};
+use super::temp::TempFile;
 
 /// Complete files that wait for their names at most; then writers wait as well.
 const QUEUE: usize = 512;
@@ -24,62 +26,14 @@ const QUEUE: usize = 512;
 const BATCH: usize = 256;
 /// Folders whose new names are not flushed yet, at most.
 const FOLDERS_MAX: usize = 256;
-
-/// What the names of temporary files begin and end with.
-pub const TEMP_PREFIX: &str = ".qbulk-";
-/// See [`TEMP_PREFIX`].
-pub const TEMP_SUFFIX: &str = ".part";
-
-/// The name under which an item is made; `tag` tells transfers apart.
-pub fn temp_name(tag: &str, item: u64) -> String {
-    format!("{TEMP_PREFIX}{tag}-{item}{TEMP_SUFFIX}")
-}
-
-/// A file under a temporary name, which goes with it unless the file is published. It is locked, so
-/// that it can be told from what a killed process has left behind.
-#[derive(Debug)]
-pub struct TempFile {
-    parent: Arc<Dir>,
-    temp_name: String,
-    file: File,
-    published: AtomicBool,
-}
-
-impl TempFile {
-    /// Creates an empty file that only its owner can read.
-    pub fn create(parent: Arc<Dir>, tag: &str, item: u64) -> io::Result<Self> {
-        let temp_name = temp_name(tag, item);
-        let flags =
-            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::RUSR | Mode::WUSR;
-        let fd = rustix::fs::openat(&*parent, temp_name.as_str(), flags, mode)?;
-        if let Err(error) = rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            tracing::debug!(file = temp_name, %error, "not locked");
-        }
-        Ok(Self { parent, temp_name, file: fd.into(), published: AtomicBool::new(false) })
-    }
-
-    /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
-    }
-
-    fn publish(&self, name: &OsString) -> io::Result<Arc<Dir>> {
-        self.parent.rename(&self.temp_name, &self.parent, name)?;
-        self.published.store(true, Relaxed);
-        Ok(Arc::clone(&self.parent))
-    }
-}
-
-impl Drop for TempFile {
-    fn drop(&mut self) {
-        if !self.published.load(Relaxed)
-            && let Err(error) = self.parent.remove_file(&self.temp_name)
-        {
-            tracing::warn!(file = self.temp_name, %error, "cannot remove a temporary file");
-        }
-    }
-}
+/// Pieces that are flushed together at most.
+const PIECES_MAX: usize = 4_096;
+/// Pieces are flushed this often at most, and so that it takes one part in `CHECKPOINT_SHARE` of the
+/// time.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(5);
+const CHECKPOINT_SHARE: u32 = 5;
+/// How often the journal itself is flushed.
+const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A complete and verified file.
 #[derive(Debug)]
@@ -88,14 +42,22 @@ pub struct Complete {
     pub temp: Arc<TempFile>,
     /// Its name in its folder.
     pub name: OsString,
-    /// Its path, for messages.
+    /// Its path below the root.
     pub path: Vec<u8>,
+    /// What the client knows its source by.
+    pub source: [u8; 16],
+    /// Its BLAKE3 hash.
+    pub hash: [u8; 32],
 }
 
 enum Job {
     File(Complete),
+    Piece(Arc<TempFile>, Entry),
     Folder(Arc<Dir>, Vec<u8>),
     Flush(SyncSender<()>),
+    /// It is time for a checkpoint.
+    Wake,
+    Close,
 }
 
 /// What was committed, by its path.
@@ -105,6 +67,8 @@ pub enum Committed<'a> {
     File(&'a [u8]),
     /// The names in a folder were made durable.
     Folder(&'a [u8]),
+    /// A piece of a file was made durable.
+    Piece(&'a [u8]),
 }
 
 /// Whether that worked.
@@ -118,14 +82,26 @@ pub struct Committer {
 }
 
 impl Committer {
-    /// Starts the thread. `on_commit` is called on it for each file, and each folder that failed.
+    /// Starts the thread. `on_commit` is called on it for each file, and each folder or piece that
+    /// failed. Without a journal, nothing is kept for a later run.
     pub fn start(
         systems: Arc<Systems>,
+        journal: Option<Journal>,
         on_commit: impl FnMut(Committed<'_>, CommitResult) + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
         let thread = thread::Builder::new().name("qbulk-commit".into()).spawn(move || {
-            Worker { on_commit, systems, touched: HashMap::new() }.run(&jobs);
+            let now = Instant::now();
+            let worker = Worker {
+                on_commit,
+                systems,
+                journal,
+                pieces: Vec::new(),
+                checkpoint_at: now,
+                journal_at: now + JOURNAL_INTERVAL,
+                touched: HashMap::new(),
+            };
+            worker.run(&jobs);
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
@@ -135,12 +111,23 @@ impl Committer {
         self.send(Job::File(file));
     }
 
+    /// Queues a piece of a file that is not whole, which was written.
+    pub fn piece(&self, temp: Arc<TempFile>, piece: Entry) {
+        self.send(Job::Piece(temp, piece));
+    }
+
     /// Notes that something was made in `folder`, which is at `path`, whose name must last too.
     pub fn touched(&self, folder: Arc<Dir>, path: &[u8]) {
         self.send(Job::Folder(folder, path.to_vec()));
     }
 
-    /// Waits until everything that was queued has its name and is durable.
+    /// Removes the journal: there is nothing to go on with.
+    pub fn close(&self) {
+        self.send(Job::Close);
+        self.flush();
+    }
+
+    /// Waits until everything that was queued is durable, and what is whole has its name.
     pub fn flush(&self) {
         let (done, wait) = sync_channel(1);
         self.send(Job::Flush(done));
@@ -172,27 +159,39 @@ impl Drop for Committer {
 struct Worker<F> {
     on_commit: F,
     systems: Arc<Systems>,
+    journal: Option<Journal>,
+    /// Pieces that are written and not flushed yet.
+    pieces: Vec<(Arc<TempFile>, Entry)>,
+    checkpoint_at: Instant,
+    journal_at: Instant,
     /// Folders whose entries are not durable yet, and their paths, by device and inode.
     touched: HashMap<(u64, u64), (Arc<Dir>, Vec<u8>)>,
 }
 
 impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
-    fn run(&mut self, jobs: &Receiver<Job>) {
-        while let Ok(first) = jobs.recv() {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = self.next(jobs) {
             let mut files = Vec::new();
             let mut flush = None;
-            let mut next = Some(first);
+            let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
                     Job::File(file) => files.push(file),
+                    Job::Piece(temp, piece) => self.pieces.push((temp, piece)),
                     Job::Folder(folder, path) => self.touch(folder, path),
                     Job::Flush(done) => flush = Some(done),
+                    Job::Wake => {}
+                    Job::Close => self.close(),
                 }
-                if flush.is_none() && files.len() < BATCH {
+                if flush.is_none() && files.len() < BATCH && self.pieces.len() < PIECES_MAX {
                     next = jobs.try_recv().ok();
                 }
             }
             self.commit(files);
+            let is_due = Instant::now() >= self.checkpoint_at || self.pieces.len() >= PIECES_MAX;
+            if is_due || flush.is_some() {
+                self.checkpoint();
+            }
             if flush.is_some() || self.touched.len() > FOLDERS_MAX {
                 self.sync_folders();
             }
@@ -202,17 +201,98 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 tracing::debug!("nobody waits for the flush any more");
             }
         }
+        self.checkpoint();
         self.sync_folders();
+    }
+
+    /// Waits for a job, or for the time of the next checkpoint.
+    fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvError> {
+        if self.pieces.is_empty() {
+            return jobs.recv();
+        }
+        let wait = self.checkpoint_at.saturating_duration_since(Instant::now());
+        match jobs.recv_timeout(wait) {
+            Err(RecvTimeoutError::Timeout) => Ok(Job::Wake),
+            Err(RecvTimeoutError::Disconnected) => Err(RecvError),
+            Ok(job) => Ok(job),
+        }
     }
 
     fn commit(&mut self, files: Vec<Complete>) {
         let opened: Vec<&File> = files.iter().map(|file| file.temp.file()).collect();
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
-            let Complete { temp, name, path } = file;
-            let published = synced.and_then(|()| temp.publish(&name));
-            let result = published.map(|parent| self.touch(parent, folder_of(&path).to_vec()));
-            (self.on_commit)(Committed::File(&path), result);
+            let published = synced.and_then(|()| file.temp.publish(&file.name));
+            let result = published.map(|parent| self.touch(parent, folder_of(&file.path).to_vec()));
+            (self.on_commit)(Committed::File(&file.path), result);
+            self.note_file(file);
+        }
+        self.write_journal();
+    }
+
+    fn note_file(&mut self, file: Complete) {
+        let Complete { temp, path, source, hash, .. } = file;
+        if let (Some(journal), true) = (&mut self.journal, temp.is_published())
+            && let Ok(stamp) = Stamp::of(temp.file())
+        {
+            journal.add(&Entry::File { path, source, hash, stamp });
+        }
+    }
+
+    /// Flushes the pieces that were written of unfinished files, and notes them in the journal: a later
+    /// run can go on from there.
+    fn checkpoint(&mut self) {
+        let mut pieces = std::mem::take(&mut self.pieces);
+        pieces.retain(|(temp, _)| !temp.is_published());
+        if pieces.is_empty() || self.journal.is_none() {
+            return;
+        }
+        let began = Instant::now();
+        let mut files: Vec<&Arc<TempFile>> = pieces.iter().map(|(temp, _)| temp).collect();
+        files.sort_by_key(|temp| Arc::as_ptr(temp));
+        files.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        let synced = self.systems.sync(&files.iter().map(|temp| temp.file()).collect::<Vec<_>>());
+        let failed: HashMap<_, _> = files
+            .into_iter()
+            .zip(synced)
+            .filter_map(|(temp, result)| Some((Arc::as_ptr(temp), result.err()?)))
+            .collect();
+        for (temp, piece) in &pieces {
+            match (failed.get(&Arc::as_ptr(temp)), &mut self.journal) {
+                (Some(error), _) => {
+                    (self.on_commit)(Committed::Piece(piece.path()), Err(copy(error)));
+                }
+                (None, Some(journal)) => {
+                    journal.add(piece);
+                    temp.keep();
+                }
+                (None, None) => {}
+            }
+        }
+        self.write_journal();
+        let pause = began.elapsed() * (CHECKPOINT_SHARE - 1);
+        self.checkpoint_at = Instant::now() + pause.max(CHECKPOINT_INTERVAL);
+    }
+
+    /// What cannot be noted is sent again by a later run: that is no reason to end this one.
+    fn write_journal(&mut self) {
+        let Some(journal) = &mut self.journal else { return };
+        let mut written = journal.write();
+        let now = Instant::now();
+        if written.is_ok() && now >= self.journal_at {
+            written = journal.sync();
+            self.journal_at = now + JOURNAL_INTERVAL;
+        }
+        if let Err(error) = written {
+            tracing::warn!(%error, "the journal cannot be written: less is kept for a later run");
+        }
+    }
+
+    fn close(&mut self) {
+        if let Some(journal) = self.journal.take()
+            && let Err(error) = journal.remove()
+        {
+            tracing::debug!(%error, "a journal is left behind");
         }
     }
 
@@ -244,6 +324,10 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             }
         }
     }
+}
+
+fn copy(error: &io::Error) -> io::Error {
+    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
 /// The path of the folder that `path` is in.

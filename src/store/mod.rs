@@ -2,13 +2,19 @@
 
 pub mod clean;
 pub mod commit;
+pub mod journal;
+mod kept;
 pub mod paths;
 pub mod scan;
 pub mod sink;
 pub mod source;
 pub mod systems;
+pub mod temp;
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// What went wrong, in words for a person: without the number that [`io::Error`] adds.
 pub fn reason(error: &io::Error) -> String {
@@ -19,4 +25,9 @@ pub fn reason(error: &io::Error) -> String {
 /// A path's bytes as a person reads them.
 pub fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
+}
+
+/// A path below a folder, from its bytes.
+fn os(path: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(path))
 }

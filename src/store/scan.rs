@@ -68,6 +68,23 @@ impl FileInfo {
         }
     }
 
+    /// What the receiver knows the content by, from one run to the next: another number means another
+    /// file, or that this one was changed. Device numbers are left out, as they may change at every
+    /// boot.
+    pub fn source_id(&self) -> [u8; 16] {
+        let (meta, ctime) = (self.meta, self.ctime);
+        let numbers = [self.bytes, self.inode, meta.mtime_ns.into()]
+            .into_iter()
+            .chain([meta.mtime_s, ctime.0, ctime.1].map(i64::cast_unsigned));
+        let mut hasher = blake3::Hasher::new();
+        for number in numbers {
+            hasher.update(&number.to_be_bytes());
+        }
+        let mut id = [0; 16];
+        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        id
+    }
+
     /// Whether `later` is the same file with the same content, as far as the system tells.
     pub fn is_unchanged(&self, later: &Self) -> bool {
         let told = |info: &Self| {

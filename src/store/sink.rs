@@ -10,24 +10,28 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags, FallocateFlags, Mode, Timespec, Timestamps};
 use rustix::io::Errno;
 
-use super::commit::{Committed, Committer, Complete, TempFile, folder_of, temp_name};
-use super::reason;
+use super::commit::{Committed, Committer, Complete, folder_of};
+use super::journal::{Entry, Journal};
+use super::kept::{Kept, Part, part_name};
 use super::source::hash_runs;
 use super::systems::{Systems, readable};
+use super::temp::{TempFile, temp_name};
+use super::{os, reason};
 use crate::hashtree::HashTree;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
+    CONTENT_BYTES_MAX, Control, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
+    file_key,
 };
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
-const PARTIAL_MAX: usize = 4_096;
+pub(super) const PARTIAL_MAX: usize = 4_096;
 /// Failures whose path and reason are kept; more are only counted.
 const FAILURES_MAX: usize = 1_000;
 /// What the folders' paths may take, in bytes, while their modes and times wait for the end.
@@ -94,12 +98,18 @@ pub struct Outcome {
 pub struct Sink {
     root: Arc<Dir>,
     tag: String,
+    /// Names what later runs of the same push may go on with; `None` if they cannot.
+    push_tag: Option<String>,
+    kept: Kept,
     partials: Mutex<Partials>,
     parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
     folders: Mutex<Folders>,
     tally: Arc<Tally>,
     systems: Arc<Systems>,
+    is_distrusted: AtomicBool,
     committer: Committer,
+    /// Content is verified and not written.
+    discards: bool,
 }
 
 /// Files that are not whole yet.
@@ -135,6 +145,7 @@ struct Tally {
 struct Partial {
     path: Vec<u8>,
     meta: Meta,
+    source: [u8; 16],
     bytes: u64,
     temp: OnceLock<Result<Arc<TempFile>, String>>,
     progress: Mutex<Progress>,
@@ -179,34 +190,50 @@ pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
 }
 
 impl Sink {
-    /// Writes below `root`; `tag` tells this transfer's temporary files from others'.
-    pub fn new(root: Arc<Dir>, tag: String) -> io::Result<Self> {
+    /// Writes below `root`; `tag` tells this transfer's temporary files from others'. Goes on with what
+    /// the journal knows of earlier runs.
+    pub fn new(root: Arc<Dir>, tag: String, journal: Option<Journal>) -> io::Result<Self> {
+        let push_tag = journal.as_ref().map(|journal| journal.owner().tag());
+        let kept = journal.as_ref().map_or_else(Kept::default, |journal| Kept::of(&root, journal));
         let tally = Arc::new(Tally::default());
         let told = Arc::clone(&tally);
         let systems = Arc::new(Systems::of(&root));
-        let committer = Committer::start(Arc::clone(&systems), move |committed, result| {
-            match (committed, result) {
-                (Committed::File(_), Ok(())) => {
-                    told.files.fetch_add(1, Relaxed);
+        let committer =
+            Committer::start(Arc::clone(&systems), journal, move |committed, result| {
+                match (committed, result) {
+                    (Committed::File(_), Ok(())) => {
+                        told.files.fetch_add(1, Relaxed);
+                    }
+                    (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
+                    (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
+                    (Committed::File(path), Err(error)) => {
+                        told.note_fatal(path, &error);
+                        told.note_file(path, reason(&error));
+                    }
+                    (Committed::Folder(path), Err(error)) => told.fail(path, &error),
                 }
-                (Committed::Folder(_), Ok(())) => {}
-                (Committed::File(path), Err(error)) => {
-                    told.note_fatal(path, &error);
-                    told.note_file(path, reason(&error));
-                }
-                (Committed::Folder(path), Err(error)) => told.fail(path, &error),
-            }
-        })?;
+            })?;
         Ok(Self {
             root,
             tag,
+            push_tag,
+            kept,
             partials: Mutex::default(),
             parents: Mutex::default(),
             folders: Mutex::default(),
             tally,
             systems,
+            is_distrusted: AtomicBool::new(false),
             committer,
+            discards: false,
         })
+    }
+
+    /// Verifies contents and throws them away: files stay empty.
+    #[must_use]
+    pub fn discarding(mut self) -> Self {
+        self.discards = true;
+        self
     }
 
     /// Verifies a stripe and writes what it holds.
@@ -225,7 +252,8 @@ impl Sink {
         let intact = records.iter().zip(&contents).all(|(record, content)| match record {
             Record::Piece(piece) => {
                 let (offset, len) = (piece.offset, piece.len);
-                hash_runs(offset, len, &piece.runs, content, piece.file_bytes) == piece.hash
+                piece.is_name_only()
+                    || hash_runs(offset, len, &piece.runs, content, piece.file_bytes) == piece.hash
             }
             _ => true,
         });
@@ -239,16 +267,34 @@ impl Sink {
         Ok(Applied::Written)
     }
 
+    /// The client does not keep to the protocol: what it has not completed goes with the transfer.
+    pub fn distrust(&self) {
+        self.is_distrusted.store(true, Relaxed);
+    }
+
+    /// Whether there is something of an earlier run.
+    pub fn has_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    /// Tells what there is of earlier runs, until `say` is false.
+    pub fn recall(&self, say: impl FnMut(Control) -> bool) {
+        self.kept.tell(&self.root, say);
+    }
+
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.partials));
         for partial in partials.files.into_values() {
             self.tally.note_file(&partial.path, "not all of it arrived".into());
+            partial.discard();
         }
         self.committer.flush();
         self.finish_folders();
         self.check_disk()?;
+        self.kept.remove();
+        self.committer.close();
         let (failures, failed) = lock(&self.tally.failures).clone();
         let failed_files = self.tally.failed_files.load(Relaxed);
         Ok(Outcome {
@@ -299,20 +345,24 @@ impl Sink {
             Ok(temp) => temp,
             Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
-        if let Err(error) = write_runs(temp, piece, content) {
+        let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
+        if let Err(error) = written {
             self.tally.note_fatal(&partial.path, &error);
             return self.give_up(piece.item, &partial, reason(&error));
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
-            // What is whole was verified as a whole.
-            if !whole && !progress.tree.add(piece.offset, piece.len, piece.hash) {
+            let adds = piece.len > 0;
+            if adds && !progress.tree.add(piece.offset, piece.len, piece.hash) {
                 return Err(SinkError::Protocol("the pieces of a file do not fit together".into()));
             }
+            // What is whole was verified as a whole.
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
             self.complete(piece.item, &partial)?;
+        } else if self.push_tag.is_some() && !piece.is_name_only() {
+            self.committer.piece(Arc::clone(temp), entry(piece));
         }
         Ok(())
     }
@@ -328,7 +378,7 @@ impl Sink {
             return Err(too_many());
         }
         let partial = files.entry(piece.item).or_insert_with(|| {
-            let partial = Partial::new(piece);
+            let partial = Partial::new(piece).with(self.kept.take(&piece.path, &piece.source));
             lock(&partial.progress).seal = early_seals.remove(&piece.item);
             Arc::new(partial)
         });
@@ -342,8 +392,16 @@ impl Sink {
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
             let (parent, _) = self.parent(&partial.path)?;
-            let temp = TempFile::create(parent, &self.tag, piece.item)?;
-            allocate(&temp, partial.bytes, piece.sparse)?;
+            let name = match &self.push_tag {
+                Some(tag) if piece.len < piece.file_bytes => {
+                    part_name(tag, &file_key(&piece.path, &piece.source))
+                }
+                _ => temp_name(&self.tag, piece.item),
+            };
+            let temp = TempFile::create(parent, name)?;
+            if !self.discards {
+                allocate(&temp, partial.bytes, piece.sparse)?;
+            }
             Ok(Arc::new(temp))
         };
         create().map_err(|error: io::Error| {
@@ -384,22 +442,22 @@ impl Sink {
         let path = &partial.path;
         let Some(Ok(temp)) = partial.temp.get() else { return Ok(()) };
         let temp = Arc::clone(temp);
-        {
+        let (root, seal) = {
             let progress = lock(&partial.progress);
-            let root = progress.tree.root().map(|root| *root.as_bytes());
-            if progress.seal.is_some() && progress.seal != root {
-                let reason = "what arrived does not match the file's hash";
-                return self.give_up(item, partial, reason.into());
-            }
-        }
+            (progress.tree.root().map(|root| *root.as_bytes()), progress.seal)
+        };
+        let Some(hash) = root.filter(|root| seal.is_none_or(|seal| seal == *root)) else {
+            let reason = "what arrived does not match the file's hash";
+            return self.give_up(item, partial, reason.into());
+        };
         if let Err(error) = set_meta(temp.file(), partial.meta) {
             self.tally.note_fatal(path, &error);
             return self.give_up(item, partial, reason(&error));
         }
         lock(&self.partials).files.remove(&item);
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
-        let name = name_of(path);
-        self.committer.commit(Complete { temp, name, path: path.clone() });
+        let (name, path, source) = (name_of(path), path.clone(), partial.source);
+        self.committer.commit(Complete { temp, name, path, source, hash });
         Ok(())
     }
 
@@ -421,7 +479,9 @@ impl Sink {
     /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
     fn forget(&self, item: u64) -> Result<bool, SinkError> {
         let mut partials = lock(&self.partials);
-        partials.files.remove(&item);
+        if let Some(partial) = partials.files.remove(&item) {
+            partial.discard();
+        }
         partials.early_seals.remove(&item);
         let first = partials.discarded.insert(item);
         if partials.discarded.len() > DISCARDED_MAX {
@@ -562,16 +622,54 @@ impl Sink {
     }
 }
 
+/// What is durable of an unfinished transfer stays for a later run; if that is nothing, so is its
+/// journal.
+impl Drop for Sink {
+    fn drop(&mut self) {
+        self.committer.flush();
+        let partials = std::mem::take(&mut lock(&self.partials).files);
+        if self.is_distrusted.load(Relaxed) {
+            for partial in partials.values() {
+                partial.discard();
+            }
+        }
+        let is_kept = partials.values().any(|partial| partial.is_kept());
+        if !is_kept && self.kept.is_empty() && self.tally.files.load(Relaxed) == 0 {
+            self.committer.close();
+        }
+    }
+}
+
 impl Partial {
     fn new(piece: &Piece) -> Self {
         let progress = Progress { tree: HashTree::new(piece.file_bytes), seal: None };
         Self {
             path: piece.path.clone(),
             meta: piece.meta,
+            source: piece.source,
             bytes: piece.file_bytes,
             temp: OnceLock::new(),
             progress: Mutex::new(progress),
         }
+    }
+
+    /// Goes on with what an earlier run has left, if it has.
+    fn with(mut self, kept: Option<Part>) -> Self {
+        if let Some(Part { temp, tree }) = kept {
+            self.temp = OnceLock::from(Ok(temp));
+            self.progress = Mutex::new(Progress { tree, seal: None });
+        }
+        self
+    }
+
+    fn discard(&self) {
+        if let Some(Ok(temp)) = self.temp.get() {
+            temp.discard();
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        matches!(self.temp.get(), Some(Ok(temp)) if temp.is_kept())
     }
 }
 
@@ -602,6 +700,12 @@ impl Tally {
             self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
         }
     }
+}
+
+/// What the journal notes of a piece.
+fn entry(piece: &Piece) -> Entry {
+    let &Piece { source, file_bytes, offset, len, hash, .. } = piece;
+    Entry::Piece { path: piece.path.clone(), source, file_bytes, offset, len, hash }
 }
 
 fn too_many() -> SinkError {
@@ -694,10 +798,6 @@ fn timestamps(meta: Meta) -> Timestamps {
     let modified = Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.into() };
     let unchanged = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
     Timestamps { last_access: unchanged, last_modification: modified }
-}
-
-fn os(path: &[u8]) -> &Path {
-    Path::new(OsStr::from_bytes(path))
 }
 
 fn name_of(path: &[u8]) -> OsString {

@@ -58,6 +58,12 @@ impl SourceItem {
         };
         Self { id, local, path, kind, tree: Mutex::new(tree), failed: AtomicBool::new(false) }
     }
+
+    /// A file of which the receiver has kept something.
+    #[must_use]
+    pub fn with_tree(self, tree: HashTree) -> Self {
+        Self { tree: Mutex::new(Some(tree)), ..self }
+    }
 }
 
 /// A part of an item, to be read.
@@ -168,6 +174,7 @@ fn record(part: &Part, content: &mut Content) -> Result<(Record, Option<[u8; 32]
                 item,
                 path,
                 meta: info.meta,
+                source: info.source_id(),
                 file_bytes: info.bytes,
                 sparse: info.sparse,
                 offset: part.offset,
@@ -187,7 +194,8 @@ fn add_piece(part: &Part, info: &FileInfo, hash: [u8; 32]) -> Result<Option<[u8;
     }
     let mut tree = part.item.tree.lock().unwrap_or_else(PoisonError::into_inner);
     let tree = tree.as_mut().ok_or("not a file")?;
-    if !tree.add(part.offset, part.len, hash) {
+    // All of the file may be kept at the receiver, and only its hash be missing.
+    if part.len > 0 && !tree.add(part.offset, part.len, hash) {
         return Err("its pieces do not fit together".into());
     }
     Ok(tree.root().map(|root| *root.as_bytes()))
@@ -217,6 +225,9 @@ fn read_piece(
     }
     if !info.is_unchanged(&current(&file).map_err(told)?) {
         return Err(CHANGED.into());
+    }
+    if part.len == 0 && info.bytes > 0 {
+        return Ok((runs, [0; 32]));
     }
     let hash =
         hash_runs(part.offset, part.len, &runs, &content.buffer[start..content.filled], info.bytes);

@@ -15,10 +15,14 @@ pub struct StripeId(pub u64);
 /// What the source offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
-    /// Its number; the source's to choose, each used once.
+    /// Its number; the source's to choose. Several ranges of one thing may have the same.
     pub id: ItemId,
+    /// Where its content starts; a multiple of its pieces' lengths.
+    pub offset: u64,
     /// Its content, in bytes.
     pub bytes: u64,
+    /// Whether more follows behind that content: then only powers of two are cut off.
+    pub is_inner: bool,
     /// What it costs on the wire beside its content (path, metadata), in bytes.
     pub overhead_bytes: u64,
     /// Whether it may be cut into pieces. What may not be cut must fit into the smallest stripe.
@@ -30,12 +34,18 @@ pub struct Item {
 impl Item {
     /// A thing that may be cut into pieces.
     pub fn split(id: ItemId, bytes: u64) -> Self {
-        Self { id, bytes, overhead_bytes: 0, split: true, urgent: false }
+        Self::range(id, 0, bytes, false)
+    }
+
+    /// A range of a thing that may be cut into pieces; `is_inner` if it does not reach to its end.
+    pub fn range(id: ItemId, offset: u64, bytes: u64, is_inner: bool) -> Self {
+        Self { id, offset, bytes, is_inner, overhead_bytes: 0, split: true, urgent: false }
     }
 
     /// A thing that is sent whole.
     pub fn whole(id: ItemId, bytes: u64, overhead_bytes: u64) -> Self {
-        Self { id, bytes, overhead_bytes, split: false, urgent: false }
+        let (offset, is_inner) = (0, false);
+        Self { id, offset, bytes, is_inner, overhead_bytes, split: false, urgent: false }
     }
 
     fn cost(&self) -> u64 {
@@ -225,9 +235,11 @@ impl Plan {
     /// Cuts the next piece off the first waiting item: the largest power of two that is allowed and
     /// that the piece's offset is a multiple of.
     fn cut_piece(&mut self, item: Item, len_max: u64) -> Extent {
-        let offset = self.cut_bytes;
+        let offset = item.offset + self.cut_bytes;
+        let left = item.bytes - self.cut_bytes;
         let aligned_max = if offset == 0 { len_max } else { 1 << offset.trailing_zeros() };
-        let len = len_max.min(aligned_max).min(item.bytes - offset);
+        let left_max = if item.is_inner { floor_power_of_two(left) } else { left };
+        let len = len_max.min(aligned_max).min(left_max);
         self.cut_bytes += len;
         self.waiting_bytes -= len;
         if self.cut_bytes == item.bytes {
@@ -237,6 +249,10 @@ impl Plan {
         }
         Extent { item: item.id, offset, len }
     }
+}
+
+fn floor_power_of_two(bytes: u64) -> u64 {
+    bytes.checked_ilog2().map_or(0, |power| 1 << power)
 }
 
 #[cfg(test)]
@@ -286,6 +302,19 @@ mod tests {
             .map(|extent| extent.item.0)
             .collect();
         assert_eq!(order, [0, 0, 2, 1]);
+    }
+
+    #[test]
+    fn an_inner_range_is_cut_into_powers_of_two() {
+        let mut plan = Plan::default();
+        plan.offer(Item::range(ItemId(0), 3 << 20, 5 << 20, true));
+        plan.offer(Item::range(ItemId(0), 16 << 20, (1 << 20) + 5, false));
+        let pieces: Vec<_> = std::iter::from_fn(|| plan.next(A, 4 << 20))
+            .map(|(stripe, _)| (stripe.extents[0].offset, stripe.extents[0].len))
+            .collect();
+        let mib = |offset: u64, len: u64| (offset << 20, len << 20);
+        assert_eq!(pieces, [mib(3, 1), mib(4, 4), (16 << 20, (1 << 20) + 5)]);
+        assert_eq!(plan.waiting_bytes(), 0);
     }
 
     proptest! {

@@ -91,6 +91,11 @@ const TICK: Duration = Duration::from_millis(20);
 const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
 /// Connections are given up for being silent at this pace at most, after as many at once as the set has.
 const SILENT_INTERVAL: Duration = Duration::from_secs(1);
+/// Nothing is heard on any connection for at least this long, and the network counts as gone.
+const DARK_TIME: Duration = Duration::from_secs(1);
+/// Then a new connection is tried this often, and this many at a time.
+const SCOUT_INTERVAL: Duration = Duration::from_secs(1);
+const SCOUTS_MAX: usize = 16;
 /// A stripe is late when it has taken twice as long as predicted, and this much more.
 const LATE_MARGIN: Duration = Duration::from_millis(50);
 const LATE_MAX: Duration = Duration::from_secs(5);
@@ -131,6 +136,8 @@ pub struct Pool {
     silent_allowed: usize,
     silent_allowed_at: Instant,
     alive_at: Instant,
+    /// When the last scout was sent.
+    scouted_at: Instant,
     /// What connections have delivered that are gone, in bytes.
     delivered_by_gone: u64,
     /// Padding that was sent while data waited, in bytes.
@@ -194,6 +201,7 @@ impl Pool {
             silent_allowed: connections,
             silent_allowed_at: now,
             alive_at: now,
+            scouted_at: now,
             delivered_by_gone: 0,
             padding_beside_data: 0,
             stats: PoolStats::default(),
@@ -241,6 +249,7 @@ impl Pool {
         self.hedge(now);
         self.reprime_idle(now);
         self.open_missing(now);
+        self.scout(now);
         let alive = self.conns.values().any(|conn| !matches!(conn.state, State::Opening));
         if alive {
             self.alive_at = now;
@@ -677,22 +686,52 @@ impl Pool {
         // Once all is confirmed, one connection is enough to hear that it is durable.
         let wanted = if self.drained { 1 } else { self.wanted() };
         while self.conns.len() < wanted && now >= self.reopen_at {
-            let id = ConnId(self.next_conn);
-            self.next_conn += 1;
-            self.stats.opened += 1;
-            let conn = Conn {
-                state: State::Opening,
-                sample: Sample::default(),
-                meter: Meter::new(now),
-                stripes: BTreeMap::new(),
-                flying_bytes: 0,
-                turn_bytes: 0,
-                used_at: now,
-                primed_bytes: 0,
-            };
-            self.conns.insert(id, conn);
-            self.outputs.push_back(Output::Open { conn: id });
+            self.open(now);
         }
+    }
+
+    fn open(&mut self, now: Instant) {
+        let id = ConnId(self.next_conn);
+        self.next_conn += 1;
+        self.stats.opened += 1;
+        let conn = Conn {
+            state: State::Opening,
+            sample: Sample::default(),
+            meter: Meter::new(now),
+            stripes: BTreeMap::new(),
+            flying_bytes: 0,
+            turn_bytes: 0,
+            used_at: now,
+            primed_bytes: 0,
+        };
+        self.conns.insert(id, conn);
+        self.outputs.push_back(Output::Open { conn: id });
+    }
+
+    /// While the network is gone, connections wait longer and longer before they try again (RFC 9002,
+    /// 6.2.1). New ones notice at once that it is back, and then the old ones are silent beside them.
+    fn scout(&mut self, now: Instant) {
+        if self.is_dark(now)
+            && now - self.scouted_at >= SCOUT_INTERVAL
+            && self.count(Role::Opening) < SCOUTS_MAX
+        {
+            self.scouted_at = now;
+            self.open(now);
+        }
+    }
+
+    /// Whether the whole network seems to be gone.
+    fn is_dark(&self, now: Instant) -> bool {
+        if !self.accepted || self.drained {
+            return false;
+        }
+        let up = || self.conns.values().filter(|conn| !matches!(conn.state, State::Opening));
+        let Some(patience) = up().map(|conn| conn.meter.silence_max()).max() else {
+            return now - self.alive_at >= DARK_TIME;
+        };
+        let heard_at = up().filter_map(|conn| conn.meter.acked_at()).max();
+        let is_waiting = up().any(|conn| conn.sample.in_flight_bytes > 0);
+        is_waiting && heard_at.is_some_and(|at| now - at >= DARK_TIME.max(2 * patience))
     }
 }
 

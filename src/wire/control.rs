@@ -5,23 +5,27 @@
 //!
 //! | type | message | fields |
 //! |---|---|---|
-//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes) |
-//! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance |
+//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes), push (16 bytes) |
+//! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance, kept (0, 1) |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
 //! | 5 | [`Control::Failed`] | path (bytes), message (bytes) |
 //! | 6 | [`Control::Drop`] | connection |
 //! | 7 | [`Control::Finish`] | stripes |
 //! | 8 | [`Control::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
+//! | 9 | [`Control::Recall`] | |
+//! | 10 | [`Control::KeptFiles`] | count, for each: file (16 bytes), hash (32 bytes) |
+//! | 11 | [`Control::KeptPieces`] | file (16 bytes), count, for each: offset, length, hash (32 bytes) |
+//! | 12 | [`Control::KeptEnd`] | |
 //!
-//! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] and says why in the
+//! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`] or [`CLOSE_STOPPING`] and says why in the
 //! reason phrase (RFC 9000, 19.19).
 
 use bytes::{Buf, BufMut};
 
 use super::{
-    CONTROL_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_bytes, get_u32, get_varint,
-    put_all, put_bytes, put_varint, within,
+    CONTROL_BYTES_MAX, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_array, get_bytes, get_u32,
+    get_varint, put_all, put_bytes, put_varint, within,
 };
 
 /// The transfer is complete.
@@ -34,6 +38,9 @@ pub const CLOSE_ABORTED: u32 = 2;
 pub const CLOSE_REFUSED: u32 = 3;
 /// The peer did not keep to the protocol.
 pub const CLOSE_PROTOCOL: u32 = 4;
+
+/// Server: it is being stopped, and may come back.
+pub const CLOSE_STOPPING: u32 = 5;
 
 /// A transfer's public name, which does not give its secret away.
 pub fn transfer_name(secret: &[u8; 16]) -> String {
@@ -64,6 +71,8 @@ pub enum Control {
         conn: u32,
         /// Where to write, relative to the server's root.
         destination: Vec<u8>,
+        /// Which push it is: the same sources to the same destination, run again, have the same number.
+        push: [u8; 16],
     },
     /// Server: go ahead.
     Welcome {
@@ -74,6 +83,8 @@ pub enum Control {
         /// Drawn at random when the server began the transfer: another one means that it began anew
         /// and knows nothing of what it confirmed before.
         instance: u64,
+        /// Something of an earlier run of the same push is there: see [`Control::Recall`].
+        kept: bool,
     },
     /// Server: a stripe is verified and written.
     Confirm(u64),
@@ -109,6 +120,56 @@ pub enum Control {
         /// Padding that was received and thrown away.
         padding_bytes: u64,
     },
+    /// Client: say what is kept of an earlier run, before anything is sent. Asked again over another
+    /// connection if the first is lost.
+    Recall,
+    /// Server: files that are there as a whole; answers [`Control::Recall`].
+    KeptFiles(Vec<KeptFile>),
+    /// Server: pieces that are there and durable of a file that is not whole; answers
+    /// [`Control::Recall`].
+    KeptPieces {
+        /// The file.
+        file: FileKey,
+        /// Some of its pieces; more may follow in another message.
+        pieces: Vec<KeptPiece>,
+    },
+    /// Server: that was all that is kept.
+    KeptEnd,
+}
+
+/// Tells files apart by where they go and what they are at the source; see [`file_key`].
+pub type FileKey = [u8; 16];
+
+/// A file that is there as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFile {
+    /// Which.
+    pub file: FileKey,
+    /// Its BLAKE3 hash.
+    pub hash: [u8; 32],
+}
+
+/// A node of a file's hash tree of which all content is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptPiece {
+    /// Where it starts in the file, in bytes.
+    pub offset: u64,
+    /// How long it is, in bytes; all of the file, if all is there.
+    pub len: u64,
+    /// Its [`piece_hash`](crate::hashtree::piece_hash).
+    pub hash: [u8; 32],
+}
+
+/// Entries of one message about what is kept, at most.
+pub const KEPT_MAX: usize = 128;
+
+/// Names a file by its path below the server's root and what its source is known by.
+pub fn file_key(path: &[u8], source: &[u8; 16]) -> FileKey {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(source).update(path);
+    let mut key = [0; 16];
+    key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    key
 }
 
 impl Control {
@@ -116,14 +177,16 @@ impl Control {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         match self {
-            Self::Hello { version, transfer, conn, destination } => {
+            Self::Hello { version, transfer, conn, destination, push } => {
                 put_all(&mut body, &[1, *version]);
                 body.put_slice(transfer);
                 put_varint(&mut body, u64::from(*conn));
                 put_bytes(&mut body, destination);
+                body.put_slice(push);
             }
-            Self::Welcome { version, destination, instance } => {
-                put_all(&mut body, &[2, *version, *destination as u64, *instance]);
+            Self::Welcome { version, destination, instance, kept } => {
+                let kept = u64::from(*kept);
+                put_all(&mut body, &[2, *version, *destination as u64, *instance, kept]);
             }
             Self::Confirm(stripe) => put_all(&mut body, &[3, *stripe]),
             Self::Damaged(stripe) => put_all(&mut body, &[4, *stripe]),
@@ -147,6 +210,24 @@ impl Control {
                 put_all(&mut body, &counts.map(|&count| count));
                 put_varint(&mut body, *padding_bytes);
             }
+            Self::Recall => put_varint(&mut body, 9),
+            Self::KeptFiles(files) => {
+                put_all(&mut body, &[10, files.len() as u64]);
+                for KeptFile { file, hash } in files {
+                    body.put_slice(file);
+                    body.put_slice(hash);
+                }
+            }
+            Self::KeptPieces { file, pieces } => {
+                put_varint(&mut body, 11);
+                body.put_slice(file);
+                put_varint(&mut body, pieces.len() as u64);
+                for KeptPiece { offset, len, hash } in pieces {
+                    put_all(&mut body, &[*offset, *len]);
+                    body.put_slice(hash);
+                }
+            }
+            Self::KeptEnd => put_varint(&mut body, 12),
         }
         put_bytes(out, &body);
     }
@@ -171,11 +252,10 @@ impl Control {
         Ok(match get_varint(body)? {
             1 => {
                 let version = get_varint(body)?;
-                let mut transfer = [0; 16];
-                body.try_copy_to_slice(&mut transfer).map_err(|_| WireError::Short)?;
+                let transfer = get_array(body)?;
                 let conn = get_u32("connection", body)?;
                 let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
-                Self::Hello { version, transfer, conn, destination }
+                Self::Hello { version, transfer, conn, destination, push: get_array(body)? }
             }
             2 => Self::Welcome {
                 version: get_varint(body)?,
@@ -186,6 +266,7 @@ impl Control {
                     value => return Err(WireError::Unknown { what: "destination", value }),
                 },
                 instance: get_varint(body)?,
+                kept: within("kept flag", get_varint(body)?, 1)? == 1,
             },
             3 => Self::Confirm(get_varint(body)?),
             4 => Self::Damaged(get_varint(body)?),
@@ -203,6 +284,23 @@ impl Control {
                 failed_others: get_varint(body)?,
                 padding_bytes: get_varint(body)?,
             },
+            9 => Self::Recall,
+            10 => {
+                let count = within("number of files", get_varint(body)?, KEPT_MAX)?;
+                let file = |_| Ok(KeptFile { file: get_array(body)?, hash: get_array(body)? });
+                Self::KeptFiles((0..count).map(file).collect::<Result<_, WireError>>()?)
+            }
+            11 => {
+                let file = get_array(body)?;
+                let count = within("number of pieces", get_varint(body)?, KEPT_MAX)?;
+                let piece = |_| {
+                    let (offset, len) = (get_varint(body)?, get_varint(body)?);
+                    Ok(KeptPiece { offset, len, hash: get_array(body)? })
+                };
+                let pieces = (0..count).map(piece).collect::<Result<_, WireError>>()?;
+                Self::KeptPieces { file, pieces }
+            }
+            12 => Self::KeptEnd,
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -250,19 +348,37 @@ mod tests {
         let number = 0..=VARINT_MAX;
         let text = proptest::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
-            (number.clone(), any::<[u8; 16]>(), any::<u32>(), text.clone()).prop_map(
-                |(version, transfer, conn, destination)| Control::Hello {
+            (number.clone(), any::<[[u8; 16]; 2]>(), any::<u32>(), text.clone()).prop_map(
+                |(version, [transfer, push], conn, destination)| Control::Hello {
                     version,
                     transfer,
                     conn,
-                    destination
+                    destination,
+                    push,
                 }
             ),
-            number.clone().prop_map(|instance| Control::Welcome {
+            (number.clone(), any::<bool>()).prop_map(|(instance, kept)| Control::Welcome {
                 version: VERSION,
                 destination: Destination::Folder,
                 instance,
+                kept,
             }),
+            Just(Control::Recall),
+            Just(Control::KeptEnd),
+            proptest::collection::vec(any::<([u8; 16], [u8; 32])>(), 0..=KEPT_MAX).prop_map(
+                |files| Control::KeptFiles(
+                    files.into_iter().map(|(file, hash)| KeptFile { file, hash }).collect()
+                )
+            ),
+            (
+                any::<[u8; 16]>(),
+                proptest::collection::vec(
+                    (number.clone(), number.clone(), any::<[u8; 32]>())
+                        .prop_map(|(offset, len, hash)| KeptPiece { offset, len, hash }),
+                    0..=KEPT_MAX
+                )
+            )
+                .prop_map(|(file, pieces)| Control::KeptPieces { file, pieces }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
             (text.clone(), text).prop_map(|(path, message)| Control::Failed { path, message }),

@@ -11,15 +11,16 @@ mod control;
 mod stripe;
 
 pub use control::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control,
-    ControlBuffer, Destination, transfer_name,
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING,
+    Control, ControlBuffer, Destination, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key,
+    transfer_name,
 };
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
     TABLE_BYTES_MAX, is_path_safe,
 };
 
-use bytes::BufMut;
+use bytes::{Buf, BufMut};
 
 /// The version of everything in this module.
 pub const VERSION: u64 = 1;
@@ -117,6 +118,12 @@ pub(crate) fn get_bytes(
     let (head, rest) = input.split_at_checked(len).ok_or(WireError::Short)?;
     *input = rest;
     Ok(head.to_vec())
+}
+
+pub(crate) fn get_array<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], WireError> {
+    let mut array = [0; N];
+    input.try_copy_to_slice(&mut array).map_err(|_| WireError::Short)?;
+    Ok(array)
 }
 
 pub(crate) fn get_u32(what: &'static str, input: &mut &[u8]) -> Result<u32, WireError> {

@@ -14,20 +14,22 @@
 //! |---|---|---|
 //! | 1 | [`Record::Folder`] | item, path, meta |
 //! | 2 | [`Record::Symlink`] | item, path, meta, target (bytes) |
-//! | 3 | [`Record::Piece`] | item, path, meta, file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
+//! | 3 | [`Record::Piece`] | item, path, meta, source (16 bytes), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
 //!
 //! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
 //! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
 //! for each run of content the hole before it and its length, which is not zero; what no run covers
-//! reads as zeros. A table holds at most [`RECORDS_MAX`] records, and its pieces cover at most
+//! reads as zeros. A piece of no bytes, of a file that has some, only names the file: all of it is kept
+//! from an earlier run. A table holds at most [`RECORDS_MAX`] records, and its pieces cover at most
 //! [`CONTENT_BYTES_MAX`] bytes of their files, holes included.
 
 use bytes::{Buf, BufMut};
 
 use super::{
-    PATH_BYTES_MAX, WireError, get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint,
+    PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
+    put_varint,
 };
 use crate::hashtree::{FILE_BYTES_MAX, PIECE_MIN};
 
@@ -153,6 +155,8 @@ pub struct Piece {
     pub path: Vec<u8>,
     /// Mode and time that the file gets with its name.
     pub meta: Meta,
+    /// What the client knows its source by: if that changes, so may the content.
+    pub source: [u8; 16],
     /// The file's size, in bytes.
     pub file_bytes: u64,
     /// The file has holes: what no run covers is not to be allocated.
@@ -168,6 +172,11 @@ pub struct Piece {
 }
 
 impl Piece {
+    /// Whether it has no content and only names a file, of which all is kept from an earlier run.
+    pub fn is_name_only(&self) -> bool {
+        self.len == 0 && self.file_bytes > 0
+    }
+
     /// Bytes of content, holes left out.
     pub fn content_bytes(&self) -> u64 {
         self.runs.iter().map(|run| run.len).sum()
@@ -193,6 +202,7 @@ impl Record {
                 put_all(out, &[3, piece.item]);
                 put_bytes(out, &piece.path);
                 put_meta(out, piece.meta);
+                out.put_slice(&piece.source);
                 put_all(out, &[piece.file_bytes, piece.sparse.into(), piece.offset, piece.len]);
                 put_runs(out, &piece.runs);
                 out.put_slice(&piece.hash);
@@ -221,7 +231,7 @@ impl Record {
                 target: get_bytes("link target", input, PATH_BYTES_MAX)?,
             },
             3 => Self::Piece(get_piece(input)?),
-            4 => Self::Seal { item: get_varint(input)?, hash: get_hash(input)? },
+            4 => Self::Seal { item: get_varint(input)?, hash: get_array(input)? },
             5 => Self::Discard { item: get_varint(input)? },
             value => return Err(WireError::Unknown { what: "record type", value }),
         })
@@ -242,18 +252,22 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let item = get_varint(input)?;
     let path = get_path(input, false)?;
     let meta = get_meta(input)?;
+    let source = get_array(input)?;
     let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
     let sparse = limit("sparse flag", get_varint(input)?, 1)? == 1;
     let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
     let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
     let len = limit("piece length", get_varint(input)?, len_max)?;
     let span = len.next_power_of_two().max(PIECE_MIN);
-    let is_node = len == span || offset + len == file_bytes;
-    if len != file_bytes && (len == 0 || !is_node || !offset.is_multiple_of(span)) {
+    let names_only = len == 0 && offset == 0;
+    let is_node =
+        len > 0 && offset.is_multiple_of(span) && (len == span || offset + len == file_bytes);
+    if len != file_bytes && !names_only && !is_node {
         return Err(WireError::Misplaced { offset, len });
     }
     let runs = get_runs(input, len)?;
-    Ok(Piece { item, path, meta, file_bytes, sparse, offset, len, runs, hash: get_hash(input)? })
+    let hash = get_array(input)?;
+    Ok(Piece { item, path, meta, source, file_bytes, sparse, offset, len, runs, hash })
 }
 
 fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
@@ -301,12 +315,6 @@ fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError>
     } else {
         Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()))
     }
-}
-
-fn get_hash(input: &mut &[u8]) -> Result<[u8; 32], WireError> {
-    let mut hash = [0; 32];
-    input.try_copy_to_slice(&mut hash).map_err(|_| WireError::Short)?;
-    Ok(hash)
 }
 
 fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
@@ -361,6 +369,7 @@ mod tests {
                         item,
                         path,
                         meta,
+                        source: [7; 16],
                         file_bytes,
                         sparse,
                         offset,
@@ -395,6 +404,7 @@ mod tests {
                 item: 1,
                 path: b"a".to_vec(),
                 meta: Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 },
+                source: [7; 16],
                 file_bytes,
                 sparse: true,
                 offset,
@@ -407,13 +417,17 @@ mod tests {
             Record::decode(&mut &*out).map(drop)
         };
         for (offset, len, file_bytes) in
-            [(0, 0, 0), (0, 5, 5), (0, 1_024, 9_000), (8_192, 8, 8_200)]
+            [(0, 0, 0), (0, 0, 5), (0, 5, 5), (0, 1_024, 9_000), (8_192, 8, 8_200)]
         {
             assert_eq!(decode(offset, len, file_bytes), Ok(()));
         }
-        for (offset, len, file_bytes) in
-            [(0, 0, 5), (5, 0, 5), (1, 1_024, 9_000), (1_024, 2_048, 9_000), (0, 1_500, 9_000)]
-        {
+        for (offset, len, file_bytes) in [
+            (1_024, 0, 5_000),
+            (5, 0, 5),
+            (1, 1_024, 9_000),
+            (1_024, 2_048, 9_000),
+            (0, 1_500, 9_000),
+        ] {
             assert_eq!(decode(offset, len, file_bytes), Err(WireError::Misplaced { offset, len }));
         }
     }

@@ -196,6 +196,13 @@ impl Serve {
         Self::spawn(host, command)
     }
 
+    /// Starts it at an address, as after a restart.
+    pub(crate) fn at(host: &Host, address: SocketAddr) -> Self {
+        let mut command = host.qbulk();
+        command.args(Self::arguments(host)).args(["--listen", &address.to_string()]);
+        Self::spawn(host, command)
+    }
+
     pub(crate) fn arguments(host: &Host) -> Vec<OsString> {
         let root = host.root("").into_os_string();
         vec!["serve".into(), "--json".into(), "--root".into(), root]

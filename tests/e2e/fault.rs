@@ -70,6 +70,7 @@ fn a_server_that_is_gone_for_good_is_3_in_bounded_time() {
     let relay = Relay::start(serve.address, Path { bytes_per_s: 1e6, ..Path::default() });
     fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
     let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+    push.args(["--retry-for", "10s"]);
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("some of it is sent", || relay.carried() > 8 << 20);
     relay.cut_all();

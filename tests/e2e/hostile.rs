@@ -115,6 +115,7 @@ impl Attacker {
             transfer: rand::random(),
             conn: 0,
             destination,
+            push: rand::random(),
         })
         .await;
     }
@@ -186,6 +187,7 @@ fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, content: &[u8]) -
         item,
         path: path.to_vec(),
         meta: META,
+        source: [1; 16],
         file_bytes,
         sparse: false,
         offset,
@@ -324,7 +326,8 @@ async fn what_does_not_match_its_hash_is_not_written() {
         bad[at] ^= 1;
         attacker.send(&bad).await;
         assert_eq!(attacker.next().await, Some(Control::Damaged(0)), "byte {at}");
-        assert!(names(&scene.host.root("")).is_empty());
+        let names = names(&scene.host.root(""));
+        assert!(names.iter().all(|name| name.ends_with(".journal")), "{names:?}");
     }
     attacker.send(&good).await;
     assert_eq!(attacker.next().await, Some(Control::Confirm(0)));
@@ -440,10 +443,20 @@ async fn sizes_beyond_all_disks_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
-    let hello =
-        Control::Hello { version: VERSION, transfer: [1; 16], conn: 0, destination: vec![] };
-    let future =
-        Control::Hello { version: VERSION + 1, transfer: [2; 16], conn: 0, destination: vec![] };
+    let hello = Control::Hello {
+        version: VERSION,
+        transfer: [1; 16],
+        conn: 0,
+        destination: vec![],
+        push: [1; 16],
+    };
+    let future = Control::Hello {
+        version: VERSION + 1,
+        transfer: [2; 16],
+        conn: 0,
+        destination: vec![],
+        push: [2; 16],
+    };
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
     let encode = |messages: &[&Control]| {
@@ -474,8 +487,13 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
 async fn a_transfer_belongs_to_the_client_that_began_it() {
     let (host, other) = (Host::new(), Host::new());
     let serve = Serve::with(&host, &["--authorize", &other.id()]);
-    let hello =
-        Control::Hello { version: VERSION, transfer: [7; 16], conn: 0, destination: vec![] };
+    let hello = Control::Hello {
+        version: VERSION,
+        transfer: [7; 16],
+        conn: 0,
+        destination: vec![],
+        push: [7; 16],
+    };
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;
     owner.expect_welcome().await;

@@ -1,14 +1,22 @@
-//! Either end stopped under way.
+//! Either end stopped under way, and the push run again.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::process::{Child, Stdio};
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Signal, kill_process};
 
-use crate::common::{Host, Serve, eventually, finish, names, pid, random, unfinished};
+use crate::common::{
+    Host, Ran, Serve, eventually, finish, hash, names, pid, random, run, unfinished,
+};
 use crate::relay::{Path, Relay};
 
-/// A transfer that would take a minute, some seconds under way, over an older version of the file.
+const MIB: u64 = 1 << 20;
+const FILE_MIB: u64 = 32;
+
+/// A transfer that would take half a minute, of which a good part is durable, over an older version of
+/// the file.
 struct Underway {
     host: Host,
     serve: Serve,
@@ -21,65 +29,215 @@ impl Underway {
         let host = Host::new();
         let serve = Serve::start(&host);
         let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
-        fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
+        fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
         fs::write(host.root("file"), b"old").unwrap();
         let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
         let mut push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        eventually("a file is under way", || {
+        eventually("a good part is durable", || {
             assert_eq!(push.try_wait().unwrap(), None, "the push has ended");
-            !unfinished(&host.root("")).is_empty()
+            relay.carried() > 10 * MIB && journal_bytes(&host) > 500
         });
         Self { host, serve, push, _relay: relay }
     }
 }
 
+fn journal_bytes(host: &Host) -> u64 {
+    let journals = unfinished(&host.root("")).into_iter().filter(|path| path.ends_with(".journal"));
+    journals.filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum()
+}
+
+/// Pushes again, to the end: nothing but the file is left, and it is whole.
+#[track_caller]
+fn push_again(host: &Host, serve: &Serve) -> Ran {
+    let ran = host.push(host.src("file"), &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    assert_eq!(names(&host.root("")), ["file"]);
+    ran
+}
+
+/// That it went on where it was.
+#[track_caller]
+fn assert_resumed(ran: &Ran) {
+    let summary = ran.summary();
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    assert!(number("kept_bytes") >= 2 * MIB, "{summary}");
+    assert_eq!(number("kept_bytes") + number("sent_bytes"), FILE_MIB * MIB, "{summary}");
+}
+
 #[test]
-fn a_push_that_is_stopped_leaves_nothing_behind() {
+fn a_push_that_is_stopped_changes_nothing_and_goes_on_when_it_is_run_again() {
     for signal in [Signal::INT, Signal::TERM] {
         let Underway { host, serve, push, _relay } = Underway::start();
         kill_process(pid(&push), signal).unwrap();
         finish(push).assert_failed(130, "interrupted");
         serve.event("aborted");
-        eventually("it is removed", || unfinished(&host.root("")).is_empty());
         assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+        assert_resumed(&push_again(&host, &serve));
+        serve.event("finished");
     }
 }
 
 #[test]
-fn a_server_that_is_stopped_leaves_nothing_behind_and_tells_the_client() {
-    for signal in [Signal::INT, Signal::TERM] {
-        let Underway { host, mut serve, push, _relay } = Underway::start();
-        kill_process(pid(&serve.child), signal).unwrap();
-        assert_eq!(serve.child.wait().unwrap().code(), Some(0));
-        assert_eq!(names(&host.root("")), ["file"]);
-        assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
-        finish(push).assert_failed(5, "being stopped");
-    }
-}
-
-#[test]
-fn a_push_that_is_killed_changes_nothing_and_the_server_goes_on() {
+fn a_push_that_is_killed_goes_on_at_once_when_it_is_run_again() {
     let Underway { host, serve, mut push, _relay } = Underway::start();
     push.kill().unwrap();
     push.wait().unwrap();
     assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
     fs::write(host.src("small"), b"new").unwrap();
-    assert_eq!(host.push(host.src("small"), &serve.url("")).code, 0);
-    serve.event("finished");
-    // The server waits a while for the client to come back.
-    serve.event("aborted");
-    eventually("it is removed", || unfinished(&host.root("")).is_empty());
-    assert_eq!(names(&host.root("")), ["file", "small"]);
-    assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+    assert_eq!(host.push(host.src("small"), &serve.url("sub/")).code, 0);
+    fs::remove_dir_all(host.root("sub")).unwrap();
+    // The server does not know yet that the first run is gone.
+    assert_resumed(&push_again(&host, &serve));
     assert_eq!(serve.stop(), Some(0));
 }
 
 #[test]
-fn a_server_that_is_killed_leaves_no_part_under_a_final_name() {
+fn a_server_that_is_stopped_or_killed_goes_on_with_the_same_push() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let Underway { host, mut serve, push, _relay } = Underway::start();
+        kill_process(pid(&serve.child), signal).unwrap();
+        serve.child.wait().unwrap();
+        assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+        // Run again at the same address, it is found by the push that waits for it.
+        let again = Serve::at(&host, serve.address);
+        let ran = finish(push);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+        assert_eq!(names(&host.root("")), ["file"]);
+        assert!(ran.events().iter().any(|event| event["event"] == "interrupted"), "{ran:?}");
+        let summary = ran.summary();
+        assert_eq!(summary["interruptions"], 1, "{summary}");
+        assert!(summary["kept_bytes"].as_u64() >= Some(4 * MIB), "{summary}");
+        again.event("finished");
+    }
+}
+
+#[test]
+fn both_ends_killed_and_run_again_go_on() {
     let Underway { host, mut serve, mut push, _relay } = Underway::start();
     serve.child.kill().unwrap();
-    serve.child.wait().unwrap();
     push.kill().unwrap();
+    serve.child.wait().unwrap();
     push.wait().unwrap();
     assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
+    assert_resumed(&push_again(&host, &Serve::start(&host)));
+}
+
+#[test]
+fn a_push_that_may_not_wait_ends_when_the_server_does() {
+    let host = Host::new();
+    let mut serve = Serve::start(&host);
+    let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
+    fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
+    let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+    push.args(["--retry-for", "0s"]);
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("some of it is sent", || relay.carried() > MIB);
+    kill_process(pid(&serve.child), Signal::TERM).unwrap();
+    assert_eq!(serve.child.wait().unwrap().code(), Some(0));
+    finish(child).assert_failed(3, "being stopped");
+}
+
+#[test]
+fn a_source_that_was_changed_meanwhile_is_never_mixed_with_its_old_half() {
+    let Underway { host, serve, mut push, _relay } = Underway::start();
+    push.kill().unwrap();
+    push.wait().unwrap();
+    // The same size, and the time put back.
+    let modified = fs::metadata(host.src("file")).unwrap().modified().unwrap();
+    let file = File::options().write(true).open(host.src("file")).unwrap();
+    file.write_all_at(&random(2, MIB as usize), 0).unwrap();
+    file.set_modified(modified).unwrap();
+    let summary = push_again(&host, &serve).summary();
+    assert_eq!(summary["kept_bytes"], 0, "{summary}");
+}
+
+#[test]
+fn a_journal_that_is_cut_or_damaged_costs_what_it_told_of_and_no_more() {
+    for damage in ["cut", "flip", "empty", "gone"] {
+        let Underway { host, mut serve, mut push, _relay } = Underway::start();
+        for child in [&mut push, &mut serve.child] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let journal = unfinished(&host.root("")).into_iter().find(|path| path.ends_with("journal"));
+        let journal = journal.expect("there is one");
+        let mut bytes = fs::read(&journal).unwrap();
+        let middle = bytes.len() / 2;
+        match damage {
+            "cut" => bytes.truncate(bytes.len() - 30),
+            "flip" => bytes[middle] ^= 0x40,
+            _ => bytes.clear(),
+        }
+        fs::write(&journal, bytes).unwrap();
+        if damage == "gone" {
+            fs::remove_file(&journal).unwrap();
+        }
+        let serve = Serve::start(&host);
+        let ran = push_again(&host, &serve);
+        if matches!(damage, "cut" | "flip") {
+            assert_resumed(&ran);
+        }
+    }
+}
+
+#[test]
+fn a_tree_goes_on_after_the_files_that_are_there() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
+    fs::create_dir_all(host.src("tree/sub")).unwrap();
+    for number in 0..400 {
+        fs::write(host.src(format!("tree/sub/{number:03}")), random(number, 50_000)).unwrap();
+    }
+    let mut push = host.pushing(&[host.src("tree").as_ref()], &relay.url(""));
+    let mut child = push.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let sub = host.root("tree/sub");
+    eventually("half of the files are there", || {
+        assert_eq!(child.try_wait().unwrap(), None, "the push has ended");
+        fs::read_dir(&sub).is_ok_and(|entries| entries.count() > 200)
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let there = |name: &std::path::Path| !name.to_string_lossy().contains(".qbulk-");
+    let mut files: Vec<_> =
+        fs::read_dir(&sub).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| there(path));
+    files.sort();
+    // One was removed meanwhile, one changed: both must come again.
+    fs::remove_file(&files[0]).unwrap();
+    fs::write(&files[1], b"changed").unwrap();
+    let ran = host.push(host.src("tree"), &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let summary = ran.summary();
+    assert_eq!(summary["files"], 400, "{summary}");
+    let kept = summary["kept_files"].as_u64().unwrap();
+    // The server may have made more durable after that.
+    assert!((150..=398).contains(&kept), "{kept} of {}", files.len());
+    assert_eq!(crate::common::tree(&host.src("tree")), crate::common::tree(&host.root("tree")));
+}
+
+#[test]
+fn what_nobody_goes_on_with_can_be_removed() {
+    let Underway { host, serve, mut push, _relay } = Underway::start();
+    push.kill().unwrap();
+    push.wait().unwrap();
+    let clean = || run(host.qbulk().arg("clean").arg(host.root("")));
+    assert_eq!(clean().stdout, "", "a transfer is running, as far as the server knows");
+    assert_eq!(serve.stop(), Some(0));
+    let dry = run(host.qbulk().args(["clean", "--dry-run"]).arg(host.root("")));
+    assert_eq!(dry.stdout.lines().count(), 2, "{dry:?}");
+    let young = run(host.qbulk().args(["clean", "--older-than", "1h"]).arg(host.root("")));
+    assert_eq!((young.code, young.stdout.as_str()), (0, ""));
+    assert_eq!(clean().stdout.lines().count(), 2);
+    assert_eq!(names(&host.root("")), ["file"]);
+
+    // A server removes by itself what is too old.
+    let left = host.root(".qbulk-0123456789abcdef-0.part");
+    let old = SystemTime::now() - Duration::from_secs(100);
+    File::create(&left).unwrap().set_modified(old).unwrap();
+    let serve = Serve::with(&host, &["--keep-unfinished", "50s"]);
+    eventually("it is removed", || !left.exists());
+    assert_eq!(serve.stop(), Some(0));
 }

@@ -12,9 +12,9 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use qbulk::congestion::{Budget, BudgetConfig, PathMemory};
 use qbulk::hashtree::hash_parts;
-use qbulk::store::commit::TEMP_PREFIX;
 use qbulk::store::paths::{PathCache, PathKey};
 use qbulk::store::sink::{Applied, Sink};
+use qbulk::store::temp::TEMP_PREFIX;
 use qbulk::wire::{Header, Piece, Record};
 
 /// Larger files are left out: they test the file system.
@@ -37,7 +37,7 @@ pub fn sink(data: &[u8]) {
     fs::create_dir(&root).expect("a folder");
 
     let opened = Dir::open_ambient_dir(&root, ambient_authority()).expect("the root");
-    let sink = Sink::new(Arc::new(opened), "tag".into()).expect("a sink");
+    let sink = Sink::new(Arc::new(opened), "tag".into(), None).expect("a sink");
     let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut is_well = true;
     for (stripe, record) in records.into_iter().enumerate() {

@@ -2,8 +2,8 @@
 
 use qbulk::hashtree::{FILE_BYTES_MAX, HashTree};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Control, ControlBuffer, Header, PATH_BYTES_MAX, Piece,
-    RUNS_MAX, Record, TABLE_BYTES_MAX, TEXT_BYTES_MAX, WireError, is_path_safe,
+    CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Control, ControlBuffer, Header, KEPT_MAX, PATH_BYTES_MAX,
+    Piece, RUNS_MAX, Record, TABLE_BYTES_MAX, TEXT_BYTES_MAX, WireError, is_path_safe,
 };
 
 /// A control stream says the same however it is cut, what it says keeps its limits, and what is sent on
@@ -18,6 +18,8 @@ pub fn control(data: &[u8]) {
             Control::Failed { path, message } => {
                 assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
             }
+            Control::KeptFiles(files) => assert!(files.len() <= KEPT_MAX),
+            Control::KeptPieces { pieces, .. } => assert!(pieces.len() <= KEPT_MAX),
             _ => {}
         }
         let mut out = Vec::new();
@@ -94,7 +96,9 @@ fn check_piece(piece: &Piece) {
     assert!(end <= piece.len && piece.content_bytes() <= piece.len);
     let mut tree = HashTree::new(piece.file_bytes);
     assert!(
-        piece.file_bytes == 0 || tree.add(piece.offset, piece.len, piece.hash),
+        piece.file_bytes == 0
+            || piece.is_name_only()
+            || tree.add(piece.offset, piece.len, piece.hash),
         "a piece is a node of its file's tree"
     );
 }

@@ -1,0 +1,57 @@
+//! `qbulk clean`: removing what unfinished transfers have left.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+use clap::Args;
+use qbulk::error::Error;
+use qbulk::store::clean::{Left, clean};
+use qbulk::store::reason;
+
+use super::duration;
+
+const EXAMPLES: &str = "\
+A push that is interrupted leaves its unfinished files under temporary names (.qbulk-*.part) and a \
+journal (.qbulk-*.journal), so that the same push goes on there when it is run again. A server removes \
+what nobody has gone on with for --keep-unfinished; this command removes it at once:
+  qbulk clean /srv/data
+What belongs to a running transfer stays.";
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(crate) struct CleanArgs {
+    /// The folder that is served.
+    root: PathBuf,
+    /// Only what has not been written to for this long.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    older_than: Duration,
+    /// Only show what would be removed.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl CleanArgs {
+    /// Removes what is left, and names it.
+    pub(crate) fn run(&self) -> Result<ExitCode, Error> {
+        let root = Dir::open_ambient_dir(&self.root, ambient_authority()).map_err(|error| {
+            Error::Disk(format!("cannot open {}: {}", self.root.display(), reason(&error)))
+        })?;
+        let mut failed = 0_u64;
+        let decide = |left: &Left<'_>| {
+            let path = self.root.join(left.path);
+            println!("{}", crate::report::printable(&path.to_string_lossy()));
+            !self.dry_run
+        };
+        let removed = clean(&root, self.older_than, decide, |left, error| {
+            failed += 1;
+            let path = self.root.join(left.path);
+            eprintln!("qbulk: {}: {}", path.display(), reason(&error));
+        });
+        let verb = if self.dry_run { "would be removed" } else { "removed" };
+        eprintln!("{} {verb}", crate::report::count(removed, "file"));
+        Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+}

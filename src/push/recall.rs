@@ -1,0 +1,116 @@
+//! What the receiver has kept of earlier runs of the same push: asked for before anything is sent.
+
+use std::collections::HashMap;
+
+use crate::traffic::ConnId;
+use crate::wire::{Control, Destination, FileKey, KeptFile, KeptPiece};
+
+/// Entries that are taken from a server; what is above that is sent again.
+const ENTRIES_MAX: usize = 4 << 20;
+
+/// What the receiver has of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// All of it, with this BLAKE3 hash.
+    Whole([u8; 32]),
+    /// These nodes of its hash tree.
+    Pieces(Vec<KeptPiece>),
+}
+
+/// By file.
+pub(super) type KeptFiles = HashMap<FileKey, Kept>;
+
+/// The question and its answer, which may have to be asked again over another connection.
+#[derive(Debug, Default)]
+pub(super) struct Recall {
+    /// What was at the destination; there while the answer is awaited.
+    destination: Option<Destination>,
+    /// Where the question is under way.
+    asked: Option<ConnId>,
+    kept: KeptFiles,
+    entries: usize,
+}
+
+impl Recall {
+    /// The server has kept something: it is to be asked for it.
+    pub(super) fn begin(&mut self, destination: Destination) {
+        self.destination = Some(destination);
+    }
+
+    /// What to say over `conn`, over which the server has welcomed us.
+    pub(super) fn ask(&mut self, conn: ConnId) -> Option<Control> {
+        if self.destination.is_none() || self.asked.is_some() {
+            return None;
+        }
+        self.asked = Some(conn);
+        self.kept.clear();
+        self.entries = 0;
+        Some(Control::Recall)
+    }
+
+    /// `conn` is lost. True if another one must be asked.
+    pub(super) fn lost(&mut self, conn: ConnId) -> bool {
+        let was_asked = self.asked == Some(conn);
+        if was_asked {
+            self.asked = None;
+        }
+        was_asked && self.destination.is_some()
+    }
+
+    /// Takes a part of the answer that came over `conn`.
+    pub(super) fn hear_files(&mut self, conn: ConnId, files: Vec<KeptFile>) {
+        if self.asked == Some(conn) && self.has_room(files.len()) {
+            self.kept.extend(files.into_iter().map(|kept| (kept.file, Kept::Whole(kept.hash))));
+        }
+    }
+
+    /// Takes a part of the answer that came over `conn`.
+    pub(super) fn hear_pieces(&mut self, conn: ConnId, file: FileKey, pieces: Vec<KeptPiece>) {
+        if self.asked == Some(conn) && self.has_room(pieces.len()) {
+            let known = self.kept.entry(file).or_insert_with(|| Kept::Pieces(Vec::new()));
+            if let Kept::Pieces(known) = known {
+                known.extend(pieces);
+            }
+        }
+    }
+
+    /// The answer over `conn` is complete. Returns what was at the destination, and what is kept.
+    pub(super) fn end(&mut self, conn: ConnId) -> Option<(Destination, KeptFiles)> {
+        if self.asked != Some(conn) {
+            return None;
+        }
+        Some((self.destination.take()?, std::mem::take(&mut self.kept)))
+    }
+
+    fn has_room(&mut self, entries: usize) -> bool {
+        self.entries += entries;
+        self.entries <= ENTRIES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ConnId = ConnId(0);
+    const B: ConnId = ConnId(1);
+
+    #[test]
+    fn an_answer_that_breaks_off_is_asked_for_again_from_its_start() {
+        let mut recall = Recall::default();
+        assert_eq!(recall.ask(A), None, "nothing is kept");
+        recall.begin(Destination::Folder);
+        assert_eq!(recall.ask(A), Some(Control::Recall));
+        assert_eq!(recall.ask(B), None, "one is enough");
+        recall.hear_files(A, vec![KeptFile { file: [1; 16], hash: [1; 32] }]);
+        assert!(!recall.lost(B));
+        assert!(recall.lost(A));
+        assert_eq!(recall.ask(B), Some(Control::Recall));
+        recall.hear_files(B, vec![KeptFile { file: [2; 16], hash: [2; 32] }]);
+        recall.hear_files(A, vec![KeptFile { file: [3; 16], hash: [3; 32] }]);
+        assert_eq!(recall.end(A), None);
+        let kept = KeptFiles::from([([2; 16], Kept::Whole([2; 32]))]);
+        assert_eq!(recall.end(B), Some((Destination::Folder, kept)));
+        assert_eq!(recall.ask(A), None);
+    }
+}

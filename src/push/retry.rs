@@ -1,0 +1,73 @@
+//! Going on after an interruption that may pass.
+
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+/// The waits between attempts: the first, which is doubled, and the longest.
+const WAIT_MIN: Duration = Duration::from_millis(200);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long an attempt may take to reach the server again.
+pub(super) const REACH_TIME: Duration = Duration::from_secs(3);
+
+/// Decides whether a push that was interrupted is tried again.
+#[derive(Debug)]
+pub(super) struct Retry {
+    patience: Duration,
+    /// When the transfer was last under way.
+    interrupted_at: Option<Instant>,
+    wait: Duration,
+}
+
+impl Retry {
+    /// Tries for `patience` after each interruption.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { patience, interrupted_at: None, wait: WAIT_MIN }
+    }
+
+    /// An attempt has failed, after the server had accepted the transfer or before. How long to wait
+    /// before the next; `None` if there is to be none.
+    ///
+    /// Only a transfer that was under way is worth patience: a wrong address or a server that refuses
+    /// are told at once.
+    pub(super) fn wait_after(
+        &mut self,
+        error: &Error,
+        was_accepted: bool,
+        now: Instant,
+    ) -> Option<Duration> {
+        if was_accepted {
+            self.interrupted_at = Some(now);
+            self.wait = WAIT_MIN;
+        }
+        let since = self.interrupted_at?;
+        let may_pass = matches!(error, Error::Connect(_));
+        if !may_pass || now - since >= self.patience {
+            return None;
+        }
+        let wait = self.wait;
+        self.wait = (2 * wait).min(WAIT_MAX);
+        Some(wait)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_under_way_and_may_pass_is_tried_again() {
+        let now = Instant::now();
+        let lost = Error::Connect("lost".into());
+        let mut retry = Retry::new(Duration::from_secs(10));
+        assert_eq!(retry.wait_after(&lost, false, now), None, "never reached");
+        assert_eq!(retry.wait_after(&lost, true, now), Some(WAIT_MIN));
+        let later = now + Duration::from_secs(9);
+        assert_eq!(retry.wait_after(&lost, false, later), Some(2 * WAIT_MIN));
+        assert_eq!(retry.wait_after(&lost, true, later), Some(WAIT_MIN), "it had been back");
+        assert_eq!(retry.wait_after(&Error::Peer("no".into()), false, later), None);
+        assert_eq!(retry.wait_after(&lost, false, later + Duration::from_secs(10)), None);
+        let mut never = Retry::new(Duration::ZERO);
+        assert_eq!(never.wait_after(&lost, true, now), None);
+    }
+}
