@@ -12,7 +12,7 @@ mod trust;
 mod wire;
 
 pub use command::{config_file, destination_url};
-pub use store::{paths, sink};
+pub use store::{journal, paths, sink};
 pub use tree::hash_tree;
 pub use trust::{authorized_keys, certificate, fingerprint, identity, known_hosts};
 pub use wire::{control, stripe};
@@ -21,7 +21,7 @@ pub use wire::{control, stripe};
 pub type Property = fn(&[u8]);
 
 /// Every property, by the name of its fuzzer and of its corpus.
-pub const TARGETS: [(&str, Property); 12] = [
+pub const TARGETS: [(&str, Property); 13] = [
     ("authorized_keys", authorized_keys),
     ("certificate", certificate),
     ("config_file", config_file),
@@ -30,6 +30,7 @@ pub const TARGETS: [(&str, Property); 12] = [
     ("fingerprint", fingerprint),
     ("hash_tree", hash_tree),
     ("identity", identity),
+    ("journal", journal),
     ("known_hosts", known_hosts),
     ("paths", paths),
     ("sink", sink),

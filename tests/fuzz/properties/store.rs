@@ -12,6 +12,7 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use qbulk::congestion::{Budget, BudgetConfig, PathMemory};
 use qbulk::hashtree::hash_parts;
+use qbulk::store::journal::{Entry, Owner, Stamp, read_entries};
 use qbulk::store::paths::{PathCache, PathKey};
 use qbulk::store::sink::{Applied, Sink};
 use qbulk::store::temp::TEMP_PREFIX;
@@ -131,6 +132,39 @@ fn assert_no_temporary_files(dir: &Path) {
             assert_no_temporary_files(&entry.path());
         }
     }
+}
+
+/// A journal that has anything at all between two entries still has these two and, of what one has where
+/// one of its bytes was changed, nothing.
+pub fn journal(data: &[u8]) {
+    let owner = Owner::new(&[1; 32], &[2; 16]);
+    let path: Vec<u8> = data.iter().map(|byte| byte % 26 + b'a').take(200).collect();
+    let path = if path.is_empty() { b"a".to_vec() } else { path };
+    let first = Entry::Piece {
+        path: path.clone(),
+        source: [3; 16],
+        file_bytes: 1 << 40,
+        offset: 1 << 20,
+        len: 1 << 20,
+        hash: [4; 32],
+    };
+    let stamp = Stamp { inode: 7, ctime: (-1, 999_999_999) };
+    let last = Entry::File { path, source: [5; 16], hash: [6; 32], stamp };
+    let mut bytes = Vec::new();
+    first.encode(&owner, &mut bytes);
+    bytes.extend_from_slice(data);
+    let mut damaged = Vec::new();
+    first.encode(&owner, &mut damaged);
+    let at = data.first().map_or(0, |&byte| usize::from(byte)) % damaged.len();
+    damaged[at] ^= data.last().copied().unwrap_or(1).max(1);
+    bytes.extend(damaged);
+    last.encode(&owner, &mut bytes);
+    let mut found = Vec::new();
+    read_entries(&owner, bytes.as_slice(), |entry| found.push(entry)).expect("read from memory");
+    assert_eq!(found, [first, last]);
+    // Nobody else's push finds anything in it.
+    let other = Owner::new(&[1; 32], &[3; 16]);
+    read_entries(&other, bytes.as_slice(), |entry| panic!("{entry:?}")).expect("read from memory");
 }
 
 /// A file with remembered paths is believed or not, but does no harm: what is remembered next is there,
