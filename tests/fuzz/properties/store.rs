@@ -118,6 +118,9 @@ fn completed_piece(mut piece: Piece, files: &mut BTreeMap<u64, Vec<u8>>) -> (Pie
     }
     let start = piece.offset as usize;
     file[start..start + covered.len()].copy_from_slice(&covered);
+    if piece.is_name_only() {
+        return (piece, content);
+    }
     let parts = std::iter::once(covered.as_slice());
     piece.hash = hash_parts(piece.offset, piece.len, parts, piece.file_bytes);
     (piece, content)
