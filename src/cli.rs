@@ -216,4 +216,36 @@ mod tests {
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn whatever_the_configuration_says_there_is_a_result_or_a_message() {
+        let values = [
+            "\"\"",
+            "\"a\"",
+            "\"16\"",
+            "true",
+            "0",
+            "-1",
+            "99999999",
+            "1.5",
+            "nan",
+            "[]",
+            "[\"a\", \"b\"]",
+            "[[1]]",
+            "{ a = 1 }",
+            "1979-05-27",
+        ];
+        for section in ["push", "serve"] {
+            let command = Cli::command();
+            let command = command.find_subcommand(section).expect("a command");
+            let keys: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+            assert!(keys.len() > 5);
+            for (key, value) in keys.iter().flat_map(|key| values.map(|value| (key, value))) {
+                let text = format!("[{section}]\n{key} = {value}\n");
+                if let Ok(mut command) = file::apply(Cli::command(), &text) {
+                    drop(command.try_get_matches_from_mut(["qbulk", section, "a", "qbulk://b/"]));
+                }
+            }
+        }
+    }
 }

@@ -23,7 +23,7 @@ fn told(path: &Path, error: &std::io::Error) -> String {
     format!("cannot read {}: {}", path.display(), qbulk::store::reason(error))
 }
 
-fn apply(mut command: Command, text: &str) -> Result<Command, String> {
+pub(super) fn apply(mut command: Command, text: &str) -> Result<Command, String> {
     let sections: Table = text.parse().map_err(|error: toml::de::Error| error.to_string())?;
     for (section, values) in sections {
         let Value::Table(values) = values else {

@@ -34,17 +34,23 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, String> {
         const FORM: &str = "expected qbulk://HOST[:PORT]/PATH, as in qbulk://backup.example/data/";
         let Some(rest) = text.strip_prefix("qbulk://") else { return Err(FORM.into()) };
+        let (server, typed) = rest.split_once('/').unwrap_or((rest, ""));
+        if server.contains('@') {
+            return Err("a user has no place in it: you are known by your key (`qbulk id`)".into());
+        }
+        // URL readers skip slashes before the host and line breaks in it, and take a backslash for a
+        // slash; what was typed must not be silently something else.
+        let is_odd = |c: char| c == '\\' || c.is_whitespace() || c.is_control();
+        if server.is_empty() || server.contains(is_odd) {
+            return Err(FORM.into());
+        }
         // Names and paths follow the rules that every URL reader agrees on for https.
         let url =
             Url::parse(&format!("https://{rest}")).map_err(|error| format!("{error}; {FORM}"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("a user has no place in it: you are known by your key (`qbulk id`)".into());
-        }
         if url.query().is_some() || url.fragment().is_some() {
             return Err("write ? as %3F and # as %23 in the path".into());
         }
-        // The reader resolves `..`; what was typed must not be silently something else.
-        let typed = rest.split_once('/').map_or("", |(_, path)| path);
+        // And they resolve `..`.
         let path: Vec<u8> = percent_encoding::percent_decode_str(typed).collect();
         if path.split(|&byte| byte == b'/').any(|name| matches!(name, b"." | b"..")) {
             return Err(
@@ -62,7 +68,7 @@ impl FromStr for Destination {
             None => return Err(FORM.into()),
         };
         // 443 is what https leaves out.
-        let port = if has_port(rest) { url.port().unwrap_or(443) } else { DEFAULT_PORT };
+        let port = if has_port(server) { url.port().unwrap_or(443) } else { DEFAULT_PORT };
         Ok(Self { host, port, path })
     }
 }
@@ -78,10 +84,9 @@ fn squeeze(path: &[u8]) -> Vec<u8> {
     out
 }
 
-fn has_port(rest: &str) -> bool {
-    let authority = rest.split('/').next().unwrap_or_default();
-    let after_ip6 = authority.rsplit(']').next().unwrap_or_default();
-    after_ip6.contains(':')
+fn has_port(server: &str) -> bool {
+    let after_ip6 = server.rsplit(']').next().unwrap_or_default();
+    after_ip6.split_once(':').is_some_and(|(_, port)| !port.is_empty())
 }
 
 #[cfg(test)]
@@ -101,6 +106,7 @@ mod tests {
             ("qbulk://host:443/dir/", "host:443", "dir/"),
             ("qbulk://host", "host:4433", ""),
             ("qbulk://host/", "host:4433", ""),
+            ("qbulk://host:/x", "host:4433", "x"),
             ("qbulk://10.0.0.1:9//x///y", "10.0.0.1:9", "x/y"),
             ("qbulk://[2001:DB8::1]:7000/x", "[2001:db8::1]:7000", "x"),
             ("qbulk://[::1]/x", "[::1]:4433", "x"),
@@ -127,6 +133,12 @@ mod tests {
             "qbulk://host/a/%2e%2e",
             "qbulk://host:99999/x",
             "qbulk://ho st/x",
+            "qbulk:///host/x",
+            "qbulk://host\\x",
+            "qbulk://ho\nst/x",
+            "qbulk://host ",
+            "qbulk://@host/x",
+            "qbulk://:@host/x",
             "qbulk://h/%00",
         ] {
             assert!(text.parse::<Destination>().is_err(), "{text}");

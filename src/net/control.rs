@@ -3,7 +3,7 @@
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
-use crate::wire::{CONTROL_BYTES_MAX, Control, WireError};
+use crate::wire::{CONTROL_BYTES_MAX, Control, ControlBuffer, WireError};
 
 /// Why no more messages come.
 #[derive(Debug, thiserror::Error)]
@@ -20,30 +20,25 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct ControlReader {
     stream: RecvStream,
-    buffer: Vec<u8>,
-    /// How much of the buffer has been decoded.
-    decoded: usize,
+    buffer: ControlBuffer,
 }
 
 impl ControlReader {
     /// Reads from `stream`.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, buffer: Vec::new(), decoded: 0 }
+        Self { stream, buffer: ControlBuffer::default() }
     }
 
     /// The next message, or `None` once the peer has ended the stream. Cancel safe.
     pub async fn next(&mut self) -> Result<Option<Control>, ControlError> {
         loop {
-            if let Some((message, len)) = Control::decode(&self.buffer[self.decoded..])? {
-                self.decoded += len;
+            if let Some(message) = self.buffer.take()? {
                 return Ok(Some(message));
             }
-            self.buffer.drain(..self.decoded);
-            self.decoded = 0;
             let Some(chunk) = self.stream.read_chunk(CONTROL_BYTES_MAX, true).await? else {
                 return Ok(None);
             };
-            self.buffer.extend_from_slice(&chunk.bytes);
+            self.buffer.push(&chunk.bytes);
         }
     }
 }

@@ -18,6 +18,8 @@ use crate::congestion::PathMemory;
 const AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 /// Paths that are remembered, the latest ones.
 const PATHS_MAX: usize = 256;
+/// No path holds more, in bytes: 100 Gbit/s over a third of a second.
+const IN_FLIGHT_BYTES_MAX: u64 = 4 << 30;
 /// A file that is larger was not written by this program.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -66,7 +68,8 @@ impl PathCache {
     pub fn recall(&self, key: &PathKey) -> Option<PathMemory> {
         let entry = *self.load().get(&key.text())?;
         let age = now_s().checked_sub(entry.saved_at)?;
-        (age <= AGE_MAX.as_secs()).then_some(PathMemory {
+        let is_credible = entry.in_flight_bytes <= IN_FLIGHT_BYTES_MAX;
+        (is_credible && age <= AGE_MAX.as_secs()).then_some(PathMemory {
             rtt_min: Duration::from_micros(entry.rtt_min_us),
             in_flight_bytes: entry.in_flight_bytes,
         })

@@ -274,14 +274,14 @@ impl Meter {
         let is_limited = self.limited * 2 >= self.seen;
         self.seen = 0;
         self.limited = 0;
-        let limit = self.judge_limits(config);
+        let limit = self.judge_limits(config, is_limited);
         let verdict = siblings.and_then(|siblings| self.judge(config, siblings, is_limited));
         self.remember(elapsed);
         limit.or(verdict)
     }
 
-    fn judge_limits(&mut self, config: &HealthConfig) -> Option<Verdict> {
-        let verdict = if self.goodput() < config.floor_bytes_per_s as f64 {
+    fn judge_limits(&mut self, config: &HealthConfig, is_limited: bool) -> Option<Verdict> {
+        let verdict = if is_limited && self.goodput() < config.floor_bytes_per_s as f64 {
             Some(Verdict::BelowFloor)
         } else if config.rtt_max.is_some_and(|rtt_max| self.last.rtt > rtt_max) {
             Some(Verdict::RttTooHigh)

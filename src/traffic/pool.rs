@@ -424,6 +424,9 @@ impl Pool {
                 break;
             }
         }
+        if !self.plan.has_waiting() {
+            return;
+        }
         let mut ids = self.active_ids();
         // The emptiest goes first, so that what is left spreads evenly.
         ids.sort_by_key(|id| self.conns[id].flying_bytes);
@@ -456,19 +459,25 @@ impl Pool {
     }
 
     fn feed(&mut self, id: ConnId, now: Instant) {
-        let mut flying_total: u64 = self.conns.values().map(|conn| conn.flying_bytes).sum();
         loop {
-            let Some(conn) = self.conns.get_mut(&id) else { return };
+            let Some(conn) = self.conns.get(&id) else { return };
+            // Feeding another one may have ended its turn.
+            if !matches!(conn.state, State::Active) {
+                return;
+            }
             let stripe_len = stripe_len(&self.config, conn);
             let share = self.config.flying_bytes_max / self.tuner.active().max(1) as u64;
-            let full = conn.flying_bytes >= flying_target(conn, stripe_len, share);
-            if full || flying_total + stripe_len > self.config.flying_bytes_max {
+            if conn.flying_bytes >= flying_target(conn, stripe_len, share) {
+                return;
+            }
+            let flying_total: u64 = self.conns.values().map(|conn| conn.flying_bytes).sum();
+            if flying_total + stripe_len > self.config.flying_bytes_max {
                 return;
             }
             let Some((stripe, again)) = self.plan.next(id, stripe_len) else { return };
+            let Some(conn) = self.conns.get_mut(&id) else { return };
             conn.carry(&stripe, now);
             conn.turn_bytes += stripe.bytes;
-            flying_total += stripe.bytes;
             self.stats.stripes_again += u64::from(again);
             let turn_over = conn.turn_bytes >= self.config.turn_stripes * stripe_len;
             self.outputs.push_back(Output::Send { conn: id, stripe, again });
@@ -606,7 +615,7 @@ impl Pool {
 
     fn reprime_idle(&mut self, now: Instant) {
         // While nothing moves, nobody knows when a window will be needed.
-        if self.drained || self.plan.flying_stripes() == 0 {
+        if self.drained || self.plan.flying_stripes() == 0 || self.is_padding_enough() {
             return;
         }
         let after = self.config.reprime_after;

@@ -377,6 +377,38 @@ impl Control {
     }
 }
 
+/// Finds the messages in what a stream brings, however that is cut. Holds no more than what was pushed
+/// since the last whole message: push only when there is none to [`take`](Self::take).
+#[derive(Debug, Default)]
+pub struct ControlBuffer {
+    bytes: Vec<u8>,
+    /// How much of it has been decoded.
+    decoded: usize,
+}
+
+impl ControlBuffer {
+    /// Appends what the stream has brought.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.drain(..self.decoded);
+        self.decoded = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The next message, or `None` if more bytes are needed.
+    pub fn take(&mut self) -> Result<Option<Control>, WireError> {
+        let Some((message, len)) = Control::decode(&self.bytes[self.decoded..])? else {
+            return Ok(None);
+        };
+        self.decoded += len;
+        Ok(Some(message))
+    }
+
+    /// Bytes that no message was made of yet.
+    pub fn waiting_bytes(&self) -> usize {
+        self.bytes.len() - self.decoded
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::compare::tests::{subject, verdict};

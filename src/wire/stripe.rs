@@ -260,7 +260,9 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let len = limit("piece length", get_varint(input)?, len_max)?;
     let span = len.next_power_of_two().max(PIECE_MIN);
     let names_only = len == 0 && offset == 0;
-    if len != file_bytes && !names_only && (len == 0 || !offset.is_multiple_of(span)) {
+    let is_node =
+        len > 0 && offset.is_multiple_of(span) && (len == span || offset + len == file_bytes);
+    if len != file_bytes && !names_only && !is_node {
         return Err(WireError::Misplaced { offset, len });
     }
     let runs = get_runs(input, len)?;
@@ -419,9 +421,13 @@ pub(super) mod tests {
         {
             assert_eq!(decode(offset, len, file_bytes), Ok(()));
         }
-        for (offset, len, file_bytes) in
-            [(1_024, 0, 5_000), (5, 0, 5), (1, 1_024, 9_000), (1_024, 2_048, 9_000)]
-        {
+        for (offset, len, file_bytes) in [
+            (1_024, 0, 5_000),
+            (5, 0, 5),
+            (1, 1_024, 9_000),
+            (1_024, 2_048, 9_000),
+            (0, 1_500, 9_000),
+        ] {
             assert_eq!(decode(offset, len, file_bytes), Err(WireError::Misplaced { offset, len }));
         }
     }

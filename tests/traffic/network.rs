@@ -1,0 +1,282 @@
+//! What a simulated network is like: all of it is drawn from a seed.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use qbulk::traffic::{HealthConfig, Item, ItemId, PoolConfig, PrimeConfig};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+/// A network, what is to be sent over it, and how.
+pub(crate) struct Network {
+    pub(crate) config: PoolConfig,
+    pub(crate) rtt: Duration,
+    /// Bytes per second that a connection's own path gives at most.
+    pub(crate) rate: f64,
+    /// Bytes per second of what all connections share.
+    pub(crate) shared_rate: f64,
+    /// When everything stands still: a host is busy, or what is common to all paths is away.
+    pub(crate) outage: Range<Duration>,
+    /// After an outage, connections find out one by one, over so long a time.
+    pub(crate) recovery: Duration,
+    pub(crate) server: Server,
+    pub(crate) opening: Opening,
+    /// The share of new connections whose path goes bad, and of those that just end.
+    pub(crate) bad: f64,
+    pub(crate) ends: f64,
+    /// What is offered, and when; and when that is all.
+    pub(crate) items: Vec<(Duration, Item)>,
+    pub(crate) source_done: Duration,
+    /// What is unusual about it.
+    pub(crate) traits: Vec<&'static str>,
+}
+
+/// How the server answers.
+pub(crate) struct Server {
+    pub(crate) accepts_after: Duration,
+    pub(crate) confirms_after: Duration,
+    /// As much later at most: confirmations overtake each other.
+    pub(crate) jitter: Duration,
+    /// The share of stripes that arrive damaged.
+    pub(crate) damage: f64,
+}
+
+/// Connections that do not come up.
+pub(crate) struct Opening {
+    pub(crate) fails: f64,
+    pub(crate) until: Duration,
+    pub(crate) fails_after: Duration,
+}
+
+struct Draw {
+    rng: SmallRng,
+    traits: Vec<&'static str>,
+}
+
+impl Draw {
+    /// Whether the network has a trait that a share of all have.
+    fn has(&mut self, share: f64, name: &'static str) -> bool {
+        let has = self.rng.random_bool(share);
+        if has {
+            self.traits.push(name);
+        }
+        has
+    }
+
+    fn ms(&mut self, range: Range<u64>) -> Duration {
+        Duration::from_millis(self.rng.random_range(range))
+    }
+}
+
+impl Network {
+    /// The network of `seed`; without `faults` nothing is wrong with any single connection.
+    pub(crate) fn draw(seed: u64, faults: bool) -> Self {
+        let mut draw = Draw { rng: SmallRng::seed_from_u64(seed), traits: Vec::new() };
+        let rtt = draw.ms(1..200);
+        let rate = 10_f64.powf(draw.rng.random_range(6.0..8.0));
+        let config = config(&mut draw, rate, rtt, faults);
+        let shared = draw.has(0.5, "a shared bottleneck");
+        let shared_rate = if shared { rate * draw.rng.random_range(0.5..4.0) } else { f64::MAX };
+        let (outage, recovery) = outage(&mut draw, faults);
+        let server = server(&mut draw);
+        let opening = opening(&mut draw, faults);
+        let bad = if faults && draw.has(0.8, "paths that go bad") { 0.3 } else { 0.0 };
+        let ends = if faults && draw.has(0.2, "connections that end") { 0.2 } else { 0.0 };
+        let (items, source_done) = source(&mut draw, &config, rate);
+        Self {
+            config,
+            rtt,
+            rate,
+            shared_rate,
+            outage,
+            recovery,
+            server,
+            opening,
+            bad,
+            ends,
+            items,
+            source_done,
+            traits: draw.traits,
+        }
+    }
+
+    /// Nothing ever gets through.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        self.opening.until == Duration::MAX
+    }
+
+    /// By when it must be done: generous, and no more than the slowest path that is allowed needs.
+    pub(crate) fn time_max(&self) -> Duration {
+        let bytes: u64 = self.items.iter().map(|(_, item)| item.bytes + item.overhead_bytes).sum();
+        let rate = self.rate.min(self.shared_rate);
+        let stripe_bytes =
+            (256 << 10).clamp(self.config.stripe_bytes_min, self.config.stripe_bytes_max);
+        let slow = stripe_bytes as f64 / (self.rate * SLOW);
+        let late = (self.server.confirms_after + self.server.jitter + self.rtt).as_secs_f64();
+        // With the least in flight, one stripe takes all of that.
+        let stripes = bytes as f64 / self.config.stripe_bytes_min.min(stripe_bytes) as f64;
+        let seconds = 300.0 + 10.0 * bytes as f64 / rate + 10.0 * slow + stripes * late;
+        Duration::from_secs_f64(seconds) + self.source_done + self.outage.end
+    }
+}
+
+/// What is left of the rate of a path that has become slow.
+pub(crate) const SLOW: f64 = 0.01;
+
+fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> PoolConfig {
+    let (connections, active) = match draw.rng.random_range(0..40) {
+        0..4 => (1, 1),
+        4 => (64, 64),
+        5 => (64, 1),
+        6 => (draw.rng.random_range(13..=64), 12),
+        _ => {
+            let connections = draw.rng.random_range(2..=12);
+            (connections, draw.rng.random_range(1..=connections))
+        }
+    };
+    draw.traits.push(match (connections, active) {
+        (1, _) => "M of N: 1 of 1",
+        (64, 64) => "M of N: 64 of 64",
+        (13.., _) => "M of N: some of many",
+        _ => "M of N: up to 12",
+    });
+    let adapts = draw.has(0.5, "M adapts");
+    let (stripe_bytes_min, stripe_bytes_max) = if draw.has(0.05, "tiny stripes") {
+        let bytes = 1 << draw.rng.random_range(10..14);
+        (bytes, bytes)
+    } else if draw.has(0.05, "huge stripes") {
+        (1 << draw.rng.random_range(16..=24), 16 << 20)
+    } else {
+        (64 << 10, 1 << 20)
+    };
+    let turn_stripes = if draw.has(0.1, "a turn for each stripe") {
+        1
+    } else if draw.has(0.1, "long turns") {
+        1_000
+    } else {
+        8
+    };
+    let flying_bytes_max = if draw.has(0.1, "little in flight") {
+        stripe_bytes_max * draw.rng.random_range(1..5)
+    } else {
+        PoolConfig::default().flying_bytes_max
+    };
+    let reprime_after = if draw.has(0.3, "reserves are primed often") {
+        draw.ms(100..1_000)
+    } else {
+        Duration::from_secs(10)
+    };
+    let prime = if draw.has(0.1, "no priming") {
+        PrimeConfig { budget_bytes: 0, ..PrimeConfig::default() }
+    } else {
+        PrimeConfig::default()
+    };
+    let mut health = HealthConfig::default();
+    if faults && draw.has(0.05, "a floor") {
+        health.floor_bytes_per_s = (rate * 0.05) as u64;
+    }
+    if faults && draw.has(0.05, "a ceiling for round trips") {
+        health.rtt_max = Some(rtt * 2 + Duration::from_millis(50));
+    }
+    PoolConfig {
+        connections,
+        active,
+        active_max: if adapts { active + 8 } else { active },
+        stripe_bytes_min,
+        stripe_bytes_max,
+        flying_bytes_max,
+        turn_stripes,
+        reprime_after,
+        prime,
+        health,
+        ..PoolConfig::default()
+    }
+}
+
+fn outage(draw: &mut Draw, faults: bool) -> (Range<Duration>, Duration) {
+    let from = draw.ms(0..3_000);
+    if faults && draw.has(0.1, "a long outage of all") {
+        let time = draw.ms(2_000..20_000);
+        let uneven = draw.has(0.5, "connections recover one by one");
+        return (from..from + time, if uneven { time } else { Duration::ZERO });
+    }
+    if draw.has(0.5, "a short outage of all") {
+        return (from..from + draw.ms(1..2_000), Duration::ZERO);
+    }
+    (Duration::ZERO..Duration::ZERO, Duration::ZERO)
+}
+
+fn server(draw: &mut Draw) -> Server {
+    let accepts_after = if draw.has(0.1, "a server that accepts late") {
+        draw.ms(0..3_000)
+    } else {
+        Duration::ZERO
+    };
+    let confirms_after = if draw.has(0.1, "a server that confirms late") {
+        draw.ms(0..3_000)
+    } else {
+        Duration::ZERO
+    };
+    let jitter = if draw.has(0.2, "confirmations out of order") {
+        draw.ms(1..1_000)
+    } else {
+        Duration::ZERO
+    };
+    let damage =
+        if draw.has(0.1, "damaged stripes") { draw.rng.random_range(0.0..0.3) } else { 0.0 };
+    Server { accepts_after, confirms_after, jitter, damage }
+}
+
+fn opening(draw: &mut Draw, faults: bool) -> Opening {
+    let fails_after = draw.ms(1..3_000);
+    if faults && draw.has(0.005, "a server that cannot be reached") {
+        return Opening { fails: 1.0, until: Duration::MAX, fails_after };
+    }
+    if faults && draw.has(0.15, "connections that cannot be opened") {
+        let fails = if draw.rng.random_bool(0.3) { 1.0 } else { draw.rng.random_range(0.1..0.9) };
+        return Opening { fails, until: draw.ms(0..20_000), fails_after };
+    }
+    Opening { fails: 0.0, until: Duration::ZERO, fails_after }
+}
+
+fn source(draw: &mut Draw, config: &PoolConfig, rate: f64) -> (Vec<(Duration, Item)>, Duration) {
+    let whole_max = config.stripe_bytes_min.min(60_000) - 200;
+    if draw.has(0.02, "nothing to send") {
+        return (Vec::new(), draw.ms(0..2_000));
+    }
+    let many = if draw.has(0.001, "a million items") {
+        1_000_000
+    } else if draw.has(0.02, "many tiny items") {
+        draw.rng.random_range(5_000..50_000)
+    } else {
+        0
+    };
+    let mut items: Vec<(Duration, Item)> =
+        (0..many).map(|id| (Duration::ZERO, Item::whole(ItemId(id), id % 64, 60))).collect();
+    let apart = if draw.has(0.15, "a slow source") { draw.rng.random_range(1..200) } else { 0 };
+    // Enough for a few seconds.
+    let per_item = (rate * 0.15) as u64;
+    let bytes_max = per_item.clamp(200_000, 8_000_000).min(config.stripe_bytes_max * 64);
+    let mut at = Duration::ZERO;
+    for id in many..many + draw.rng.random_range(1..60) {
+        if apart > 0 {
+            at += draw.ms(0..apart * 2);
+        }
+        items.push((
+            at,
+            if draw.rng.random_bool(0.5) {
+                Item::split(ItemId(id), draw.rng.random_range(1..bytes_max))
+            } else {
+                let urgent = draw.rng.random_bool(0.3);
+                Item { urgent, ..Item::whole(ItemId(id), draw.rng.random_range(0..whole_max), 100) }
+            },
+        ));
+    }
+    let done = at
+        + if draw.has(0.1, "an end that is told late") {
+            draw.ms(0..2_000)
+        } else {
+            Duration::ZERO
+        };
+    (items, done)
+}

@@ -1,0 +1,26 @@
+//! What a run has shown.
+
+use std::time::Duration;
+
+use qbulk::traffic::{PoolStats, PrimeEnd, Verdict};
+
+/// How a run went.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) is_stuck: bool,
+    pub(crate) time: Duration,
+    pub(crate) bytes: u64,
+    pub(crate) stats: PoolStats,
+    /// What connections were closed for, but for those that were not needed any more.
+    pub(crate) verdicts: Vec<Verdict>,
+    pub(crate) surplus: u64,
+    pub(crate) prime_ends: Vec<PrimeEnd>,
+    /// Primings of connections that had been primed before.
+    pub(crate) reprimed: u64,
+    /// Stripes that went out over a second connection although the first still had them.
+    pub(crate) hedged: u64,
+    pub(crate) abandoned: u64,
+    pub(crate) damaged: u64,
+    pub(crate) padding_bytes: u64,
+    pub(crate) padding_beside_bytes: u64,
+}
