@@ -246,9 +246,14 @@ impl Meter {
         self.last.pto.max(self.last.rtt) * 3 + SILENCE_MARGIN
     }
 
+    /// For how long nothing has come back of what is under way.
+    pub fn quiet_time(&self, now: Instant) -> Duration {
+        now - self.progress_at
+    }
+
     /// Whether nothing has come back for too long.
     pub fn is_quiet(&self, now: Instant) -> bool {
-        now - self.progress_at > self.silence_max()
+        self.quiet_time(now) > self.silence_max()
     }
 
     /// Whether it is quiet while `others_at` says that the siblings' latest acknowledgement is newer by

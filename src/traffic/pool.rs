@@ -737,12 +737,17 @@ impl Pool {
             return false;
         }
         let up = || self.conns.values().filter(|conn| !matches!(conn.state, State::Opening));
-        let Some(patience) = up().map(|conn| conn.meter.silence_max()).max() else {
+        if up().next().is_none() {
             return now - self.alive_at >= DARK_TIME;
-        };
-        let heard_at = up().filter_map(|conn| conn.meter.acked_at()).max();
-        let is_waiting = up().any(|conn| conn.sample.in_flight_bytes > 0);
-        is_waiting && heard_at.is_some_and(|at| now - at >= DARK_TIME.max(2 * patience))
+        }
+        let patience = |conn: &Conn| DARK_TIME.max(2 * conn.meter.silence_max());
+        let mut waiting = up()
+            .filter(|conn| !conn.stripes.is_empty() && conn.sample.in_flight_bytes > 0)
+            .peekable();
+        let is_heard = |conn: &Conn| conn.meter.acked_at().is_some_and(|at| now - at < DARK_TIME);
+        waiting.peek().is_some()
+            && waiting.all(|conn| conn.meter.quiet_time(now) >= patience(conn))
+            && !up().any(is_heard)
     }
 }
 
