@@ -316,12 +316,14 @@ pub enum ServeEvent {
         /// Padding received and thrown away, in bytes.
         padding_bytes: u64,
     },
-    /// A transfer ended without being done; what it had not completed was removed.
+    /// A transfer ended without being done; what is durable of it is kept for a while.
     Aborted {
         /// The transfer's public number.
         transfer: String,
         /// Why.
         reason: String,
+        /// Content that was verified and written by then, in bytes.
+        bytes: u64,
     },
     /// The server is being stopped: it waits for the transfers that run, and takes no new ones.
     Draining {

@@ -535,6 +535,7 @@ impl Desk {
             None => (self.report)(ServeEvent::Aborted {
                 transfer: removed.name.clone(),
                 reason: removed.end_reason().unwrap_or_default(),
+                bytes: removed.written_bytes.load(Relaxed),
             }),
         }
         let last = Arc::clone(transfer);

@@ -69,6 +69,7 @@ fn every_event_is_documented_as_it_is() {
     let failure = Failure { path: text(), reason: text() };
     let push = [
         PushEvent::Begun { transfer: text() },
+        PushEvent::Interrupted { reason: text(), retry_in_s: 0.0 },
         PushEvent::Connected { conn: 0, local: address(), remote: address() },
         PushEvent::Primed { conn: 0, end: "target", window_bytes: 0, padding_bytes: 0 },
         PushEvent::Condemned { conn: 0, verdict: "slow", stripes: 0 },
@@ -93,7 +94,7 @@ fn every_event_is_documented_as_it_is() {
             seconds: 0.0,
             padding_bytes: 0,
         },
-        ServeEvent::Aborted { transfer: text(), reason: text() },
+        ServeEvent::Aborted { transfer: text(), reason: text(), bytes: 0 },
         ServeEvent::Draining { transfers: 0 },
         ServeEvent::Verified {
             client: text(),

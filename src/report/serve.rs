@@ -43,7 +43,7 @@ impl ServeReport {
                 size(*bytes),
                 rate(*bytes as f64 / seconds)
             ),
-            ServeEvent::Aborted { transfer, reason } => {
+            ServeEvent::Aborted { transfer, reason, .. } => {
                 format!("{transfer}: ended before it was done: {reason}")
             }
             ServeEvent::Draining { transfers: 0 } => "stopping".into(),

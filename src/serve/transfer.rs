@@ -48,6 +48,8 @@ pub(super) struct Transfer {
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
+    /// Content that was verified and written.
+    pub(super) written_bytes: AtomicU64,
     recalling: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
@@ -79,6 +81,7 @@ impl Transfer {
             deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
+            written_bytes: AtomicU64::new(0),
             recalling: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
@@ -188,6 +191,7 @@ impl Transfer {
                 let (table, content) = body.split_at(header.table_bytes as usize);
                 match self.sink.apply(header, table, content)? {
                     Applied::Written => {
+                        self.written_bytes.fetch_add(content.len() as u64, Relaxed);
                         (lock(&self.ledger).written(stripe), Control::Confirm(stripe))
                     }
                     Applied::Damaged => {

@@ -10,6 +10,7 @@ mod interrupted;
 mod limits;
 mod receipt;
 mod relay;
+mod soak;
 mod transfer;
 mod trust;
 mod usage;
