@@ -558,7 +558,7 @@ fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u8>, String>
 
 /// The journal of a push; `None` where the root cannot hold one.
 fn open_journal(root: &Arc<Dir>, owner: Owner) -> std::io::Result<Option<Journal>> {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull, WouldBlock};
     match Journal::open(Arc::clone(root), owner) {
         Ok(journal) => Ok(Some(journal)),
         Err(error)
@@ -567,6 +567,9 @@ fn open_journal(root: &Arc<Dir>, owner: Owner) -> std::io::Result<Option<Journal
             tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
             Ok(None)
         }
+        Err(error) if error.kind() == WouldBlock => Err(std::io::Error::other(
+            "an earlier run of the same push has not ended yet: try again",
+        )),
         Err(error) => Err(error),
     }
 }
