@@ -312,6 +312,7 @@ impl Desk {
             }
         };
         let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
+        connection.set_receive_window(VarInt::from_u32(seat.window));
         let (conn, hello) = match greeting {
             Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
             Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
@@ -332,7 +333,6 @@ impl Desk {
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
-                    connection.set_receive_window(VarInt::from_u32(seat.window));
                     self.attend(key, conn, seat, &transfer).await;
                 } else {
                     let ended = transfer.end_reason();

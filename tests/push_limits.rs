@@ -134,7 +134,10 @@ async fn a_server_that_has_lost_the_transfer_ends_the_push() {
         peer.stay().await;
     });
     let error = host.push(host.config("file", server)).await.expect_err("it must not go on");
-    assert!(matches!(&error, Error::Peer(why) if why.contains("push again")), "{error}");
+    assert!(
+        matches!(&error, Error::Connect(why) if why.contains("has lost the transfer")),
+        "{error}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -265,7 +265,7 @@ async fn receive(
     }
     let bytes = header.table_bytes + header.content_bytes;
     let Some(room) = transfer.room(bytes).await else { return Ok(()) };
-    let mut body = transfer.buffers.take(bytes as usize);
+    let mut body = transfer.buffer(bytes);
     read_body(stream, early, body.as_mut(), &room).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
         // A connection that is gone needs no answer.

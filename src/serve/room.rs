@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{Clients, TransferSeat};
+use crate::buffers::{Buffer, Buffers};
 use crate::identity::Fingerprint;
 
 /// What all transfers together may take, in bytes.
@@ -36,6 +37,8 @@ pub(super) struct Rooms {
     /// By client, what its stripes take.
     taken: Mutex<HashMap<Fingerprint, Taken>>,
     waiting: AtomicUsize,
+    /// Of all transfers: what each would keep for itself would add up.
+    buffers: Buffers,
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +54,7 @@ impl Rooms {
         let [all, early] =
             [SERVER_BYTES, EARLY_SERVER_BYTES].map(|bytes| Arc::new(Semaphore::new(bytes)));
         let (taken, waiting) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { clients, all, early, taken, waiting })
+        Arc::new(Self { clients, all, early, taken, waiting, buffers: Buffers::default() })
     }
 
     /// Whether a client waits for what others have, although it has less than its share.
@@ -91,6 +94,11 @@ impl Account {
             early: Arc::new(Semaphore::new(EARLY_TRANSFER_BYTES)),
             seat: Mutex::new(Some(seat)),
         })
+    }
+
+    /// Memory for a stripe that has its room.
+    pub(super) fn buffer(&self, bytes: usize) -> Buffer {
+        self.rooms.buffers.take(bytes)
     }
 
     /// The transfer is over: another may begin in its place.

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use super::room::{Account, EarlyRoom, Room};
-use crate::buffers::{Buffer, Buffers};
+use crate::buffers::Buffer;
 use crate::store::sink::{Applied, Outcome, Sink, SinkError};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
@@ -39,7 +39,6 @@ pub(super) struct Transfer {
     pub(super) found: Destination,
     /// Room for stripes that are being received.
     account: Arc<Account>,
-    pub(super) buffers: Buffers,
     sink: Arc<Sink>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
@@ -74,7 +73,6 @@ impl Transfer {
             began: Instant::now(),
             found,
             account,
-            buffers: Buffers::default(),
             sink: Arc::new(sink),
             ledger: Mutex::default(),
             connections: Mutex::default(),
@@ -137,6 +135,11 @@ impl Transfer {
     /// Waits for room for a stripe.
     pub(super) async fn room(&self, bytes: u32) -> Option<Room> {
         self.account.room(bytes as usize).await
+    }
+
+    /// Memory for a stripe that has its room.
+    pub(super) fn buffer(&self, bytes: u32) -> Buffer {
+        self.account.buffer(bytes as usize)
     }
 
     /// Waits for room for what has come of a stripe before its header.
