@@ -399,15 +399,19 @@ impl Pool {
         self.accepted && (self.plan.has_waiting() || self.source_done)
     }
 
-    /// Whether its siblings were primed to several times as much.
+    /// Whether its siblings were primed to several times as much. A few of them are no measure: one that
+    /// was primed while nobody else was had all of the path.
     fn is_primed_badly(&self, id: ConnId) -> bool {
         let primed_bytes = self.conns[&id].primed_bytes;
-        let others =
-            self.conns.iter().filter(|&(&other, conn)| other != id && conn.primed_bytes > 0);
-        let mut others: Vec<f64> = others.map(|(_, conn)| conn.primed_bytes as f64).collect();
+        let others = || self.conns.iter().filter(|&(&other, _)| other != id).map(|(_, conn)| conn);
+        let mut primed: Vec<f64> = others()
+            .filter(|conn| conn.primed_bytes > 0)
+            .map(|conn| conn.primed_bytes as f64)
+            .collect();
         let share = self.config.health.threshold * PRIMED_BADLY_SHARE;
         primed_bytes > 0
-            && median(&mut others).is_some_and(|median| (primed_bytes as f64) < share * median)
+            && primed.len() * 2 >= others().count()
+            && median(&mut primed).is_some_and(|median| (primed_bytes as f64) < share * median)
     }
 
     /// Fills the active subset and gives out stripes.

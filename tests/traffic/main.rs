@@ -7,6 +7,7 @@
 mod link;
 mod network;
 mod outcome;
+mod priming;
 mod sim;
 mod tally;
 
@@ -20,7 +21,7 @@ use sim::Sim;
 use tally::Tally;
 
 const NETWORKS: u64 = 1_500;
-const SEEDS_THAT_FAILED: [u64; 0] = [];
+const SEEDS_THAT_FAILED: [u64; 1] = [41_290];
 /// After so many failures, more of them say nothing new.
 const FAILURES_MAX: usize = 20;
 

@@ -78,7 +78,7 @@ impl Network {
         let shared = draw.has(0.5, "a shared bottleneck");
         let shared_rate = if shared { rate * draw.rng.random_range(0.5..4.0) } else { f64::MAX };
         let (outage, recovery) = outage(&mut draw, faults);
-        let server = server(&mut draw);
+        let server = server(&mut draw, &config);
         let opening = opening(&mut draw, faults);
         let bad = if faults && draw.has(0.8, "paths that go bad") { 0.3 } else { 0.0 };
         let ends = if faults && draw.has(0.2, "connections that end") { 0.2 } else { 0.0 };
@@ -113,7 +113,8 @@ impl Network {
             (256 << 10).clamp(self.config.stripe_bytes_min, self.config.stripe_bytes_max);
         let slow = stripe_bytes as f64 / (self.rate * SLOW);
         let late = (self.server.confirms_after + self.server.jitter + self.rtt).as_secs_f64();
-        // With the least in flight, one stripe takes all of that.
+        // With the least in flight, one stripe takes all of that, and goes again if it is damaged.
+        let late = 2.0 * late / (1.0 - self.server.damage);
         let stripes = bytes as f64 / self.config.stripe_bytes_min.min(stripe_bytes) as f64;
         let seconds = 300.0 + 10.0 * bytes as f64 / rate + 10.0 * slow + stripes * late;
         Duration::from_secs_f64(seconds) + self.source_done + self.outage.end
@@ -206,7 +207,7 @@ fn outage(draw: &mut Draw, faults: bool) -> (Range<Duration>, Duration) {
     (Duration::ZERO..Duration::ZERO, Duration::ZERO)
 }
 
-fn server(draw: &mut Draw) -> Server {
+fn server(draw: &mut Draw, config: &PoolConfig) -> Server {
     let accepts_after = if draw.has(0.1, "a server that accepts late") {
         draw.ms(0..3_000)
     } else {
@@ -224,7 +225,14 @@ fn server(draw: &mut Draw) -> Server {
     };
     let damage =
         if draw.has(0.1, "damaged stripes") { draw.rng.random_range(0.0..0.3) } else { 0.0 };
-    Server { accepts_after, confirms_after, jitter, damage }
+    // Where each answer lets only a little more out, late ones would make it take days.
+    let slower = if config.flying_bytes_max < 1 << 20 { 30 } else { 1 };
+    Server {
+        accepts_after,
+        confirms_after: confirms_after / slower,
+        jitter: jitter / slower,
+        damage,
+    }
 }
 
 fn opening(draw: &mut Draw, faults: bool) -> Opening {
