@@ -7,7 +7,7 @@ mod room;
 mod transfer;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
@@ -38,8 +38,8 @@ use crate::store::journal::{Journal, Owner};
 use crate::store::sink::{Sink, inspect};
 use crate::store::{reason, shown};
 use crate::wire::{
-    CLOSE_CROWDED, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION, is_path_safe,
-    transfer_name,
+    CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
+    is_path_safe, transfer_name,
 };
 
 /// Where to listen, and what to write to.
@@ -98,6 +98,8 @@ const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// What clients are told then: those that are served, and those that come.
 const STOPPED: &str = "the server is being stopped";
 const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
+/// So many finished transfers are remembered, for connections that come too late.
+const OVER_MAX: usize = 1_024;
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
@@ -189,6 +191,7 @@ impl Server {
             clients,
             is_draining: AtomicBool::new(false),
             transfers: Mutex::default(),
+            over: Mutex::default(),
             admissions: Mutex::default(),
             refusals: Mutex::default(),
         });
@@ -268,6 +271,8 @@ struct Desk {
     /// No transfer begins any more.
     is_draining: AtomicBool,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
+    /// Transfers that were finished lately, the last one last.
+    over: Mutex<VecDeque<TransferKey>>,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
     /// Who was turned away lately, why and when.
@@ -339,6 +344,8 @@ impl Desk {
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
                 }
             }
+            // A connection that was still being opened when the last file was there.
+            Err(_) if self.is_over(key) => close(CLOSE_DONE, ""),
             Err(reason) => {
                 close(CLOSE_REFUSED, &reason);
                 refused(reason);
@@ -413,10 +420,16 @@ impl Desk {
         let known = lock(&self.transfers).get(&key).map(Arc::clone);
         let admitted = match known {
             Some(transfer) => Ok(transfer),
+            None if self.is_over(key) => Err("the transfer is over".into()),
             None => self.begin(key, hello, remote).await,
         };
         lock(&self.admissions).remove(&key);
         admitted
+    }
+
+    /// Whether a transfer was finished lately.
+    fn is_over(&self, key: TransferKey) -> bool {
+        lock(&self.over).contains(&key)
     }
 
     /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
@@ -522,6 +535,13 @@ impl Desk {
     }
 
     async fn forget(&self, key: TransferKey, transfer: &Arc<Transfer>) {
+        if transfer.outcome().is_some() {
+            let mut over = lock(&self.over);
+            over.push_back(key);
+            if over.len() > OVER_MAX {
+                over.pop_front();
+            }
+        }
         let Some(removed) = lock(&self.transfers).remove(&key) else { return };
         match removed.outcome() {
             Some(outcome) => (self.report)(ServeEvent::Finished {

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
@@ -148,6 +148,8 @@ struct Partial {
     source: [u8; 16],
     bytes: u64,
     temp: OnceLock<Result<Arc<TempFile>, String>>,
+    /// Nobody wants it any more, whoever may still be making its temporary file.
+    is_unwanted: AtomicBool,
     progress: Mutex<Progress>,
 }
 
@@ -349,6 +351,11 @@ impl Sink {
             Ok(temp) => temp,
             Err(reason) => return self.give_up(piece.item, &partial, reason.clone()),
         };
+        if partial.is_unwanted.load(SeqCst) {
+            // It was given up before the temporary file was there to be told.
+            temp.discard();
+            return Ok(());
+        }
         let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
         if let Err(error) = written {
             self.tally.note_fatal(&partial.path, &error);
@@ -653,6 +660,7 @@ impl Partial {
             source: piece.source,
             bytes: piece.file_bytes,
             temp: OnceLock::new(),
+            is_unwanted: AtomicBool::new(false),
             progress: Mutex::new(progress),
         }
     }
@@ -667,6 +675,7 @@ impl Partial {
     }
 
     fn discard(&self) {
+        self.is_unwanted.store(true, SeqCst);
         if let Some(Ok(temp)) = self.temp.get() {
             temp.discard();
         }

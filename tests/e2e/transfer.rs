@@ -364,7 +364,7 @@ fn a_file_that_is_replaced_all_the_time_arrives_as_one_of_its_versions_or_not_at
         }
         done.store(true, Relaxed);
     });
-    assert!(unfinished(&host.root("")).is_empty());
+    assert_eq!(unfinished(&host.root("")), Vec::<String>::new());
 }
 
 #[test]
