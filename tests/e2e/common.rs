@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -126,6 +126,17 @@ impl Host {
     /// Pushes with `--json`.
     pub(crate) fn push(&self, source: impl AsRef<OsStr>, url: &str) -> Ran {
         run(&mut self.pushing(&[source.as_ref()], url))
+    }
+}
+
+/// A free UDP port that the system gives to nobody who does not ask for it: it can be left for a while
+/// and opened again.
+pub(crate) fn free_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], rand::random_range(10_000..32_000)));
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
     }
 }
 
@@ -252,6 +263,11 @@ impl Serve {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("qbulk://{}/{path}", self.address)
+    }
+
+    /// How many files and sockets it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// Waits for the next event.

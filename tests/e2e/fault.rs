@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random};
-use crate::relay::{Path, Relay};
+use crate::relay::{Lanes, Path, Relay, Way};
 
 #[test]
 fn a_connection_that_is_cut_off_is_noticed_and_its_stripes_taken_over() {
@@ -73,7 +73,7 @@ fn a_server_that_is_gone_for_good_is_3_in_bounded_time() {
     push.args(["--retry-for", "10s"]);
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("some of it is sent", || relay.carried() > 8 << 20);
-    relay.cut_all();
+    relay.cut(Lanes::All, Way::Both);
     let since = Instant::now();
     finish(child).assert_failed(3, "cannot reach 127.0.0.1");
     assert!(since.elapsed() < Duration::from_secs(75), "{:?}", since.elapsed());

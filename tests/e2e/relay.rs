@@ -1,19 +1,21 @@
 //! A network between a push and its server: a UDP relay that keeps the connections apart, and delays,
-//! slows, loses, reorders, doubles and damages what they send, or cuts them off.
+//! slows, loses, reorders, doubles and damages what they send, cuts them off, turns them away, and
+//! changes their addresses under way.
+
+mod lane;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
-use tokio::net::UdpSocket;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, sleep_until};
+
+use self::lane::{Lane, Port};
+use crate::common::free_address;
 
 /// What the network does to each connection, in both directions; shares are of its datagrams.
 #[derive(Clone, Copy)]
@@ -42,51 +44,85 @@ impl Default for Path {
     }
 }
 
-/// A queue on the path holds this much; more is lost.
-const QUEUE_TIME: Duration = Duration::from_millis(50);
-/// What is late comes this much later than what was sent after it.
-const LATE_TIME: Duration = Duration::from_millis(8);
+/// Which connections a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// All that there are, and all that are opened until it is over.
+    All,
+    /// Every other one of those that there are.
+    Half,
+    /// The one that last carried data.
+    One,
+}
+
+/// Which way datagrams are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    ToServer,
+    ToClient,
+    Both,
+}
+
 /// Anything larger carries data or padding.
 const LARGE: usize = 1_000;
 
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
-    faults: Arc<Faults>,
+    net: Arc<Net>,
+    runtime: Handle,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-#[derive(Default)]
-struct Faults {
+struct Net {
+    server: SocketAddr,
+    path: Path,
+    /// Where the clients send to.
+    front: Arc<Port>,
+    flows: Mutex<HashMap<SocketAddr, Arc<Flow>>>,
     /// Bytes that came from the client.
     carried: AtomicU64,
     /// Once so much was carried, whichever connection sends data next is cut off.
     cut_one_at: AtomicU64,
-    cut_all: AtomicBool,
     /// The client's port of the connection that was cut off; 0 before.
     cut_port: AtomicU16,
+    /// So many of the connections that are opened next are cut off from their start.
+    cut_next: AtomicUsize,
+    /// Connections that are opened now are cut off: to the server, to the client.
+    cut_new: [AtomicBool; 2],
+    /// What they carry, in bytes per second.
+    pace_new: AtomicU64,
+    /// Where nobody listens, what is sent is turned away.
+    is_shut: AtomicBool,
+}
+
+/// One connection, with a port of its own towards the server.
+struct Flow {
+    number: usize,
+    back: Arc<Port>,
+    to_server: Lane,
+    to_client: Lane,
+    /// What the relay had carried when it last carried data.
+    busy_at: AtomicU64,
 }
 
 impl Relay {
     pub(crate) fn start(server: SocketAddr, path: Path) -> Self {
-        let faults = Arc::new(Faults { cut_one_at: u64::MAX.into(), ..Faults::default() });
         let (stop, stopped) = oneshot::channel();
-        let (bound, address) = std::sync::mpsc::channel();
-        let shared = Arc::clone(&faults);
+        let (ready, started) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let runtime = Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let front = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-                bound.send(front.local_addr().unwrap()).unwrap();
+                let net = Arc::new(Net::new(server, path));
+                ready.send((Arc::clone(&net), Handle::current())).unwrap();
                 tokio::select! {
-                    () = run(Arc::new(front), server, path, shared) => {}
+                    () = net.run() => {}
                     _ = stopped => {}
                 }
             });
         });
-        let address = address.recv().unwrap();
-        Self { address, faults, stop: Some(stop), thread: Some(thread) }
+        let (net, runtime) = started.recv().unwrap();
+        Self { address: net.front.address(), net, runtime, stop: Some(stop), thread: Some(thread) }
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -95,22 +131,87 @@ impl Relay {
 
     /// Bytes that came from the client so far.
     pub(crate) fn carried(&self) -> u64 {
-        self.faults.carried.load(Relaxed)
+        self.net.carried.load(Relaxed)
+    }
+
+    /// Connections that there were so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.net.flows.lock().unwrap().len()
     }
 
     /// Cuts one connection off for good, in the middle of what it sends, after `bytes` of the whole.
     pub(crate) fn cut_one_at(&self, bytes: u64) {
-        self.faults.cut_one_at.store(bytes, Relaxed);
+        self.net.cut_one_at.store(bytes, Relaxed);
     }
 
     /// The client's port of the connection that was cut off; 0 if none was.
     pub(crate) fn cut_port(&self) -> u16 {
-        self.faults.cut_port.load(Relaxed)
+        self.net.cut_port.load(Relaxed)
     }
 
-    /// Nothing passes any more.
-    pub(crate) fn cut_all(&self) {
-        self.faults.cut_all.store(true, Relaxed);
+    /// Cuts off the next `count` connections, from their start.
+    pub(crate) fn cut_next(&self, count: usize) {
+        self.net.cut_next.store(count, Relaxed);
+    }
+
+    /// What `lanes` carry `way` is lost from now on.
+    pub(crate) fn cut(&self, lanes: Lanes, way: Way) {
+        for flow in self.net.choose(lanes) {
+            flow.cut(way);
+        }
+        if lanes == Lanes::All {
+            let [to_server, to_client] = &self.net.cut_new;
+            to_server.store(way != Way::ToClient, Relaxed);
+            to_client.store(way != Way::ToServer, Relaxed);
+        }
+    }
+
+    /// Turns `lanes` away: what the server sends finds no port any more, and, if they are all, what
+    /// the client sends does not either.
+    pub(crate) fn reject(&self, lanes: Lanes) {
+        for flow in self.net.choose(lanes) {
+            flow.cut(Way::Both);
+            flow.back.shut();
+        }
+        if lanes == Lanes::All {
+            self.net.is_shut.store(true, Relaxed);
+            self.net.front.shut();
+        }
+    }
+
+    /// The network is as it was at first.
+    pub(crate) fn heal(&self) {
+        let _in_runtime = self.runtime.enter();
+        for cut in &self.net.cut_new {
+            cut.store(false, Relaxed);
+        }
+        for flow in self.net.choose(Lanes::All) {
+            flow.back.open();
+            flow.to_server.set_cut(false);
+            flow.to_client.set_cut(false);
+        }
+        if self.net.is_shut.swap(false, Relaxed) {
+            self.net.front.open();
+        }
+    }
+
+    /// From now on `lanes` carry so much per second each.
+    pub(crate) fn pace(&self, lanes: Lanes, bytes_per_s: f64) {
+        if lanes == Lanes::All {
+            self.net.pace_new.store(bytes_per_s as u64, Relaxed);
+        }
+        for flow in self.net.choose(lanes) {
+            flow.to_server.set_rate(bytes_per_s);
+            flow.to_client.set_rate(bytes_per_s);
+        }
+    }
+
+    /// The server sees what `lanes` send come from other ports from now on.
+    pub(crate) fn rebind(&self, lanes: Lanes) {
+        let _in_runtime = self.runtime.enter();
+        for flow in self.net.choose(lanes) {
+            flow.back.rebind();
+        }
     }
 }
 
@@ -121,134 +222,98 @@ impl Drop for Relay {
     }
 }
 
-async fn run(front: Arc<UdpSocket>, server: SocketAddr, path: Path, faults: Arc<Faults>) {
-    let mut flows: HashMap<SocketAddr, Flow> = HashMap::new();
-    let mut buffer = vec![0; 65_536];
-    loop {
-        let Ok((bytes, client)) = front.recv_from(&mut buffer).await else { continue };
-        let carried = faults.carried.fetch_add(bytes as u64, Relaxed) + bytes as u64;
-        if !flows.contains_key(&client) {
-            let seed = path.seed + 2 * flows.len() as u64;
-            flows.insert(client, Flow::open(Arc::clone(&front), client, server, path, seed).await);
+impl Net {
+    fn new(server: SocketAddr, path: Path) -> Self {
+        Self {
+            server,
+            path,
+            front: Arc::new(Port::new(free_address(), None)),
+            flows: Mutex::default(),
+            carried: AtomicU64::new(0),
+            cut_one_at: AtomicU64::new(u64::MAX),
+            cut_port: AtomicU16::new(0),
+            cut_next: AtomicUsize::new(0),
+            cut_new: Default::default(),
+            pace_new: AtomicU64::new(path.bytes_per_s as u64),
+            is_shut: AtomicBool::new(false),
         }
-        let flow = &flows[&client];
-        if bytes > LARGE && carried >= faults.cut_one_at.load(Relaxed) {
-            faults.cut_one_at.store(u64::MAX, Relaxed);
-            faults.cut_port.store(client.port(), Relaxed);
-            flow.cut.store(true, Relaxed);
-        }
-        if faults.cut_all.load(Relaxed) {
-            flow.cut.store(true, Relaxed);
-        }
-        flow.there.send(&buffer[..bytes]);
     }
-}
 
-/// One connection, with a port of its own towards the server.
-struct Flow {
-    cut: Arc<AtomicBool>,
-    there: Lane,
-}
+    async fn run(self: &Arc<Self>) {
+        let mut buffer = vec![0; 65_536];
+        loop {
+            let (bytes, client) = self.front.receive(&mut buffer).await;
+            let carried = self.carried.fetch_add(bytes as u64, Relaxed) + bytes as u64;
+            let flow = self.flow(client);
+            if bytes > LARGE {
+                flow.busy_at.store(carried, Relaxed);
+                if carried >= self.cut_one_at.load(Relaxed) {
+                    self.cut_one_at.store(u64::MAX, Relaxed);
+                    self.cut_port.store(client.port(), Relaxed);
+                    flow.cut(Way::Both);
+                }
+            }
+            flow.to_server.send(&buffer[..bytes]);
+        }
+    }
 
-impl Flow {
-    async fn open(
-        front: Arc<UdpSocket>,
-        client: SocketAddr,
-        server: SocketAddr,
-        path: Path,
-        seed: u64,
-    ) -> Self {
-        let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        back.connect(server).await.unwrap();
-        let cut = Arc::new(AtomicBool::new(false));
-        let there = Lane::new(path, seed, Arc::clone(&cut), Arc::clone(&back), server);
-        let here = Lane::new(path, seed + 1, Arc::clone(&cut), front, client);
-        tokio::spawn(async move {
-            let mut buffer = vec![0; 65_536];
-            loop {
-                // An error tells of a server that is gone, which the client has to notice by itself.
-                if let Ok(bytes) = back.recv(&mut buffer).await {
-                    here.send(&buffer[..bytes]);
+    /// The connection of a client's address; a new one if there is none yet.
+    fn flow(&self, client: SocketAddr) -> Arc<Flow> {
+        let mut flows = self.flows.lock().unwrap();
+        let number = flows.len();
+        let flow = flows.entry(client).or_insert_with(|| self.open(number, client));
+        Arc::clone(flow)
+    }
+
+    fn open(&self, number: usize, client: SocketAddr) -> Arc<Flow> {
+        let path = Path { bytes_per_s: self.pace_new.load(Relaxed) as f64, ..self.path };
+        let seed = path.seed + 2 * number as u64;
+        let back = Arc::new(Port::new(SocketAddr::from(([127, 0, 0, 1], 0)), Some(self.server)));
+        let flow = Arc::new(Flow {
+            number,
+            to_server: Lane::new(path, seed, Arc::clone(&back), self.server),
+            to_client: Lane::new(path, seed + 1, Arc::clone(&self.front), client),
+            back,
+            busy_at: AtomicU64::new(0),
+        });
+        let [to_server, to_client] = &self.cut_new;
+        flow.to_server.set_cut(to_server.load(Relaxed));
+        flow.to_client.set_cut(to_client.load(Relaxed));
+        let is_left = |left: usize| left.checked_sub(1);
+        if self.cut_next.fetch_update(Relaxed, Relaxed, is_left).is_ok() {
+            flow.cut(Way::Both);
+        }
+        tokio::spawn({
+            let flow = Arc::clone(&flow);
+            async move {
+                let mut buffer = vec![0; 65_536];
+                loop {
+                    let (bytes, _) = flow.back.receive(&mut buffer).await;
+                    flow.to_client.send(&buffer[..bytes]);
                 }
             }
         });
-        Self { cut, there }
+        flow
+    }
+
+    fn choose(&self, lanes: Lanes) -> Vec<Arc<Flow>> {
+        let flows = self.flows.lock().unwrap();
+        let all = flows.values().cloned();
+        match lanes {
+            Lanes::All => all.collect(),
+            Lanes::Half => all.filter(|flow| flow.number % 2 == 0).collect(),
+            Lanes::One => all.max_by_key(|flow| flow.busy_at.load(Relaxed)).into_iter().collect(),
+        }
     }
 }
 
-/// One direction of a connection.
-struct Lane {
-    path: Path,
-    cut: Arc<AtomicBool>,
-    state: Mutex<(SmallRng, Instant)>,
-    queue: UnboundedSender<(Instant, Vec<u8>)>,
-    late: UnboundedSender<(Instant, Vec<u8>)>,
-}
-
-impl Lane {
-    fn new(
-        path: Path,
-        seed: u64,
-        cut: Arc<AtomicBool>,
-        socket: Arc<UdpSocket>,
-        to: SocketAddr,
-    ) -> Self {
-        let state = Mutex::new((SmallRng::seed_from_u64(seed), Instant::now()));
-        let queue = carrier(Arc::clone(&socket), to, Arc::clone(&cut));
-        let late = carrier(socket, to, Arc::clone(&cut));
-        Self { path, cut, state, queue, late }
+impl Flow {
+    fn cut(&self, way: Way) {
+        if way != Way::ToClient {
+            self.to_server.set_cut(true);
+        }
+        if way != Way::ToServer {
+            self.to_client.set_cut(true);
+        }
     }
-
-    fn send(&self, datagram: &[u8]) {
-        let (rng, free_at) = &mut *self.state.lock().unwrap();
-        let (path, now) = (&self.path, Instant::now());
-        if self.cut.load(Relaxed) || rng.random_bool(path.lost) {
-            return;
-        }
-        let starts_at = (*free_at).max(now);
-        if starts_at - now > QUEUE_TIME {
-            return;
-        }
-        *free_at = starts_at + Duration::from_secs_f64(datagram.len() as f64 / path.bytes_per_s);
-        let arrives_at = *free_at + path.delay;
-        let mut datagram = datagram.to_vec();
-        if rng.random_bool(path.damaged) {
-            let at = rng.random_range(0..datagram.len());
-            datagram[at] ^= rng.random_range(1..=255);
-        }
-        if rng.random_bool(path.doubled) {
-            self.queue.send((arrives_at, datagram.clone())).ok();
-        }
-        let is_late = rng.random_bool(path.late);
-        let (queue, at) =
-            if is_late { (&self.late, arrives_at + LATE_TIME) } else { (&self.queue, arrives_at) };
-        queue.send((at, datagram)).ok();
-    }
-}
-
-/// Sends datagrams in the order of the queue, each when its time has come.
-fn carrier(
-    socket: Arc<UdpSocket>,
-    to: SocketAddr,
-    cut: Arc<AtomicBool>,
-) -> UnboundedSender<(Instant, Vec<u8>)> {
-    let (queue, mut waiting) = unbounded_channel::<(Instant, Vec<u8>)>();
-    let is_connected = socket.peer_addr().is_ok();
-    tokio::spawn(async move {
-        while let Some((at, datagram)) = waiting.recv().await {
-            if at > Instant::now() {
-                sleep_until(at).await;
-            }
-            if cut.load(Relaxed) {
-                continue;
-            }
-            // What cannot be sent is lost, as on any network.
-            if is_connected {
-                socket.send(&datagram).await.ok();
-            } else {
-                socket.send_to(&datagram, to).await.ok();
-            }
-        }
-    });
-    queue
 }

@@ -1,0 +1,266 @@
+//! Networks and hosts that are away for a while: the list of WDT's network tests, and more. Each ends
+//! with the whole file, or with an error that says why.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use crate::common::{Serve, eventually, names, unfinished};
+use crate::relay::{Lanes, Relay, Way};
+use crate::scene::{Frozen, MIB, Scene};
+
+/// It goes on within this time of the network's return.
+const RETURN_TIME: Duration = Duration::from_secs(3);
+
+fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+#[test]
+fn ports_that_are_dropped_before_the_transfer_are_done_without() {
+    let scene = Scene::slow(8, 4e5);
+    scene.relay.cut_next(4);
+    let ran = scene.push(&[]).finish();
+    scene.assert_undisturbed(&ran);
+}
+
+#[test]
+fn a_network_that_comes_only_after_the_push_is_waited_for() {
+    let scene = Scene::slow(4, 1e6);
+    for is_shut in [false, true] {
+        if is_shut {
+            scene.relay.reject(Lanes::All);
+        } else {
+            scene.relay.cut(Lanes::All, Way::Both);
+        }
+        let mut push = scene.push(&[]);
+        sleep(ms(2_500));
+        push.assert_runs();
+        scene.relay.heal();
+        scene.assert_undisturbed(&push.finish());
+    }
+}
+
+#[test]
+fn ports_that_are_dropped_during_the_transfer_are_replaced() {
+    let scene = Scene::slow(16, 4e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(4 * MIB);
+    scene.relay.cut(Lanes::Half, Way::Both);
+    push.wait_for(8 * MIB);
+    scene.relay.reject(Lanes::Half);
+    push.wait_for(10 * MIB);
+    scene.hurry();
+    let ran = push.finish();
+    scene.assert_undisturbed(&ran);
+    assert!(ran.summary()["takeovers"].as_u64() >= Some(1), "{ran:?}");
+}
+
+/// 25 glitches, each longer than it takes until a connection counts as silent, and some longer than it
+/// takes until the network counts as gone.
+fn glitch(way_of: impl Fn(&Relay, usize)) {
+    const LENGTHS: [u64; 5] = [300, 400, 600, 900, 1_500];
+    let scene = Scene::slow(64, 1.5e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(MIB / 2);
+    for number in 0..25 {
+        way_of(&scene.relay, number);
+        sleep(ms(LENGTHS[number % LENGTHS.len()]));
+        push.assert_runs();
+        scene.relay.heal();
+        if number % 5 == 4 {
+            let time = push.wait_for_more();
+            assert!(time < RETURN_TIME, "glitch {number}: {time:?}");
+        } else {
+            sleep(ms(150));
+        }
+    }
+    scene.hurry();
+    scene.assert_undisturbed(&push.finish());
+}
+
+fn some_or_all(number: usize) -> Lanes {
+    if number % 3 == 1 { Lanes::Half } else { Lanes::All }
+}
+
+#[test]
+fn twenty_five_glitches_that_drop_are_lived_through() {
+    glitch(|relay, number| relay.cut(some_or_all(number), Way::Both));
+}
+
+#[test]
+fn twenty_five_glitches_that_reject_are_lived_through() {
+    glitch(|relay, number| relay.reject(some_or_all(number)));
+}
+
+#[test]
+fn what_is_lost_one_way_only_is_lived_through() {
+    let scene = Scene::slow(32, 3e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(MIB);
+    for way in [Way::ToServer, Way::ToClient] {
+        scene.relay.cut(Lanes::All, way);
+        sleep(ms(2_000));
+        scene.relay.heal();
+        let time = push.wait_for_more();
+        assert!(time < RETURN_TIME, "{way:?}: {time:?}");
+        // For good, on some: others are opened instead.
+        scene.relay.cut(Lanes::Half, way);
+        push.wait_for_more();
+    }
+    scene.hurry();
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer() {
+    let scene = Scene::slow(32, 3e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(2 * MIB);
+    for seconds in [4, 8] {
+        scene.relay.cut(Lanes::All, Way::Both);
+        sleep(Duration::from_secs(seconds));
+        push.assert_runs();
+        scene.relay.heal();
+        let time = push.wait_for_more();
+        assert!(time < RETURN_TIME, "after {seconds} s: {time:?}");
+    }
+    scene.hurry();
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn a_network_that_is_gone_until_the_server_has_forgotten_is_waited_for_all_the_same() {
+    let mut scene = Scene::slow(32, 3e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(4 * MIB);
+    scene.relay.cut(Lanes::All, Way::Both);
+    scene.serve.child.kill().unwrap();
+    scene.serve.child.wait().unwrap();
+    scene.serve = Serve::at(&scene.host, scene.serve.address);
+    sleep(ms(2_000));
+    scene.relay.heal();
+    let time = push.wait_for_more();
+    assert!(time < RETURN_TIME, "{time:?}");
+    scene.hurry();
+    let ran = push.finish();
+    scene.assert_arrived(&ran);
+    let summary = ran.summary();
+    assert_eq!(summary["interruptions"], 1, "{summary}");
+    assert!(summary["kept_bytes"].as_u64() >= Some(2 * MIB), "{summary}");
+}
+
+#[test]
+fn hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer() {
+    let scene = Scene::slow(32, 3e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(2 * MIB);
+    for is_server in [true, false] {
+        let frozen = Frozen::new(if is_server { &scene.serve.child } else { &push.child });
+        sleep(ms(4_000));
+        drop(frozen);
+        let time = push.wait_for_more();
+        assert!(time < RETURN_TIME, "{is_server}: {time:?}");
+    }
+    scene.hurry();
+    scene.assert_undisturbed(&push.finish());
+}
+
+/// Longer than connections last without a word: as when a lid is closed.
+#[test]
+fn hosts_that_sleep_go_on_when_they_wake() {
+    std::thread::scope(|scope| {
+        for is_server in [true, false] {
+            scope.spawn(move || {
+                let scene = Scene::slow(16, 3e5);
+                let mut push = scene.push(&[]);
+                push.wait_for(2 * MIB);
+                let frozen = Frozen::new(if is_server { &scene.serve.child } else { &push.child });
+                sleep(ms(17_000));
+                drop(frozen);
+                let time = push.wait_for_more();
+                assert!(time < RETURN_TIME, "{is_server}: {time:?}");
+                scene.hurry();
+                scene.assert_arrived(&push.finish());
+            });
+        }
+    });
+}
+
+#[test]
+fn a_server_that_says_nothing_is_given_up() {
+    let scene = Scene::slow(1, 1e6);
+    let frozen = Frozen::new(&scene.serve.child);
+    let since = Instant::now();
+    let ran = scene.push(&["--connect-timeout", "2s"]).finish();
+    ran.assert_failed(3, "cannot reach 127.0.0.1");
+    assert!(since.elapsed() < Duration::from_secs(15), "{:?}", since.elapsed());
+    drop(frozen);
+    assert!(names(&scene.host.root("")).is_empty());
+    // What it finds in its mail when it wakes does it no harm.
+    scene.assert_undisturbed(&scene.push(&[]).finish());
+}
+
+#[test]
+fn a_receiver_that_is_slow_is_waited_for() {
+    let scene = Scene::slow(12, 4e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(MIB);
+    for _ in 0..20 {
+        let frozen = Frozen::new(&scene.serve.child);
+        sleep(ms(250));
+        drop(frozen);
+        sleep(ms(50));
+    }
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn lanes_that_become_very_slow_hold_nobody_up() {
+    let scene = Scene::slow(24, 6e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(2 * MIB);
+    scene.relay.pace(Lanes::One, 1e3);
+    push.wait_for(6 * MIB);
+    scene.relay.pace(Lanes::Half, 1e4);
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn a_client_whose_address_changes_goes_on() {
+    let scene = Scene::slow(24, 4e5);
+    let mut push = scene.push(&[]);
+    push.wait_for(2 * MIB);
+    for lanes in [Lanes::One, Lanes::Half, Lanes::All, Lanes::All] {
+        scene.relay.rebind(lanes);
+        let time = push.wait_for_more();
+        assert!(time < RETURN_TIME, "{lanes:?}: {time:?}");
+        sleep(ms(300));
+    }
+    // While it is away as well, as by a change of networks.
+    scene.relay.cut(Lanes::All, Way::Both);
+    sleep(ms(1_500));
+    scene.relay.rebind(Lanes::All);
+    scene.relay.heal();
+    let time = push.wait_for_more();
+    assert!(time < RETURN_TIME, "{time:?}");
+    scene.hurry();
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn a_push_that_gives_up_leaves_what_can_be_gone_on_with_and_nothing_else() {
+    let scene = Scene::slow(16, 3e5);
+    let mut push = scene.push(&["--retry-for", "1s"]);
+    push.wait_for(4 * MIB);
+    let frozen = Frozen::new(&scene.serve.child);
+    push.finish().assert_failed(3, "cannot reach 127.0.0.1");
+    drop(frozen);
+    let root = scene.host.root("");
+    let left = || names(&root);
+    assert_eq!(left().len(), unfinished(&root).len());
+    scene.hurry();
+    let ran = scene.push(&[]).finish();
+    scene.assert_undisturbed(&ran);
+    assert!(ran.summary()["kept_bytes"].as_u64() >= Some(2 * MIB), "{ran:?}");
+    eventually("nothing else", || left() == ["file"]);
+}

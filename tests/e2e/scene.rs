@@ -1,0 +1,185 @@
+//! A file, a server and a network between them, and a push that is watched while it runs.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::common::{
+    Host, PATIENCE, Ran, Serve, eventually, free_address, hash, names, pid, random,
+};
+use crate::relay::{Path, Relay};
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+pub(crate) struct Scene {
+    pub(crate) host: Host,
+    pub(crate) serve: Serve,
+    pub(crate) relay: Relay,
+    /// What the server has open while nobody pushes.
+    at_rest: usize,
+}
+
+impl Scene {
+    /// A file of `mib` MiB, to be pushed over `path`.
+    pub(crate) fn new(mib: u64, path: Path) -> Self {
+        let host = Host::new();
+        fs::write(host.src("file"), random(mib, (mib * MIB) as usize)).unwrap();
+        let serve = Serve::at(&host, free_address());
+        let relay = Relay::start(serve.address, path);
+        let at_rest = serve.open_files();
+        Self { host, serve, relay, at_rest }
+    }
+
+    /// The same, over a network on which each connection carries so much per second.
+    pub(crate) fn slow(mib: u64, bytes_per_s: f64) -> Self {
+        let delay = Duration::from_millis(2);
+        Self::new(mib, Path { bytes_per_s, delay, ..Path::default() })
+    }
+
+    pub(crate) fn push(&self, args: &[&str]) -> Push {
+        let mut command = self.host.pushing(&[self.host.src("file").as_ref()], &self.relay.url(""));
+        Push::start(command.args(args))
+    }
+
+    /// The network lets everything through at once, so that what is left takes no time.
+    pub(crate) fn hurry(&self) {
+        self.relay.pace(crate::relay::Lanes::All, 1e9);
+    }
+
+    /// That the push has done it in one go, in spite of all; that the file is whole, and that there is
+    /// nothing else: neither files in the root, nor what the server has open.
+    #[track_caller]
+    pub(crate) fn assert_undisturbed(&self, ran: &Ran) {
+        self.assert_arrived(ran);
+        let count = |name: &str| ran.events().iter().filter(|event| event["event"] == name).count();
+        assert_eq!((count("begun"), count("interrupted")), (1, 0), "{ran:?}");
+        assert_eq!(ran.summary()["interruptions"], 0);
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_arrived(&self, ran: &Ran) {
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(hash(&self.host.src("file")), hash(&self.host.root("file")));
+        assert_eq!(names(&self.host.root("")), ["file"]);
+        eventually("the server lets go of everything", || self.serve.open_files() <= self.at_rest);
+    }
+}
+
+/// A push under way.
+pub(crate) struct Push {
+    pub(crate) child: Child,
+    confirmed: Arc<AtomicU64>,
+    stdout: Option<JoinHandle<String>>,
+    stderr: Option<JoinHandle<String>>,
+}
+
+impl Push {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let confirmed = Arc::<AtomicU64>::default();
+        let mut lines = BufReader::new(child.stdout.take().unwrap());
+        let watched = Arc::clone(&confirmed);
+        let stdout = thread::spawn(move || {
+            let (mut all, mut start) = (String::new(), 0);
+            while lines.read_line(&mut all).unwrap() > 0 {
+                let event: Value = serde_json::from_str(&all[start..]).unwrap_or_default();
+                if let Some(bytes) = event["confirmed_bytes"].as_u64() {
+                    watched.store(bytes, Relaxed);
+                }
+                start = all.len();
+            }
+            all
+        });
+        let mut errors = child.stderr.take().unwrap();
+        let stderr = thread::spawn(move || {
+            let mut all = String::new();
+            errors.read_to_string(&mut all).unwrap();
+            all
+        });
+        Self { child, confirmed, stdout: Some(stdout), stderr: Some(stderr) }
+    }
+
+    /// What it has told of as confirmed, in bytes.
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Relaxed)
+    }
+
+    /// Waits until so much is confirmed.
+    #[track_caller]
+    pub(crate) fn wait_for(&mut self, bytes: u64) {
+        eventually(&format!("{bytes} bytes are confirmed"), || {
+            self.assert_runs();
+            self.confirmed() >= bytes
+        });
+    }
+
+    /// Waits until it gets on again. Returns how long that took.
+    #[track_caller]
+    pub(crate) fn wait_for_more(&mut self) -> Duration {
+        let (since, before) = (Instant::now(), self.confirmed());
+        self.wait_for(before + 1);
+        since.elapsed()
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_runs(&mut self) {
+        if let Some(status) = self.child.try_wait().unwrap() {
+            panic!("the push has ended: {status}: {:?}", self.output(-1));
+        }
+    }
+
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Ran {
+        let since = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(since.elapsed() < PATIENCE, "the push does not end");
+            thread::sleep(Duration::from_millis(5));
+        };
+        self.output(status.code().unwrap_or(-1))
+    }
+
+    fn output(&mut self, code: i32) -> Ran {
+        let [stdout, stderr] =
+            [&mut self.stdout, &mut self.stderr].map(|all| all.take().unwrap().join().unwrap());
+        Ran { code, stdout, stderr }
+    }
+}
+
+impl Drop for Push {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// A process that does not run until this is dropped.
+pub(crate) struct Frozen(rustix::process::Pid);
+
+impl Frozen {
+    pub(crate) fn new(child: &Child) -> Self {
+        kill_process(pid(child), Signal::STOP).unwrap();
+        Self(pid(child))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        kill_process(self.0, Signal::CONT).ok();
+    }
+}
