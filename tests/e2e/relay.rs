@@ -134,9 +134,9 @@ impl Relay {
         self.net.carried.load(Relaxed)
     }
 
-    /// Connections that there were so far.
-    pub(crate) fn connections(&self) -> usize {
-        self.net.flows.lock().unwrap().len()
+    /// Bytes that have got through to the server so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        self.net.choose(Lanes::All).iter().map(|flow| flow.to_server.delivered()).sum()
     }
 
     /// Cuts one connection off for good, in the middle of what it sends, after `bytes` of the whole.

@@ -135,11 +135,6 @@ impl Push {
         }
     }
 
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Ran {

@@ -110,10 +110,17 @@ fn open(address: SocketAddr, peer: Option<SocketAddr>) -> std::io::Result<UdpSoc
     UdpSocket::from_std(socket)
 }
 
+/// What carriers and their lane have in common.
+#[derive(Default)]
+struct Carriage {
+    is_cut: AtomicBool,
+    delivered: AtomicU64,
+}
+
 /// One direction of a connection.
 pub(super) struct Lane {
     path: Path,
-    is_cut: Arc<AtomicBool>,
+    carriage: Arc<Carriage>,
     /// Bytes per second.
     rate: AtomicU64,
     state: Mutex<(SmallRng, Instant)>,
@@ -123,16 +130,21 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(path: Path, seed: u64, port: Arc<Port>, to: SocketAddr) -> Self {
-        let is_cut = Arc::<AtomicBool>::default();
+        let carriage = Arc::<Carriage>::default();
         let state = Mutex::new((SmallRng::seed_from_u64(seed), Instant::now()));
-        let queue = carrier(Arc::clone(&port), to, Arc::clone(&is_cut));
-        let late = carrier(port, to, Arc::clone(&is_cut));
+        let queue = carrier(Arc::clone(&port), to, Arc::clone(&carriage));
+        let late = carrier(port, to, Arc::clone(&carriage));
         let rate = AtomicU64::new(path.bytes_per_s as u64);
-        Self { path, is_cut, rate, state, queue, late }
+        Self { path, carriage, rate, state, queue, late }
     }
 
     pub(super) fn set_cut(&self, is_cut: bool) {
-        self.is_cut.store(is_cut, Relaxed);
+        self.carriage.is_cut.store(is_cut, Relaxed);
+    }
+
+    /// Bytes that have reached its end.
+    pub(super) fn delivered(&self) -> u64 {
+        self.carriage.delivered.load(Relaxed)
     }
 
     pub(super) fn set_rate(&self, bytes_per_s: f64) {
@@ -142,7 +154,7 @@ impl Lane {
     pub(super) fn send(&self, datagram: &[u8]) {
         let (rng, free_at) = &mut *self.state.lock().unwrap();
         let (path, now) = (&self.path, Instant::now());
-        if self.is_cut.load(Relaxed) || rng.random_bool(path.lost) {
+        if self.carriage.is_cut.load(Relaxed) || rng.random_bool(path.lost) {
             return;
         }
         let starts_at = (*free_at).max(now);
@@ -171,7 +183,7 @@ impl Lane {
 fn carrier(
     port: Arc<Port>,
     to: SocketAddr,
-    is_cut: Arc<AtomicBool>,
+    carriage: Arc<Carriage>,
 ) -> UnboundedSender<(Instant, Vec<u8>)> {
     let (queue, mut waiting) = unbounded_channel::<(Instant, Vec<u8>)>();
     tokio::spawn(async move {
@@ -179,7 +191,8 @@ fn carrier(
             if at > Instant::now() {
                 sleep_until(at).await;
             }
-            if !is_cut.load(Relaxed) {
+            if !carriage.is_cut.load(Relaxed) {
+                carriage.delivered.fetch_add(datagram.len() as u64, Relaxed);
                 port.send(&datagram, to).await;
             }
         }
