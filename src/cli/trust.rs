@@ -15,8 +15,13 @@ use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
 use quinn::congestion::CubicConfig;
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use super::IdentityArgs;
+
+/// A server that does not answer is asked from another port this often, and from this many.
+const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
+const ATTEMPTS_MAX: usize = 10;
 
 /// Who we are: the given certificate, or the user's own identity.
 pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
@@ -145,16 +150,32 @@ impl Asked {
             Arc::new(CubicConfig::default()),
             Arc::new(Telemetry::default()),
         );
-        let endpoint = endpoint::client(endpoint::any_local(self.address))
-            .map_err(|error| unreachable(error.to_string()))?;
-        let connecting = endpoint
-            .connect_with(config, self.address, "localhost")
-            .map_err(|error| unreachable(error.to_string()))?;
-        let outcome = tokio::time::timeout(self.timeout, connecting).await;
-        let key = *seen.lock().unwrap_or_else(PoisonError::into_inner);
-        key.ok_or_else(|| match outcome {
-            Ok(Err(error)) => unreachable(error.to_string()),
-            _ => unreachable("no answer".into()),
+        let mut attempts = JoinSet::new();
+        let mut next_at = tokio::time::interval(ATTEMPT_INTERVAL);
+        let outcome = tokio::time::timeout(self.timeout, async {
+            loop {
+                tokio::select! {
+                    // The first port may be one that a firewall on the way drops.
+                    _ = next_at.tick(), if attempts.len() < ATTEMPTS_MAX => {
+                        attempts.spawn(attempt(config.clone(), self.address));
+                    }
+                    Some(Ok(ended)) = attempts.join_next() => break ended,
+                }
+            }
         })
+        .await;
+        let key = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        key.ok_or_else(|| unreachable(outcome.unwrap_or_else(|_| "no answer".into())))
     }
+}
+
+/// Tries to connect, from a port of its own. Returns why that has failed, as it does once the server's
+/// key is seen.
+async fn attempt(config: quinn::ClientConfig, address: SocketAddr) -> String {
+    let connected = async {
+        let endpoint = endpoint::client(endpoint::any_local(address))?;
+        let connecting = endpoint.connect_with(config, address, "localhost");
+        connecting.map_err(std::io::Error::other)?.await.map_err(std::io::Error::other)
+    };
+    connected.await.map_or_else(|error| error.to_string(), |_| "it showed no key".into())
 }

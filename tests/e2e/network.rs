@@ -8,8 +8,11 @@ use crate::common::{Serve, eventually, names, unfinished};
 use crate::relay::{Lanes, Relay, Way};
 use crate::scene::{Frozen, MIB, Scene};
 
-/// It goes on within this time of the network's return.
-const RETURN_TIME: Duration = Duration::from_secs(3);
+/// It goes on within three seconds of the network's return; a busy machine may add to that.
+const RETURN_TIME: Duration = Duration::from_secs(5);
+/// What each connection carries per second where it is told how long something takes: the first stripe
+/// of a new one is there in a fraction of that time.
+const PACE: f64 = 1e6;
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -18,9 +21,12 @@ fn ms(milliseconds: u64) -> Duration {
 #[test]
 fn ports_that_are_dropped_before_the_transfer_are_done_without() {
     let scene = Scene::slow(8, 4e5);
-    scene.relay.cut_next(4);
-    let ran = scene.push(&[]).finish();
-    scene.assert_undisturbed(&ran);
+    // At first, when the server's key is still to be looked at, and then when it is known.
+    for dropped in [2, 5] {
+        scene.relay.cut_next(dropped);
+        let ran = scene.push(&[]).finish();
+        scene.assert_undisturbed(&ran);
+    }
 }
 
 #[test]
@@ -59,7 +65,7 @@ fn ports_that_are_dropped_during_the_transfer_are_replaced() {
 /// takes until the network counts as gone.
 fn glitch(way_of: impl Fn(&Relay, usize)) {
     const LENGTHS: [u64; 5] = [300, 400, 600, 900, 1_500];
-    let scene = Scene::slow(64, 1.5e5);
+    let scene = Scene::slow(64, 4e5);
     let mut push = scene.push(&[]);
     push.wait_for(MIB / 2);
     for number in 0..25 {
@@ -94,7 +100,7 @@ fn twenty_five_glitches_that_reject_are_lived_through() {
 
 #[test]
 fn what_is_lost_one_way_only_is_lived_through() {
-    let scene = Scene::slow(32, 3e5);
+    let scene = Scene::slow(96, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(MIB);
     for way in [Way::ToServer, Way::ToClient] {
@@ -113,7 +119,7 @@ fn what_is_lost_one_way_only_is_lived_through() {
 
 #[test]
 fn a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer() {
-    let scene = Scene::slow(32, 3e5);
+    let scene = Scene::slow(64, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for seconds in [4, 8] {
@@ -130,7 +136,7 @@ fn a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer() {
 
 #[test]
 fn a_network_that_is_gone_until_the_server_has_forgotten_is_waited_for_all_the_same() {
-    let mut scene = Scene::slow(32, 3e5);
+    let mut scene = Scene::slow(64, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(4 * MIB);
     scene.relay.cut(Lanes::All, Way::Both);
@@ -151,7 +157,7 @@ fn a_network_that_is_gone_until_the_server_has_forgotten_is_waited_for_all_the_s
 
 #[test]
 fn hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer() {
-    let scene = Scene::slow(32, 3e5);
+    let scene = Scene::slow(64, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for is_server in [true, false] {
@@ -171,7 +177,7 @@ fn hosts_that_sleep_go_on_when_they_wake() {
     std::thread::scope(|scope| {
         for is_server in [true, false] {
             scope.spawn(move || {
-                let scene = Scene::slow(16, 3e5);
+                let scene = Scene::slow(32, PACE);
                 let mut push = scene.push(&[]);
                 push.wait_for(2 * MIB);
                 let frozen = Frozen::new(if is_server { &scene.serve.child } else { &push.child });
@@ -227,7 +233,7 @@ fn lanes_that_become_very_slow_hold_nobody_up() {
 
 #[test]
 fn a_client_whose_address_changes_goes_on() {
-    let scene = Scene::slow(24, 4e5);
+    let scene = Scene::slow(96, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for lanes in [Lanes::One, Lanes::Half, Lanes::All, Lanes::All] {

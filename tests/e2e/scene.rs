@@ -68,7 +68,10 @@ impl Scene {
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(hash(&self.host.src("file")), hash(&self.host.root("file")));
         assert_eq!(names(&self.host.root("")), ["file"]);
+        let since = Instant::now();
+        eprintln!("push {}", ran.summary()["seconds"]);
         eventually("the server lets go of everything", || self.serve.open_files() <= self.at_rest);
+        eprintln!("let go after {:?}", since.elapsed());
     }
 }
 
@@ -125,13 +128,15 @@ impl Push {
     pub(crate) fn wait_for_more(&mut self) -> Duration {
         let (since, before) = (Instant::now(), self.confirmed());
         self.wait_for(before + 1);
+        eprintln!("goes on after {:?}", since.elapsed());
         since.elapsed()
     }
 
     #[track_caller]
     pub(crate) fn assert_runs(&mut self) {
         if let Some(status) = self.child.try_wait().unwrap() {
-            panic!("the push has ended: {status}: {:?}", self.output(-1));
+            let ran = self.output(status.code().unwrap_or(-1));
+            panic!("the push has ended: {ran:?}");
         }
     }
 
@@ -143,7 +148,10 @@ impl Push {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
             }
-            assert!(since.elapsed() < PATIENCE, "the push does not end");
+            if since.elapsed() > PATIENCE {
+                self.child.kill().unwrap();
+                panic!("the push does not end: {:?}", self.output(-1));
+            }
             thread::sleep(Duration::from_millis(5));
         };
         self.output(status.code().unwrap_or(-1))
