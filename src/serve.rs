@@ -505,6 +505,8 @@ impl Desk {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end_broken(&error.to_string());
             }
+            // Connections that are dead need not be waited for.
+            ConnError::Done if transfer.outcome().is_some() => transfer.end(&error.to_string()),
             ConnError::Lost(_)
             | ConnError::Stalled(_)
             | ConnError::Done
@@ -513,8 +515,7 @@ impl Desk {
         if transfer.leave(number) > 0 {
             return;
         }
-        let heard = matches!(error, ConnError::Done) && transfer.outcome().is_some();
-        if transfer.end_reason().is_none() && !heard {
+        if transfer.end_reason().is_none() {
             let has_ended = tokio::time::timeout(DESERTED_TIME, transfer.ended()).await.is_ok();
             if !has_ended {
                 if !transfer.is_deserted(DESERTED_TIME) {
