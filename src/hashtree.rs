@@ -32,15 +32,44 @@ pub fn hash_parts<'a>(
     parts: impl Iterator<Item = &'a [u8]>,
     file_bytes: u64,
 ) -> [u8; 32] {
-    let is_whole = len == file_bytes;
-    let mut hasher = blake3::Hasher::new();
-    if !is_whole {
-        hasher.set_input_offset(offset);
-    }
+    let mut hasher = PieceHasher::new(offset, len, file_bytes);
     for part in parts {
         hasher.update(part);
     }
-    if is_whole { *hasher.finalize().as_bytes() } else { hasher.finalize_non_root() }
+    hasher.finish()
+}
+
+/// The [`piece_hash`] of a piece that comes bit by bit.
+#[derive(Debug)]
+pub struct PieceHasher {
+    hasher: blake3::Hasher,
+    is_whole: bool,
+}
+
+impl PieceHasher {
+    /// Of a piece of `len` bytes.
+    pub fn new(offset: u64, len: u64, file_bytes: u64) -> Self {
+        let is_whole = len == file_bytes;
+        let mut hasher = blake3::Hasher::new();
+        if !is_whole {
+            hasher.set_input_offset(offset);
+        }
+        Self { hasher, is_whole }
+    }
+
+    /// Takes in what comes next.
+    pub fn update(&mut self, part: &[u8]) {
+        self.hasher.update(part);
+    }
+
+    /// The hash, once all has come.
+    pub fn finish(&self) -> [u8; 32] {
+        if self.is_whole {
+            *self.hasher.finalize().as_bytes()
+        } else {
+            self.hasher.finalize_non_root()
+        }
+    }
 }
 
 /// Collects a file's pieces. Keeps only what is not merged yet: a few nodes for each gap.

@@ -218,7 +218,8 @@ impl Transfer {
         let (done, is_done) = oneshot::channel::<()>();
         // On a thread of its own: a client that does not read would keep one of those that write files.
         let thread = thread::Builder::new().name("qbulk-recall".into()).spawn(move || {
-            transfer.sink.recall(|message| sender.blocking_send(message).is_ok());
+            let goes_on = || !sender.is_closed();
+            transfer.sink.recall(goes_on, |message| sender.blocking_send(message).is_ok());
             drop(done);
         });
         match thread {

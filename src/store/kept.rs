@@ -1,6 +1,9 @@
 //! What earlier runs of a push have left at the receiver.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,7 +14,7 @@ use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::os;
 use super::sink::PARTIAL_MAX;
 use super::temp::{TempFile, temp_name};
-use crate::hashtree::HashTree;
+use crate::hashtree::{HashTree, PieceHasher};
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
 
 /// The temporary name of a file that a later run can go on with.
@@ -32,6 +35,8 @@ pub(super) struct Kept {
 pub(super) struct Part {
     pub(super) temp: Arc<TempFile>,
     pub(super) tree: HashTree,
+    /// The size of the whole file, in bytes.
+    bytes: u64,
 }
 
 impl Kept {
@@ -65,7 +70,7 @@ impl Kept {
             };
             let temp = TempFile::reopen(Arc::new(parent.ok()?), part_name(&tag, &file), bytes)?;
             temp.keep();
-            Some((file, Part { temp: Arc::new(temp), tree }))
+            Some((file, Part { temp: Arc::new(temp), tree, bytes }))
         };
         let parts = known.into_iter().filter_map(part).collect();
         Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()) }
@@ -89,15 +94,20 @@ impl Kept {
         }
     }
 
-    /// Tells what there is, until `say` is false. Files that were changed since are left out.
-    pub(super) fn tell(&self, root: &Dir, mut say: impl FnMut(Control) -> bool) {
-        let pieces = |part: &Part| -> Vec<KeptPiece> {
-            let pieces = part.tree.pieces().into_iter();
-            pieces.map(|(offset, len, hash)| KeptPiece { offset, len, hash }).collect()
-        };
-        let parts: Vec<(FileKey, Vec<KeptPiece>)> =
-            lock(&self.parts).iter().map(|(&file, part)| (file, pieces(part))).collect();
-        for (file, pieces) in parts {
+    /// Tells what there is, until `say` is false or `goes_on` is. Files that were changed since, and
+    /// pieces that are not as they were written, are left out.
+    pub(super) fn tell(
+        &self,
+        root: &Dir,
+        goes_on: impl Fn() -> bool,
+        mut say: impl FnMut(Control) -> bool,
+    ) {
+        let files: Vec<FileKey> = lock(&self.parts).keys().copied().collect();
+        for file in files {
+            let pieces = self.intact(&file, &goes_on);
+            if !goes_on() {
+                return;
+            }
             for pieces in pieces.chunks(KEPT_MAX) {
                 if !say(Control::KeptPieces { file, pieces: pieces.to_vec() }) {
                     return;
@@ -125,6 +135,58 @@ impl Kept {
             say(Control::KeptEnd);
         }
     }
+
+    /// The pieces of a file that are still what they were; the others are forgotten.
+    fn intact(&self, file: &FileKey, goes_on: impl Fn() -> bool) -> Vec<KeptPiece> {
+        let (temp, bytes, pieces) = match lock(&self.parts).get(file) {
+            Some(part) => (Arc::clone(&part.temp), part.bytes, part.tree.pieces()),
+            None => return Vec::new(),
+        };
+        let mut tree = HashTree::new(bytes);
+        let mut is_damaged = false;
+        for &(offset, len, hash) in &pieces {
+            let found = hash_of(temp.file(), offset, len, bytes, &goes_on);
+            if found.is_ok_and(|found| found == hash) {
+                tree.add(offset, len, hash);
+            } else {
+                is_damaged = true;
+            }
+        }
+        let intact = tree.pieces();
+        if is_damaged && goes_on() {
+            tracing::warn!("what was kept of a file has changed since: some of it is sent again");
+            if let Some(part) = lock(&self.parts).get_mut(file) {
+                part.tree = tree;
+            }
+        }
+        let piece = |(offset, len, hash)| KeptPiece { offset, len, hash };
+        intact.into_iter().map(piece).collect()
+    }
+}
+
+/// The hash of a piece as it is in the file.
+fn hash_of(
+    file: &File,
+    offset: u64,
+    len: u64,
+    file_bytes: u64,
+    goes_on: impl Fn() -> bool,
+) -> io::Result<[u8; 32]> {
+    const CHUNK_BYTES: u64 = 1 << 20;
+    let mut hasher = PieceHasher::new(offset, len, file_bytes);
+    let mut buffer = vec![0; len.min(CHUNK_BYTES) as usize];
+    let end = offset + len;
+    let mut at = offset;
+    while at < end {
+        if !goes_on() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        let chunk = &mut buffer[..(end - at).min(CHUNK_BYTES) as usize];
+        file.read_exact_at(chunk, at)?;
+        hasher.update(chunk);
+        at += chunk.len() as u64;
+    }
+    Ok(hasher.finish())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -283,9 +283,10 @@ impl Sink {
         !self.kept.is_empty()
     }
 
-    /// Tells what there is of earlier runs, until `say` is false.
-    pub fn recall(&self, say: impl FnMut(Control) -> bool) {
-        self.kept.tell(&self.root, say);
+    /// Tells what there is of earlier runs, and still is what it was, until `say` is false or `goes_on`
+    /// is. Reads all of it.
+    pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Control) -> bool) {
+        self.kept.tell(&self.root, goes_on, say);
     }
 
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
@@ -667,7 +668,7 @@ impl Partial {
 
     /// Goes on with what an earlier run has left, if it has.
     fn with(mut self, kept: Option<Part>) -> Self {
-        if let Some(Part { temp, tree }) = kept {
+        if let Some(Part { temp, tree, .. }) = kept {
             self.temp = OnceLock::from(Ok(temp));
             self.progress = Mutex::new(Progress { tree, seal: None });
         }

@@ -117,7 +117,7 @@ impl Drop for TempFile {
 }
 
 fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
-    let flags = flags | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 

@@ -5,6 +5,7 @@
 mod clients;
 mod common;
 mod fault;
+mod halves;
 mod hostile;
 mod interrupted;
 mod limits;
