@@ -360,6 +360,8 @@ impl Sink {
         let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
         if let Err(error) = written {
             self.tally.note_fatal(&partial.path, &error);
+            // What is durable of the file stays for when there is room again.
+            self.check_disk()?;
             return self.give_up(piece.item, &partial, reason(&error));
         }
         let is_done = {

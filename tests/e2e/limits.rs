@@ -1,11 +1,12 @@
 //! Targets that cannot take what is sent.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::{Host, Serve, hash, names, random, tree, unfinished};
+use crate::relay::{Path as Lane, Relay};
 
 #[test]
 fn a_target_that_is_read_only_is_refused_at_once() {
@@ -56,6 +57,12 @@ impl<'a> Mount<'a> {
         let status = mount.stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|status| status.success()).then(|| Self(at))
     }
+
+    fn resize(&self, size: &str) {
+        let mut mount = Command::new("mount");
+        mount.arg("-o").arg(format!("remount,size={size}")).arg(self.0);
+        assert!(mount.status().unwrap().success());
+    }
 }
 
 impl Drop for Mount<'_> {
@@ -105,10 +112,40 @@ fn a_full_disk_ends_the_transfer_which_goes_on_once_there_is_room() {
 
     // Of a sparse file it is known only in the end how much of it there is.
     for (data, code) in [(1 << 20, 0), (16 << 20, 5)] {
-        let sparse = fs::File::create(host.src("sparse")).unwrap();
+        let sparse = File::create(host.src("sparse")).unwrap();
         sparse.write_all_at(&random(1, data), 1 << 30).unwrap();
         let ran = host.push(host.src("sparse"), &serve.url(""));
         assert_eq!(ran.code, code, "{ran:?}");
     }
+    drop(serve);
+}
+
+/// No room is reserved for a file with holes: the disk is full in the middle of it.
+#[test]
+fn a_disk_that_is_full_in_the_middle_of_a_file_keeps_what_is_there() {
+    let host = Host::new();
+    let root = host.root("");
+    let Some(mount) = Mount::new(&root) else {
+        eprintln!(
+            "a_disk_that_is_full_in_the_middle...: skipped: no file system can be mounted here"
+        );
+        return;
+    };
+    let source = File::create(host.src("holed")).unwrap();
+    source.set_len(64 << 20).unwrap();
+    source.write_all_at(&random(1, 12 << 20), 32 << 20).unwrap();
+    let serve = Serve::start(&host);
+    // Slowly, so that what is there is noted before there is no room for that either.
+    let relay = Relay::start(serve.address, Lane { bytes_per_s: 1e6, ..Lane::default() });
+    let ran = host.push(host.src("holed"), &relay.url(""));
+    ran.assert_failed(5, "No space left on device");
+    serve.event("aborted");
+    assert_eq!(names(&root).len(), unfinished(&root).len(), "nothing but what is kept");
+    mount.resize("64m");
+    let ran = host.push(host.src("holed"), &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.summary()["kept_bytes"].as_u64() >= Some(1 << 20), "{ran:?}");
+    assert_eq!(hash(&host.src("holed")), hash(&host.root("holed")));
+    assert_eq!(names(&root), ["holed"]);
     drop(serve);
 }

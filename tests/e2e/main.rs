@@ -14,6 +14,7 @@ mod receipt;
 mod relay;
 mod scene;
 mod soak;
+mod source;
 mod transfer;
 mod trust;
 mod usage;
