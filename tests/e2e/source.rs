@@ -8,6 +8,9 @@ use crate::common::{Host, Serve, hash, names, random, unfinished};
 use crate::relay::Lanes;
 use crate::scene::{MIB, Scene};
 
+/// What it is called, and what does it.
+type Harm = (&'static str, fn(&Path));
+
 /// While a file is under way, `harm` is done to it: it fails alone and by name, what was there stays,
 /// and no half is left.
 #[track_caller]
@@ -31,7 +34,7 @@ fn assert_fails_under_way(what: &str, harm: impl FnOnce(&Path)) {
 
 #[test]
 fn a_file_that_is_lost_while_it_is_sent_fails_alone() {
-    let harm: [(&str, fn(&Path)); 4] = [
+    let harm: [Harm; 4] = [
         ("truncated", |path| File::options().write(true).open(path).unwrap().set_len(MIB).unwrap()),
         ("deleted", |path| fs::remove_file(path).unwrap()),
         ("replaced by a folder", |path| {
