@@ -189,8 +189,9 @@ fn give_up_a_server_that_sleeps() {
     let scene = Scene::slow(16, 3e5);
     let mut push = scene.push(&["--retry-for", "1s"]);
     push.wait_for(4 * MIB);
-    let frozen = Frozen::new(&scene.serve.child);
+    let (frozen, since) = (Frozen::new(&scene.serve.child), Instant::now());
     push.finish().assert_failed(3, "cannot reach 127.0.0.1");
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
     drop(frozen);
     let root = scene.host.root("");
     assert_eq!(names(&root).len(), unfinished(&root).len());
