@@ -67,7 +67,7 @@ impl Scene {
     pub(crate) fn assert_arrived(&self, ran: &Ran) {
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(hash(&self.host.src("file")), hash(&self.host.root("file")));
-        assert_eq!(names(&self.host.root("")), ["file"]);
+        assert_eq!(names(&self.host.root("")), ["file"], "{ran:?}");
         let since = Instant::now();
         eventually("the server lets go of everything", || self.serve.open_files() <= self.at_rest);
         assert!(since.elapsed() < PATIENCE / 10, "{:?}", since.elapsed());

@@ -15,10 +15,10 @@ type Harm = (&'static str, fn(&Path));
 /// and no half is left.
 #[track_caller]
 fn assert_fails_under_way(what: &str, harm: impl FnOnce(&Path)) {
-    let scene = Scene::slow(16, 4e5);
+    let scene = Scene::slow(48, 3e5);
     fs::write(scene.host.root("file"), b"old").unwrap();
     let mut push = scene.push(&[]);
-    push.wait_for(2 * MIB);
+    push.wait_for(MIB);
     harm(&scene.host.src("file"));
     scene.relay.pace(Lanes::All, 1e9);
     let ran = push.finish();
