@@ -500,17 +500,14 @@ impl Desk {
         drop(seat);
         tracing::debug!(transfer = transfer.name, number, %error, "connection over");
         match &error {
-            ConnError::Aborted => transfer.end(&error.to_string()),
+            // The client is gone: its connections that are dead need not be waited for. One whose hello
+            // came so late that it has begun the transfer anew is its last as well.
+            ConnError::Aborted | ConnError::Done => transfer.end(&error.to_string()),
             ConnError::Protocol(_) | ConnError::Sink(_) => {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
                 transfer.end_broken(&error.to_string());
             }
-            // Connections that are dead need not be waited for.
-            ConnError::Done if transfer.outcome().is_some() => transfer.end(&error.to_string()),
-            ConnError::Lost(_)
-            | ConnError::Stalled(_)
-            | ConnError::Done
-            | ConnError::Refused(_) => {}
+            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Refused(_) => {}
         }
         if transfer.leave(number) > 0 {
             return;
