@@ -500,8 +500,7 @@ impl Desk {
         drop(seat);
         tracing::debug!(transfer = transfer.name, number, %error, "connection over");
         match &error {
-            // The client is gone: its connections that are dead need not be waited for. One whose hello
-            // came so late that it has begun the transfer anew is its last as well.
+            // The client is gone: its connections that are dead need not be waited for.
             ConnError::Aborted | ConnError::Done => transfer.end(&error.to_string()),
             ConnError::Protocol(_) | ConnError::Sink(_) => {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());

@@ -129,11 +129,6 @@ impl Relay {
         format!("qbulk://{}/{path}", self.address)
     }
 
-    /// Bytes that came from the client so far.
-    pub(crate) fn carried(&self) -> u64 {
-        self.net.carried.load(Relaxed)
-    }
-
     /// Bytes that have got through to the server so far.
     pub(crate) fn delivered(&self) -> u64 {
         self.net.choose(Lanes::All).iter().map(|flow| flow.to_server.delivered()).sum()

@@ -69,7 +69,6 @@ impl Scene {
         assert_eq!(hash(&self.host.src("file")), hash(&self.host.root("file")));
         let since = Instant::now();
         eventually("the server lets go of everything", || self.serve.open_files() <= self.at_rest);
-        // A connection that was just being opened may have come too late.
         eventually("nothing is unfinished", || unfinished(&self.host.root("")).is_empty());
         assert_eq!(names(&self.host.root("")), ["file"], "{ran:?}");
         assert!(since.elapsed() < PATIENCE / 10, "{:?}: {ran:?}", since.elapsed());
