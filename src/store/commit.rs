@@ -32,6 +32,8 @@ const PIECES_MAX: usize = 4_096;
 /// time.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(5);
 const CHECKPOINT_SHARE: u32 = 5;
+/// However long flushing takes, it is begun again after so long.
+const CHECKPOINT_INTERVAL_MAX: Duration = Duration::from_millis(250);
 /// How often the journal itself is flushed.
 const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -271,7 +273,8 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
         self.write_journal();
         let pause = began.elapsed() * (CHECKPOINT_SHARE - 1);
-        self.checkpoint_at = Instant::now() + pause.max(CHECKPOINT_INTERVAL);
+        self.checkpoint_at =
+            Instant::now() + pause.clamp(CHECKPOINT_INTERVAL, CHECKPOINT_INTERVAL_MAX);
     }
 
     /// What cannot be noted is sent again by a later run: that is no reason to end this one.

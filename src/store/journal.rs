@@ -18,7 +18,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
@@ -266,6 +266,8 @@ pub struct Journal {
     file: File,
     /// Its length when it was opened: what earlier runs have left.
     kept_bytes: u64,
+    /// When an earlier run last wrote to it.
+    kept_at: SystemTime,
     buffer: Vec<u8>,
 }
 
@@ -283,8 +285,10 @@ impl Journal {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 // Whoever had it before may have removed it meanwhile.
                 Ok(()) if file.metadata()?.nlink() > 0 => {
-                    let kept_bytes = file.metadata()?.len();
-                    return Ok(Self { owner, root, name, file, kept_bytes, buffer: Vec::new() });
+                    let found = file.metadata()?;
+                    let (kept_bytes, kept_at) = (found.len(), found.modified()?);
+                    let buffer = Vec::new();
+                    return Ok(Self { owner, root, name, file, kept_bytes, kept_at, buffer });
                 }
                 Ok(()) => {}
                 Err(error) if began.elapsed() > LOCK_TIME => return Err(error.into()),
@@ -296,6 +300,15 @@ impl Journal {
     /// Whose it is.
     pub fn owner(&self) -> Owner {
         self.owner
+    }
+
+    /// Whether a file was changed in any way after the last of an earlier run's entries was written.
+    /// The run itself goes on writing until its next entry, for less than `grace`.
+    pub fn is_changed_since(&self, file: &File, grace: Duration) -> io::Result<bool> {
+        let (seconds, nanoseconds) = Stamp::of(file)?.ctime;
+        let changed = Duration::new(seconds.max(0).cast_unsigned(), nanoseconds as u32);
+        let kept = self.kept_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(changed > kept + grace)
     }
 
     /// What earlier runs have left.

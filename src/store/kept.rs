@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cap_std::fs::Dir;
 
@@ -16,6 +17,9 @@ use super::sink::PARTIAL_MAX;
 use super::temp::{TempFile, temp_name};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
+
+/// After its last entry in the journal, a run that is killed may have written for so long.
+const GRACE: Duration = Duration::from_millis(100);
 
 /// The temporary name of a file that a later run can go on with.
 pub(super) fn part_name(push_tag: &str, file: &FileKey) -> String {
@@ -37,6 +41,8 @@ pub(super) struct Part {
     pub(super) tree: HashTree,
     /// The size of the whole file, in bytes.
     bytes: u64,
+    /// Somebody may have changed it since.
+    is_suspect: bool,
 }
 
 impl Kept {
@@ -70,7 +76,8 @@ impl Kept {
             };
             let temp = TempFile::reopen(Arc::new(parent.ok()?), part_name(&tag, &file), bytes)?;
             temp.keep();
-            Some((file, Part { temp: Arc::new(temp), tree, bytes }))
+            let is_suspect = journal.is_changed_since(temp.file(), GRACE).unwrap_or(true);
+            Some((file, Part { temp: Arc::new(temp), tree, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
         Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()) }
@@ -136,10 +143,15 @@ impl Kept {
         }
     }
 
-    /// The pieces of a file that are still what they were; the others are forgotten.
+    /// The pieces of a file that are still what they were; the others are forgotten. Only what was
+    /// changed since the journal was last written to is read: a large half would take long.
     fn intact(&self, file: &FileKey, goes_on: impl Fn() -> bool) -> Vec<KeptPiece> {
+        let piece = |(offset, len, hash)| KeptPiece { offset, len, hash };
         let (temp, bytes, pieces) = match lock(&self.parts).get(file) {
-            Some(part) => (Arc::clone(&part.temp), part.bytes, part.tree.pieces()),
+            Some(part) if part.is_suspect => {
+                (Arc::clone(&part.temp), part.bytes, part.tree.pieces())
+            }
+            Some(part) => return part.tree.pieces().into_iter().map(piece).collect(),
             None => return Vec::new(),
         };
         let mut tree = HashTree::new(bytes);
@@ -159,7 +171,6 @@ impl Kept {
                 part.tree = tree;
             }
         }
-        let piece = |(offset, len, hash)| KeptPiece { offset, len, hash };
         intact.into_iter().map(piece).collect()
     }
 }

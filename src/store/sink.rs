@@ -284,7 +284,7 @@ impl Sink {
     }
 
     /// Tells what there is of earlier runs, and still is what it was, until `say` is false or `goes_on`
-    /// is. Reads all of it.
+    /// is. Reads what may have been changed.
     pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Control) -> bool) {
         self.kept.tell(&self.root, goes_on, say);
     }
