@@ -45,6 +45,7 @@
 
 pub mod buffers;
 pub mod certs;
+mod clock;
 pub mod congestion;
 pub mod error;
 pub mod event;

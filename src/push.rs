@@ -30,6 +30,7 @@ use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
 use self::source::{Found, Source};
 use crate::buffers::Buffers;
+use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, PushEvent, Summary};
@@ -66,7 +67,7 @@ pub async fn push(
     report: PushReporter,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
-    let (began, started) = (Instant::now(), SystemTime::now());
+    let (began, started) = (clock::now(), SystemTime::now());
     let mut retry = Retry::new(config.retry_for);
     let (mut interruptions, mut sent_bytes) = (0, 0);
     tokio::pin!(stop);
@@ -93,7 +94,8 @@ pub async fn push(
         };
         sent_bytes += push.confirmed_bytes;
         let was_accepted = push.reach.is_accepted();
-        let Some(wait) = retry.wait_after(&error, was_accepted, Instant::now()) else {
+        let alive_at = was_accepted.then(|| push.pool.alive_at());
+        let Some(wait) = retry.wait_after(&error, alive_at, clock::now()) else {
             return Err(error);
         };
         interruptions += u64::from(was_accepted);
@@ -168,7 +170,7 @@ impl Push {
         let source = Source::new(starts(&config.sources)?, receipt.clone());
         let number = push_number(&config.sources, &config.destination);
         let pool = PoolConfig { stuck_after: config.retry_for.max(STUCK_TIME_MIN), ..config.pool };
-        let now = Instant::now();
+        let now = clock::now();
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
         let path = PathKey {
@@ -182,6 +184,7 @@ impl Push {
             servers: config.servers,
             server_name: config.server_name.clone(),
             bind: config.bind,
+            sockets: config.sockets,
             tls: Arc::new(tls::client_config(&config.identity, config.trust)?),
             datagram_bytes_max: config.datagram_bytes_max,
             congestion: config.congestion.controllers(&budget),
@@ -356,7 +359,7 @@ impl Push {
 
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
         let Some(link) = self.links.remove(&conn) else { return };
-        self.connections.down(conn, link.sample(), verdict.name(), Instant::now());
+        self.connections.down(conn, link.sample(), verdict.name(), clock::now());
         link.close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
         for other in self.links.values() {
@@ -375,7 +378,7 @@ impl Push {
                 self.reading -= 1;
                 for (item, hash) in sealed {
                     let seal = self.source.seal(&item, hash);
-                    self.pool.handle(Input::Offered(seal), Instant::now());
+                    self.pool.handle(Input::Offered(seal), clock::now());
                 }
                 for failure in failures {
                     self.failures.add(failure);
@@ -386,7 +389,7 @@ impl Push {
     }
 
     fn on_up(&mut self, conn: ConnId, link: Link) {
-        let now = Instant::now();
+        let now = clock::now();
         if self.pool.role(conn).is_none() {
             return link.close(wire::CLOSE_CONDEMNED); // given up while it was opened
         }
@@ -415,12 +418,12 @@ impl Push {
             self.ask_again(conn);
         }
         self.reach.lost(error, self.pool.stats().opened)?;
-        self.pool.handle(Input::Lost(conn), Instant::now());
+        self.pool.handle(Input::Lost(conn), clock::now());
         Ok(())
     }
 
     fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
-        let now = Instant::now();
+        let now = clock::now();
         match message {
             Control::Welcome { version: VERSION, destination, instance, kept } => {
                 self.on_welcome(conn, destination, instance, kept)?;
@@ -523,7 +526,7 @@ impl Push {
     /// It is known what is at the destination: data may flow.
     fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
         self.source.name(&self.destination, destination, kept)?;
-        self.pool.handle(Input::Accepted, Instant::now());
+        self.pool.handle(Input::Accepted, clock::now());
         Ok(())
     }
 
@@ -589,7 +592,7 @@ impl Push {
             Found::Entry(Ok(entry)) => match self.source.take(entry) {
                 Ok(items) => {
                     for item in items {
-                        self.pool.handle(Input::Offered(item), Instant::now());
+                        self.pool.handle(Input::Offered(item), clock::now());
                     }
                 }
                 Err(failure) => self.failures.add(failure),
@@ -597,13 +600,13 @@ impl Push {
             Found::Entry(Err(failure)) => self.failures.add(failure),
             Found::End => {
                 self.source_done = true;
-                self.pool.handle(Input::SourceDone, Instant::now());
+                self.pool.handle(Input::SourceDone, clock::now());
             }
         }
     }
 
     fn on_tick(&mut self) -> Result<(), Error> {
-        let now = Instant::now();
+        let now = clock::now();
         for (&conn, link) in &self.links {
             self.pool.handle(Input::Sample(conn, link.sample()), now);
         }

@@ -14,13 +14,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Endpoint, Incoming, VarInt};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use self::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
 pub use self::limits::Limits;
@@ -32,6 +33,7 @@ use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::{Fingerprint, Identity};
 use crate::net::endpoint::{self, DATAGRAM_BYTES_MAX, PathMtu, RECEIVE_BUFFER_LIMIT};
+use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::{self, ServerTrust};
 use crate::store::clean::{Left, clean};
 use crate::store::journal::{Journal, Owner};
@@ -47,6 +49,8 @@ use crate::wire::{
 pub struct ServeConfig {
     /// The UDP address; port 0 lets the system choose one.
     pub listen: SocketAddr,
+    /// Where the socket comes from.
+    pub sockets: Arc<dyn Sockets>,
     /// The folder that transfers are written below.
     pub root: PathBuf,
     /// Who we are.
@@ -71,6 +75,7 @@ impl ServeConfig {
     ) -> Self {
         Self {
             listen,
+            sockets: Arc::new(SystemSockets),
             root,
             identity,
             trust,
@@ -128,8 +133,8 @@ impl Server {
         let listen = |error: std::io::Error| {
             Error::Connect(format!("cannot listen on {}: {}", config.listen, reason(&error)))
         };
-        let endpoint =
-            endpoint::server(config.listen, Arc::clone(&tls), &secret).map_err(listen)?;
+        let (sockets, ours) = (&*config.sockets, Arc::clone(&tls));
+        let endpoint = endpoint::server(sockets, config.listen, ours, &secret).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
         Ok(Self {
             endpoint,

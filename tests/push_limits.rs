@@ -13,6 +13,7 @@ use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint;
+use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
@@ -79,7 +80,7 @@ impl Host {
             ServerTrust { allowed: [self.identity.fingerprint()].into(), ..ServerTrust::default() };
         let tls = Arc::new(tls::server_config(&self.identity, trust).expect("TLS"));
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let endpoint = endpoint::server(listen, tls, &[0; 32]).expect("a socket");
+        let endpoint = endpoint::server(&SystemSockets, listen, tls, &[0; 32]).expect("a socket");
         let address = endpoint.local_addr().expect("an address");
         let (behave, count) = (Arc::new(behave), Arc::new(AtomicU32::new(0)));
         tokio::spawn(async move {

@@ -9,6 +9,7 @@ use clap::Args;
 use qbulk::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use qbulk::identity::{Identity, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
+use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use quinn::{Connection, Endpoint, VarInt};
@@ -48,7 +49,12 @@ pub(crate) async fn receive(end: Receive) -> Result<()> {
     let identity = Identity::load_or_create(&config_dir()?)?;
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let tls = Arc::new(tls::server_config(&identity, trust)?);
-    let endpoint = endpoint::server((Ipv4Addr::LOCALHOST, 0).into(), Arc::clone(&tls), &[0; 32])?;
+    let endpoint = endpoint::server(
+        &SystemSockets,
+        (Ipv4Addr::LOCALHOST, 0).into(),
+        Arc::clone(&tls),
+        &[0; 32],
+    )?;
     println!("{}", endpoint.local_addr()?);
     let left = Arc::new(AtomicU64::new(end.stripes * STRIPE_BYTES));
     let mut tasks = JoinSet::new();
@@ -89,7 +95,7 @@ pub(crate) async fn send(end: Send) -> Result<()> {
     let budget = SharedBudget::new(BudgetConfig::default(), std::time::Instant::now());
     let mut connections = JoinSet::new();
     for _ in 0..end.connections {
-        let endpoint = endpoint::client(endpoint::any_local(end.address))?;
+        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(end.address))?;
         let mtu = PathMtu::of(end.address, end.mtu);
         let telemetry = Arc::new(Telemetry::default());
         let congestion = Algorithm::default().controllers(&budget);

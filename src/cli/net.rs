@@ -111,6 +111,7 @@ mod tests {
 
     use qbulk::identity::Identity;
     use qbulk::net::endpoint;
+    use qbulk::net::sockets::SystemSockets;
     use qbulk::net::tls::{self, ServerTrust};
 
     use super::*;
@@ -135,7 +136,7 @@ mod tests {
         let identity = Identity::load_or_create(dir.path()).unwrap();
         let tls = tls::server_config(&identity, ServerTrust::default()).unwrap();
         let listen = "127.0.0.1:0".parse().unwrap();
-        let server = endpoint::server(listen, Arc::new(tls), &[0; 32]).unwrap();
+        let server = endpoint::server(&SystemSockets, listen, Arc::new(tls), &[0; 32]).unwrap();
         let there = server.local_addr().unwrap();
         // Silent, not closed: nobody says that there is no server.
         let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();

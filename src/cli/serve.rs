@@ -81,11 +81,8 @@ impl ServeArgs {
         let listed = AuthorizedKeysFile::load(&config_dir()?.join("authorized_keys"))?;
         let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
+        let trust = ServerTrust { allowed, listed: Some(Arc::new(listed)), ca };
         let server = Server::bind(ServeConfig {
-            listen: self.listen,
-            root: self.root.clone(),
-            identity,
-            trust: ServerTrust { allowed, listed: Some(Arc::new(listed)), ca },
             datagram_bytes_max: self.mtu,
             limits: Limits {
                 transfers: self.max_transfers,
@@ -94,6 +91,7 @@ impl ServeArgs {
                 connections_per_client: self.max_connections_per_client,
             },
             keep_unfinished: self.keep_unfinished,
+            ..ServeConfig::new(self.listen, self.root.clone(), identity, trust)
         })?;
         Ok((server, own))
     }

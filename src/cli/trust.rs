@@ -11,6 +11,7 @@ use qbulk::certs;
 use qbulk::error::Error;
 use qbulk::identity::{Fingerprint, Identity, KnownHosts, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
+use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
 use quinn::congestion::CubicConfig;
@@ -173,7 +174,7 @@ impl Asked {
 /// key is seen.
 async fn attempt(config: quinn::ClientConfig, address: SocketAddr) -> String {
     let connected = async {
-        let endpoint = endpoint::client(endpoint::any_local(address))?;
+        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(address))?;
         let connecting = endpoint.connect_with(config, address, "localhost");
         connecting.map_err(std::io::Error::other)?.await.map_err(std::io::Error::other)
     };

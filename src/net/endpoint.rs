@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
-use socket2::{Domain, Protocol, Socket, Type};
+use quinn::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
+};
 
 use super::reset::make_lasting;
+use super::sockets::Sockets;
 use super::telemetry::{Observed, Telemetry};
 use crate::congestion::Controllers;
 
@@ -32,8 +34,6 @@ pub const STREAMS_MAX: u32 = 256;
 const PADDING_QUEUE_BYTES: usize = 16 << 10;
 /// The receiver drops padding that it has not counted yet; this bounds what it keeps.
 const PADDING_RECEIVE_BYTES: usize = 1 << 20;
-/// What the socket may hold while the process does not run.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
 /// Less than this is lost within a few milliseconds at 1 Gbit/s.
 const RECEIVE_BUFFER_MIN: u64 = 2 << 20;
 /// Where Linux keeps its limit on receive buffers.
@@ -65,19 +65,20 @@ impl PathMtu {
 }
 
 /// A client's endpoint on a socket and local port of its own.
-pub fn client(local: SocketAddr) -> io::Result<quinn::Endpoint> {
-    endpoint(local, endpoint_config()?, None)
+pub fn client(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<quinn::Endpoint> {
+    endpoint(sockets, local, endpoint_config()?, None)
 }
 
 /// A server's endpoint. Its clients know it by `secret` after a restart.
 pub fn server(
+    sockets: &dyn Sockets,
     local: SocketAddr,
     tls: Arc<QuicServerConfig>,
     secret: &[u8; 32],
 ) -> io::Result<quinn::Endpoint> {
     let mut config = endpoint_config()?;
     make_lasting(&mut config, secret);
-    endpoint(local, config, Some(quinn::ServerConfig::with_crypto(tls)))
+    endpoint(sockets, local, config, Some(quinn::ServerConfig::with_crypto(tls)))
 }
 
 /// The address to bind to for reaching `remote` by any interface.
@@ -141,24 +142,13 @@ fn endpoint_config() -> io::Result<EndpointConfig> {
 }
 
 fn endpoint(
+    sockets: &dyn Sockets,
     local: SocketAddr,
     config: EndpointConfig,
     server: Option<quinn::ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
-    let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no tokio runtime"))?;
-    quinn::Endpoint::new(config, server, socket(local)?, runtime)
-}
-
-fn socket(local: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
-    if local.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    // The system may grant less; what it grants is used.
-    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    socket.bind(&local.into())?;
-    Ok(socket.into())
+    let socket = sockets.open(local)?;
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
 /// The system's limit on receive buffers, in bytes, if it is too small to take in a fast path's data

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::control::{ControlError, ControlReader, send_all};
 use super::endpoint::{self, PathMtu};
 use super::limit::{Limit, SLICE_BYTES};
+use super::sockets::Sockets;
 use super::telemetry::Telemetry;
 use super::tls;
 use crate::congestion::Controllers;
@@ -36,6 +37,8 @@ pub struct Route {
     pub server_name: String,
     /// Local addresses; connections take turns over them. Empty: the system chooses.
     pub bind: Vec<IpAddr>,
+    /// Where each connection gets its socket from.
+    pub sockets: Arc<dyn Sockets>,
     /// Our identity, and whom we accept.
     pub tls: Arc<QuicClientConfig>,
     /// Datagrams are never larger than this, in bytes.
@@ -109,7 +112,7 @@ impl Route {
     ) -> Result<(), LinkError> {
         let remote = self.servers[conn.0 as usize % self.servers.len()];
         let telemetry = Arc::new(Telemetry::default());
-        let endpoint = endpoint::client(self.local(conn, remote))?;
+        let endpoint = endpoint::client(&*self.sockets, self.local(conn, remote))?;
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
         let config = endpoint::client_config(
             Arc::clone(&self.tls),

@@ -5,5 +5,6 @@ pub mod endpoint;
 pub mod limit;
 pub mod link;
 mod reset;
+pub mod sockets;
 pub mod telemetry;
 pub mod tls;

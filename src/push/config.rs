@@ -9,6 +9,7 @@ use crate::congestion::{Algorithm, BudgetConfig};
 use crate::event::PushEvent;
 use crate::identity::Identity;
 use crate::net::endpoint::DATAGRAM_BYTES_MAX;
+use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::paths::PathCache;
 use crate::traffic::PoolConfig;
@@ -26,6 +27,8 @@ pub struct PushConfig {
     pub destination: Vec<u8>,
     /// Local addresses to send from; connections take turns over them. Empty: the system chooses.
     pub bind: Vec<IpAddr>,
+    /// Where connections get their sockets from.
+    pub sockets: Arc<dyn Sockets>,
     /// Who we are.
     pub identity: Arc<Identity>,
     /// Whom we accept.
@@ -66,6 +69,7 @@ impl PushConfig {
             server_name: server_name.into(),
             destination: Vec::new(),
             bind: Vec::new(),
+            sockets: Arc::new(SystemSockets),
             identity,
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use super::Push;
+use crate::clock;
 use crate::event::{Progress, PushEvent, Summary};
 use crate::traffic::{ConnId, Role};
 use crate::wire;
@@ -65,10 +66,11 @@ impl Push {
 
     /// What this end knows of the transfer.
     pub(super) fn summary(&mut self) -> Summary {
+        let now = clock::now();
         let samples = || self.links.iter().map(|(&conn, link)| (conn, link.sample()));
         let padding_bytes = self.connections.gone_padding_bytes()
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
-        let connections = self.connections.totals(samples(), Instant::now());
+        let connections = self.connections.totals(samples(), now);
         let stats = self.pool.stats();
         let sent_bytes = padding_bytes + self.confirmed_bytes;
         Summary {
@@ -76,7 +78,7 @@ impl Push {
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
             failed_unnamed: self.failures.unnamed,
-            seconds: self.began.elapsed().as_secs_f64(),
+            seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,
             padding_percent: 100.0 * padding_bytes as f64 / sent_bytes.max(1) as f64,
             connections_opened: stats.opened,

@@ -25,19 +25,19 @@ impl Retry {
         Self { patience, interrupted_at: None, wait: WAIT_MIN }
     }
 
-    /// An attempt has failed, after the server had accepted the transfer or before. How long to wait
-    /// before the next; `None` if there is to be none.
+    /// An attempt has failed; if the server had accepted the transfer, it had a connection until
+    /// `alive_at`. How long to wait before the next; `None` if there is to be none.
     ///
     /// Only a transfer that was under way is worth patience: a wrong address or a server that refuses
     /// are told at once.
     pub(super) fn wait_after(
         &mut self,
         error: &Error,
-        was_accepted: bool,
+        alive_at: Option<Instant>,
         now: Instant,
     ) -> Option<Duration> {
-        if was_accepted {
-            self.interrupted_at = Some(now);
+        if alive_at.is_some() {
+            self.interrupted_at = alive_at;
             self.wait = WAIT_MIN;
         }
         let since = self.interrupted_at?;
@@ -60,14 +60,14 @@ mod tests {
         let now = Instant::now();
         let lost = Error::Connect("lost".into());
         let mut retry = Retry::new(Duration::from_secs(10));
-        assert_eq!(retry.wait_after(&lost, false, now), None, "never reached");
-        assert_eq!(retry.wait_after(&lost, true, now), Some(WAIT_MIN));
+        assert_eq!(retry.wait_after(&lost, None, now), None, "never reached");
+        assert_eq!(retry.wait_after(&lost, Some(now), now), Some(WAIT_MIN));
         let later = now + Duration::from_secs(9);
-        assert_eq!(retry.wait_after(&lost, false, later), Some(2 * WAIT_MIN));
-        assert_eq!(retry.wait_after(&lost, true, later), Some(WAIT_MIN), "it had been back");
-        assert_eq!(retry.wait_after(&Error::Peer("no".into()), false, later), None);
-        assert_eq!(retry.wait_after(&lost, false, later + Duration::from_secs(10)), None);
+        assert_eq!(retry.wait_after(&lost, None, later), Some(2 * WAIT_MIN));
+        assert_eq!(retry.wait_after(&lost, Some(later), later), Some(WAIT_MIN), "it had been back");
+        assert_eq!(retry.wait_after(&Error::Peer("no".into()), None, later), None);
+        assert_eq!(retry.wait_after(&lost, None, later + Duration::from_secs(10)), None);
         let mut never = Retry::new(Duration::ZERO);
-        assert_eq!(never.wait_after(&lost, true, now), None);
+        assert_eq!(never.wait_after(&lost, Some(now), now), None);
     }
 }

@@ -5,11 +5,12 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::time::Instant;
 
 use super::ledger::{Claim, Ledger};
 use super::room::{Account, EarlyRoom, Room};

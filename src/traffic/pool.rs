@@ -238,6 +238,11 @@ impl Pool {
         self.outputs.pop_front()
     }
 
+    /// When there was a connection last.
+    pub fn alive_at(&self) -> Instant {
+        self.alive_at
+    }
+
     /// When [`Pool::handle_timeout`] wants to be called at the latest.
     pub fn poll_timeout(&self) -> Instant {
         self.tick_at

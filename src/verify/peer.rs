@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::link::{CLOSE_TIME, LinkError};
+use crate::net::sockets::SystemSockets;
 use crate::net::telemetry::Telemetry;
 use crate::net::tls;
 use crate::push::reach::Reach;
@@ -147,7 +148,7 @@ async fn open(config: &VerifyConfig) -> Result<Open, OpenError> {
         .map_err(|error| OpenError::Other(error.into()))?;
     let local =
         config.bind.map_or_else(|| endpoint::any_local(remote), |ip| SocketAddr::new(ip, 0));
-    let endpoint = endpoint::client(local)?;
+    let endpoint = endpoint::client(&SystemSockets, local)?;
     // What is said is little, whatever the path.
     let client = endpoint::client_config(
         Arc::new(tls),

@@ -12,6 +12,7 @@ use qbulk::hashtree::{FILE_BYTES_MAX, piece_hash};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX, PathMtu};
+use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
@@ -94,7 +95,8 @@ impl Attacker {
         let mtu = PathMtu::of(serve.address, DATAGRAM_BYTES_MAX);
         let cubic = Arc::new(CubicConfig::default());
         let config = endpoint::client_config(tls, mtu, cubic, Arc::new(Telemetry::default()));
-        let endpoint = endpoint::client(endpoint::any_local(serve.address)).unwrap();
+        let endpoint =
+            endpoint::client(&SystemSockets, endpoint::any_local(serve.address)).unwrap();
         let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();
         let connection = connecting.await.unwrap();
         let (control, messages) = connection.open_bi().await.unwrap();

@@ -1,0 +1,189 @@
+//! Whole transfers, with the real transport, over networks in memory, in halted time: what takes minutes
+//! takes a second, and a slow machine makes no difference.
+//!
+//! How many random ones, and which: `QBULK_NET_SCENARIOS` (24) and `QBULK_NET_SEED` (the first one, 0). One
+//! that goes wrong is told with the command that runs it alone.
+
+mod network;
+mod scenario;
+mod scene;
+
+use std::time::Duration;
+
+use network::Lane;
+use scenario::Scenario;
+use scene::Scene;
+use tokio::time::{Instant, sleep};
+
+const BYTES: usize = 24_000_000;
+const MS: Duration = Duration::from_millis(1);
+/// What fsync and the pace of halted time may add.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// 200 Mbit/s over ten lanes.
+fn lanes() -> Vec<Lane> {
+    vec![Lane::new(2.5e6, 25 * MS); 10]
+}
+
+/// Pushes over ten lanes while `fault` happens; returns how long it takes.
+async fn push_under(scene: &Scene, fault: impl Future<Output = ()>) -> Duration {
+    let began = Instant::now();
+    let (pushed, ()) = tokio::join!(scene.push(), fault);
+    let took = began.elapsed();
+    let summary = pushed.expect("a push that goes through");
+    eprintln!("{took:?}: {} given up, {}", summary.connections_condemned, summary.takeovers);
+    assert_eq!((summary.failed, summary.bytes), (0, scene.bytes as u64));
+    scene.check().await;
+    took
+}
+
+async fn undisturbed() -> Duration {
+    push_under(&Scene::new(1, BYTES, lanes()), async {}).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_fills_all_its_lanes() {
+    let took = undisturbed().await;
+    // Four round trips until the lanes are full, and one at the end.
+    let floor = Duration::from_secs_f64(BYTES as f64 / 25e6) + 5 * 50 * MS;
+    assert!(took < floor + SLACK, "{took:?} of {floor:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_cut_off_costs_little_more_than_what_it_would_have_carried() {
+    let alone = undisturbed().await;
+    let scene = Scene::new(2, BYTES, lanes());
+    let took = push_under(&scene, async {
+        scene.arrived(0.3).await;
+        scene.network.change(|number, lane| lane.is_cut = number == 3);
+    });
+    let took = took.await;
+    assert!(took < alone.mul_f64(1.25) + SLACK, "{took:?} instead of {alone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_turns_slow_holds_nothing_up() {
+    let alone = undisturbed().await;
+    let scene = Scene::new(3, BYTES, lanes());
+    let took = push_under(&scene, async {
+        scene.arrived(0.3).await;
+        scene.network.change(|number, lane| {
+            if number == 3 {
+                lane.bytes_per_s /= 50.0;
+            }
+        });
+    });
+    let took = took.await;
+    assert!(took < alone.mul_f64(1.5) + SLACK, "{took:?} instead of {alone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_goes_on_by_itself_within_three_seconds_of_the_networks_return() {
+    for away in [3, 7, 30, 120].map(Duration::from_secs) {
+        let scene = Scene::new(4, BYTES, lanes());
+        let alone = undisturbed().await;
+        let took = push_under(&scene, async {
+            scene.arrived(0.3).await;
+            scene.network.change(|_, lane| lane.is_cut = true);
+            sleep(away).await;
+            scene.network.change(|_, lane| lane.is_cut = false);
+        });
+        let took = took.await;
+        let most = alone + away + Duration::from_secs(3);
+        assert!(took < most, "{took:?}, with the network away for {away:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_addresses_for_all_connections_hold_nothing_up() {
+    let alone = undisturbed().await;
+    let scene = Scene::new(5, BYTES, lanes());
+    let took = push_under(&scene, async {
+        for share in [0.2, 0.4, 0.6] {
+            scene.arrived(share).await;
+            scene.network.rebind();
+        }
+    });
+    let took = took.await;
+    assert!(took < alone.mul_f64(2.0) + SLACK, "{took:?} instead of {alone:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_carries_only_small_datagrams_from_now_on_is_noticed() {
+    let scene = Scene::new(6, BYTES, lanes());
+    push_under(&scene, async {
+        scene.arrived(0.3).await;
+        scene.network.change(|_, lane| lane.mtu = 1_250);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_restarted_is_gone_on_with() {
+    let scene = Scene::new(7, BYTES, lanes());
+    let restart = async {
+        scene.arrived(0.5).await;
+        scene.restart_server(Duration::from_secs(20)).await;
+    };
+    let (pushed, ()) = tokio::join!(scene.push(), restart);
+    let summary = pushed.unwrap();
+    assert_eq!(summary.interruptions, 1);
+    assert!(summary.sent_bytes < BYTES as u64 * 3 / 2, "{}", summary.sent_bytes);
+    scene.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_ends_without_a_word_is_gone_on_with_when_it_is_run_again() {
+    let scene = Scene::new(8, BYTES, lanes());
+    tokio::select! {
+        pushed = scene.push() => panic!("it was to be ended: {pushed:?}"),
+        () = scene.arrived(0.7) => {}
+    }
+    let summary = scene.push().await.unwrap();
+    assert!(summary.kept_bytes > BYTES as u64 / 3, "{} were kept", summary.kept_bytes);
+    assert!(summary.kept_bytes + summary.sent_bytes <= BYTES as u64);
+    scene.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_nobody_reaches_is_given_up() {
+    let scene = Scene::new(9, 1_000, lanes());
+    scene.network.change(|_, lane| lane.is_cut = true);
+    let began = Instant::now();
+    scene.push().await.unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(15), "after {:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_network_that_does_not_come_back_is_given_up_in_time() {
+    let scene = Scene::new(10, BYTES, lanes());
+    let cut = async {
+        scene.arrived(0.3).await;
+        scene.network.change(|_, lane| lane.is_cut = true);
+    };
+    let began = Instant::now();
+    let pushing = scene.push_with(|config| config.retry_for = Duration::from_secs(60));
+    let (pushed, ()) = tokio::join!(pushing, cut);
+    pushed.unwrap_err();
+    let took = began.elapsed().as_secs();
+    assert!((55..100).contains(&took), "after {took} s");
+}
+
+#[test]
+fn pushes_come_through_random_networks_that_go_bad() {
+    let scenarios = number("QBULK_NET_SCENARIOS").unwrap_or(24);
+    let first = number("QBULK_NET_SEED").unwrap_or(0);
+    let failed: Vec<_> =
+        (first..first + scenarios).filter(|&seed| !Scenario::holds(seed)).collect();
+    let alone = |seed| {
+        format!(
+            "QBULK_NET_SEED={seed} QBULK_NET_SCENARIOS=1 cargo test --test memory random -- --nocapture\n"
+        )
+    };
+    assert!(failed.is_empty(), "alone:\n{}", failed.iter().map(alone).collect::<String>());
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} is {text:?}, which is no number")))
+}

@@ -1,0 +1,360 @@
+//! A network in memory, in the runtime's time: hosts that reach each other over lanes, each connection
+//! over one of them, which delay, queue, lose, reorder, double, damage and cut off what they carry.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::io::{self, IoSliceMut};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use qbulk::net::sockets::Sockets;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+/// What is late comes so much later than what was sent after it.
+const LATE_TIME: Duration = Duration::from_millis(8);
+/// Ports that the system would choose from.
+const FIRST_PORT: u16 = 40_000;
+
+/// What one lane does to what it carries, either way; shares are of datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lane {
+    pub(crate) bytes_per_s: f64,
+    /// One way.
+    pub(crate) delay: Duration,
+    /// What does not fit is lost.
+    pub(crate) queue: Duration,
+    pub(crate) lost: f64,
+    pub(crate) late: f64,
+    pub(crate) doubled: f64,
+    pub(crate) damaged: f64,
+    pub(crate) is_cut: bool,
+    /// Larger datagrams are lost without a word.
+    pub(crate) mtu: usize,
+}
+
+impl Lane {
+    pub(crate) fn new(bytes_per_s: f64, delay: Duration) -> Self {
+        Self {
+            bytes_per_s,
+            delay,
+            queue: Duration::from_millis(50),
+            lost: 0.0,
+            late: 0.0,
+            doubled: 0.0,
+            damaged: 0.0,
+            is_cut: false,
+            mtu: 1_472,
+        }
+    }
+}
+
+/// All hosts and what is between them.
+pub(crate) struct Network {
+    state: Mutex<State>,
+    /// Something is on its way that arrives earlier than all else.
+    sooner: Notify,
+}
+
+struct State {
+    rng: SmallRng,
+    lanes: Vec<Lane>,
+    /// When each lane is free again: towards the server, and back.
+    free_at: Vec<[Instant; 2]>,
+    server: SocketAddr,
+    sockets: HashMap<SocketAddr, Weak<Socket>>,
+    /// What a client's address is to the others, and back.
+    outside: HashMap<SocketAddr, SocketAddr>,
+    inside: HashMap<SocketAddr, SocketAddr>,
+    next_port: u16,
+    on_the_way: BinaryHeap<Reverse<Packet>>,
+    sent: u64,
+    /// Bytes that clients have sent and that have arrived, by lane.
+    delivered: Vec<u64>,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Packet {
+    at: Instant,
+    number: u64,
+    lane: usize,
+    from: SocketAddr,
+    to: SocketAddr,
+    data: Vec<u8>,
+}
+
+impl Network {
+    /// A network of `lanes` to `server`. Needs a tokio runtime.
+    pub(crate) fn start(seed: u64, server: SocketAddr, lanes: Vec<Lane>) -> Arc<Self> {
+        let network = Arc::new(Self {
+            state: Mutex::new(State {
+                rng: SmallRng::seed_from_u64(seed),
+                free_at: vec![[Instant::now(); 2]; lanes.len()],
+                delivered: vec![0; lanes.len()],
+                lanes,
+                server,
+                sockets: HashMap::new(),
+                outside: HashMap::new(),
+                inside: HashMap::new(),
+                next_port: FIRST_PORT,
+                on_the_way: BinaryHeap::new(),
+                sent: 0,
+            }),
+            sooner: Notify::new(),
+        });
+        tokio::spawn(carry(Arc::downgrade(&network)));
+        network
+    }
+
+    /// Sockets for a host of this network.
+    pub(crate) fn host(self: &Arc<Self>, ip: IpAddr) -> Arc<dyn Sockets> {
+        Arc::new(Host { network: Arc::clone(self), ip })
+    }
+
+    /// Changes lanes as `change` says, which is given their numbers.
+    pub(crate) fn change(&self, mut change: impl FnMut(usize, &mut Lane)) {
+        for (number, lane) in self.lock().lanes.iter_mut().enumerate() {
+            change(number, lane);
+        }
+    }
+
+    /// Gives each connection another address at the server's side, as a NAT does that was restarted.
+    pub(crate) fn rebind(&self) {
+        let mut state = self.lock();
+        state.outside.clear();
+        state.inside.clear();
+    }
+
+    /// Takes whoever is at `address` off the network, as if it were killed.
+    pub(crate) fn unplug(&self, address: SocketAddr) {
+        if let Some(socket) = self.lock().sockets.remove(&address).and_then(|it| it.upgrade()) {
+            socket.is_unplugged.store(true, Relaxed);
+        }
+    }
+
+    /// Bytes that have got from clients to the server so far, by lane.
+    pub(crate) fn delivered(&self) -> Vec<u64> {
+        self.lock().delivered.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nobody panics with it")
+    }
+
+    fn send(&self, from: SocketAddr, to: SocketAddr, data: &[u8]) {
+        if self.lock().send(from, to, data) {
+            self.sooner.notify_one();
+        }
+    }
+}
+
+impl State {
+    /// True if what is sent arrives before all else.
+    fn send(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
+        let is_answer = from == self.server;
+        let (client, from, to) = if is_answer {
+            let Some(&client) = self.inside.get(&to) else { return false };
+            (client, from, client)
+        } else {
+            (from, self.outside_of(from), to)
+        };
+        let number = usize::from(client.port()) % self.lanes.len();
+        let lane = self.lanes[number];
+        let now = Instant::now();
+        let starts_at = self.free_at[number][usize::from(is_answer)].max(now);
+        let is_lost = lane.is_cut
+            || data.len() > lane.mtu
+            || starts_at - now > lane.queue
+            || self.rng.random_bool(lane.lost);
+        if is_lost {
+            return false;
+        }
+        let ends_at = starts_at + Duration::from_secs_f64(data.len() as f64 / lane.bytes_per_s);
+        self.free_at[number][usize::from(is_answer)] = ends_at;
+        let is_late = self.rng.random_bool(lane.late);
+        let at = ends_at + lane.delay + if is_late { LATE_TIME } else { Duration::ZERO };
+        let mut data = data.to_vec();
+        if self.rng.random_bool(lane.damaged) {
+            let byte = self.rng.random_range(0..data.len());
+            data[byte] ^= self.rng.random_range(1..=255);
+        }
+        let is_first = self.on_the_way.peek().is_none_or(|Reverse(first)| at < first.at);
+        for _ in 0..=usize::from(self.rng.random_bool(lane.doubled)) {
+            self.sent += 1;
+            let data = data.clone();
+            let packet = Packet { at, number: self.sent, lane: number, from, to, data };
+            self.on_the_way.push(Reverse(packet));
+        }
+        is_first
+    }
+
+    fn outside_of(&mut self, client: SocketAddr) -> SocketAddr {
+        if let Some(&outside) = self.outside.get(&client) {
+            return outside;
+        }
+        let outside = SocketAddr::new(client.ip(), self.new_port());
+        self.outside.insert(client, outside);
+        self.inside.insert(outside, client);
+        outside
+    }
+
+    fn new_port(&mut self) -> u16 {
+        self.next_port += 1;
+        self.next_port
+    }
+
+    /// Hands over what has arrived. Returns when more does.
+    fn deliver(&mut self, now: Instant) -> Option<Instant> {
+        while let Some(Reverse(first)) = self.on_the_way.peek() {
+            if first.at > now {
+                return Some(first.at);
+            }
+            let Some(Reverse(packet)) = self.on_the_way.pop() else { break };
+            let Packet { lane, from, to, data, .. } = packet;
+            let socket = self.sockets.get(&to).and_then(Weak::upgrade);
+            if let (Some(socket), false) = (socket, self.lanes[lane].is_cut) {
+                if to == self.server {
+                    self.delivered[lane] += data.len() as u64;
+                }
+                socket.take(from, data);
+            }
+        }
+        None
+    }
+}
+
+/// Delivers what is on its way, until the network is gone.
+async fn carry(network: Weak<Network>) {
+    while let Some(network) = network.upgrade() {
+        let next = network.lock().deliver(Instant::now());
+        let arrival = async {
+            match next {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Looks from time to time whether there still is somebody.
+        let look = tokio::time::sleep(Duration::from_secs(1));
+        tokio::select! {
+            () = arrival => {}
+            () = network.sooner.notified() => {}
+            () = look => {}
+        }
+    }
+}
+
+struct Host {
+    network: Arc<Network>,
+    ip: IpAddr,
+}
+
+impl Sockets for Host {
+    fn open(&self, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let mut state = self.network.lock();
+        let port = if local.port() == 0 { state.new_port() } else { local.port() };
+        let address = SocketAddr::new(self.ip, port);
+        let is_taken = state.sockets.get(&address).is_some_and(|other| other.strong_count() > 0);
+        if is_taken {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let network = Arc::clone(&self.network);
+        let (inbox, is_unplugged) = (Mutex::default(), AtomicBool::new(false));
+        let socket = Arc::new(Socket { network, address, is_unplugged, inbox });
+        state.sockets.insert(address, Arc::downgrade(&socket));
+        Ok(socket)
+    }
+}
+
+struct Socket {
+    network: Arc<Network>,
+    address: SocketAddr,
+    is_unplugged: AtomicBool,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    reader: Option<Waker>,
+}
+
+impl Socket {
+    fn take(&self, from: SocketAddr, data: Vec<u8>) {
+        let mut inbox = self.inbox.lock().expect("nobody panics with it");
+        inbox.waiting.push_back((from, data));
+        if let Some(reader) = inbox.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.address)
+    }
+}
+
+#[derive(Debug)]
+struct AlwaysWritable;
+
+impl UdpPoller for AlwaysWritable {
+    fn poll_writable(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncUdpSocket for Socket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(AlwaysWritable)
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        if !self.is_unplugged.load(Relaxed) {
+            self.network.send(self.address, transmit.destination, transmit.contents);
+        }
+        Ok(())
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut inbox = self.inbox.lock().expect("nobody panics with it");
+        let mut count = 0;
+        for (buf, meta) in bufs.iter_mut().zip(meta) {
+            let Some((from, data)) = inbox.waiting.pop_front() else { break };
+            buf[..data.len()].copy_from_slice(&data);
+            *meta = RecvMeta {
+                addr: from,
+                len: data.len(),
+                stride: data.len(),
+                ecn: None,
+                dst_ip: Some(self.address.ip()),
+            };
+            count += 1;
+        }
+        if count == 0 {
+            inbox.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
