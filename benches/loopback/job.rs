@@ -1,6 +1,7 @@
 //! File to file: a source, a fresh target for every run, and a look at what arrived.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::Result;
@@ -53,6 +54,7 @@ impl Job {
 
     fn run(&self, run: impl Fn(&Self) -> Result<Sample>) -> Result<Sample> {
         fs::create_dir(&self.target)?;
+        self.warm_up()?;
         let sample = run(self)?;
         self.load.compare(&self.source, &self.target.join("source"))?;
         remove(&self.target)?;
@@ -72,6 +74,18 @@ impl Job {
             Ok(())
         };
         trial().err().map(|error| error.to_string())
+    }
+
+    /// Memory that was not used for a while may have to come from the host of a virtual machine first,
+    /// which takes longer than to copy to it: every row finds as much that was just used.
+    fn warm_up(&self) -> Result<()> {
+        if self.is_tmpfs {
+            let path = self.place.join("warm-up");
+            let mut file = fs::File::create(&path)?;
+            io::copy(&mut io::repeat(0).take(self.load.disk_bytes()), &mut file)?;
+            fs::remove_file(path)?;
+        }
+        Ok(())
     }
 
     /// What one row leaves to be written to a disk must not burden the next.

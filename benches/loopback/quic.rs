@@ -95,8 +95,8 @@ pub(crate) async fn send(end: Send) -> Result<()> {
     let budget = SharedBudget::new(BudgetConfig::default(), std::time::Instant::now());
     let mut connections = JoinSet::new();
     for _ in 0..end.connections {
-        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(end.address))?;
         let mtu = PathMtu::of(end.address, end.mtu);
+        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(end.address), mtu)?;
         let telemetry = Arc::new(Telemetry::default());
         let congestion = Algorithm::default().controllers(&budget);
         let config = endpoint::client_config(Arc::clone(&tls), mtu, congestion, telemetry);

@@ -145,9 +145,10 @@ impl Asked {
         };
         let seen = Arc::new(Mutex::new(None));
         let tls = tls::client_config(identity, ClientTrust::Capture(Arc::clone(&seen)))?;
+        let mtu = PathMtu::of(self.address, endpoint::DATAGRAM_BYTES_MIN);
         let config = endpoint::client_config(
             Arc::new(tls),
-            PathMtu::of(self.address, endpoint::DATAGRAM_BYTES_MIN),
+            mtu,
             Arc::new(CubicConfig::default()),
             Arc::new(Telemetry::default()),
         );
@@ -158,7 +159,7 @@ impl Asked {
                 tokio::select! {
                     // The first port may be one that a firewall on the way drops.
                     _ = next_at.tick(), if attempts.len() < ATTEMPTS_MAX => {
-                        attempts.spawn(attempt(config.clone(), self.address));
+                        attempts.spawn(attempt(config.clone(), self.address, mtu));
                     }
                     Some(Ok(ended)) = attempts.join_next() => break ended,
                 }
@@ -172,9 +173,9 @@ impl Asked {
 
 /// Tries to connect, from a port of its own. Returns why that has failed, as it does once the server's
 /// key is seen.
-async fn attempt(config: quinn::ClientConfig, address: SocketAddr) -> String {
+async fn attempt(config: quinn::ClientConfig, address: SocketAddr, mtu: PathMtu) -> String {
     let connected = async {
-        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(address))?;
+        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(address), mtu)?;
         let connecting = endpoint.connect_with(config, address, "localhost");
         connecting.map_err(std::io::Error::other)?.await.map_err(std::io::Error::other)
     };

@@ -6,18 +6,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
 };
 
 use super::reset::make_lasting;
-use super::sockets::Sockets;
+use super::sockets::{Batched, RECEIVED_BYTES_MAX, Sockets};
 use super::telemetry::{Observed, Telemetry};
 use crate::congestion::Controllers;
 
-/// The largest datagram: quinn sends batches of ten as one buffer, which must stay below 64 KiB.
-pub const DATAGRAM_BYTES_MAX: u16 = 6_500;
+/// The largest datagram: about what fits into an IP packet, as the loopback carries it.
+pub const DATAGRAM_BYTES_MAX: u16 = 65_000;
 /// The least that QUIC needs (RFC 9000, 14).
 pub const DATAGRAM_BYTES_MIN: u16 = 1_200;
 
@@ -38,6 +39,8 @@ const PADDING_RECEIVE_BYTES: usize = 1 << 20;
 const RECEIVE_BUFFER_MIN: u64 = 2 << 20;
 /// Where Linux keeps its limit on receive buffers.
 pub const RECEIVE_BUFFER_LIMIT: &str = "/proc/sys/net/core/rmem_max";
+/// What a server may send before anything is acknowledged (RFC 9002, 7.2).
+const WINDOW_DATAGRAMS_FIRST: u64 = 10;
 const IDLE_TIMEOUT_MS: u32 = 15_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
@@ -62,11 +65,21 @@ impl PathMtu {
         };
         Self { max: max.clamp(DATAGRAM_BYTES_MIN, limit), sure }
     }
+
+    /// What is known to get through, in bytes.
+    fn initial(self) -> u16 {
+        if self.sure { self.max } else { DATAGRAM_BYTES_MIN }
+    }
 }
 
-/// A client's endpoint on a socket and local port of its own.
-pub fn client(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<quinn::Endpoint> {
-    endpoint(sockets, local, endpoint_config()?, None)
+/// A client's endpoint on a socket and local port of its own, for a connection over a path of `mtu`.
+pub fn client(
+    sockets: &dyn Sockets,
+    local: SocketAddr,
+    mtu: PathMtu,
+) -> io::Result<quinn::Endpoint> {
+    let socket = Batched::new(sockets.open(local)?, mtu.max);
+    endpoint(socket, endpoint_config()?, None)
 }
 
 /// A server's endpoint. Its clients know it by `secret` after a restart.
@@ -78,7 +91,9 @@ pub fn server(
 ) -> io::Result<quinn::Endpoint> {
     let mut config = endpoint_config()?;
     make_lasting(&mut config, secret);
-    endpoint(sockets, local, config, Some(quinn::ServerConfig::with_crypto(tls)))
+    // What a server sends are answers, which come one by one.
+    let socket = Batched::new(sockets.open(local)?, DATAGRAM_BYTES_MAX);
+    endpoint(socket, config, Some(quinn::ServerConfig::with_crypto(tls)))
 }
 
 /// The address to bind to for reaching `remote` by any interface.
@@ -110,6 +125,10 @@ pub fn client_config(
 pub fn server_config(tls: Arc<QuicServerConfig>, mtu: PathMtu) -> quinn::ServerConfig {
     let mut transport = transport(mtu);
     transport.receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES_FIRST));
+    // The default is a number of bytes, into which a datagram of the loopback does not fit.
+    let mut congestion = CubicConfig::default();
+    congestion.initial_window(WINDOW_DATAGRAMS_FIRST * u64::from(mtu.initial()));
+    transport.congestion_controller_factory(Arc::new(congestion));
     let mut config = quinn::ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));
     config
@@ -130,25 +149,24 @@ fn transport(mtu: PathMtu) -> TransportConfig {
         .datagram_send_buffer_size(PADDING_QUEUE_BYTES)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .keep_alive_interval(Some(KEEP_ALIVE))
-        .initial_mtu(if mtu.sure { mtu.max } else { DATAGRAM_BYTES_MIN })
+        .initial_mtu(mtu.initial())
         .mtu_discovery_config(Some(discovery));
     transport
 }
 
 fn endpoint_config() -> io::Result<EndpointConfig> {
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(DATAGRAM_BYTES_MAX).map_err(io::Error::other)?;
+    config.max_udp_payload_size(RECEIVED_BYTES_MAX).map_err(io::Error::other)?;
     Ok(config)
 }
 
 fn endpoint(
-    sockets: &dyn Sockets,
-    local: SocketAddr,
+    socket: Batched,
     config: EndpointConfig,
     server: Option<quinn::ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
-    let socket = sockets.open(local)?;
-    quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
+    let (socket, runtime) = (Arc::new(socket), Arc::new(TokioRuntime));
+    quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
 
 /// The system's limit on receive buffers, in bytes, if it is too small to take in a fast path's data

@@ -112,8 +112,8 @@ impl Route {
     ) -> Result<(), LinkError> {
         let remote = self.servers[conn.0 as usize % self.servers.len()];
         let telemetry = Arc::new(Telemetry::default());
-        let endpoint = endpoint::client(&*self.sockets, self.local(conn, remote))?;
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let endpoint = endpoint::client(&*self.sockets, self.local(conn, remote), mtu)?;
         let config = endpoint::client_config(
             Arc::clone(&self.tls),
             mtu,

@@ -8,7 +8,6 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -769,7 +768,9 @@ fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
     if bytes == 0 {
         return Ok(());
     }
-    if !sparse {
+    if is_in_memory(temp.file()) {
+        check_space(temp.file(), bytes)?;
+    } else if !sparse {
         match rustix::fs::fallocate(temp.file(), FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => check_space(temp.file(), bytes)?,
@@ -777,6 +778,12 @@ fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
         }
     }
     temp.file().set_len(bytes)
+}
+
+/// tmpfs would allocate page by page, with the file locked meanwhile, what no order on a disk makes up for.
+fn is_in_memory(file: &File) -> bool {
+    const TMPFS_MAGIC: u64 = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type as u64 == TMPFS_MAGIC)
 }
 
 /// For file systems that reserve nothing.
@@ -789,7 +796,7 @@ fn check_space(file: &File, bytes: u64) -> io::Result<()> {
 fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<()> {
     for run in &piece.runs {
         let (bytes, rest) = content.split_at(run.len as usize);
-        temp.file().write_all_at(bytes, piece.offset + run.offset)?;
+        temp.write_all_at(bytes, piece.offset + run.offset)?;
         content = rest;
     }
     Ok(())

@@ -3,8 +3,9 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cap_std::fs::Dir;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -27,6 +28,7 @@ pub struct TempFile {
     parent: Arc<Dir>,
     temp_name: String,
     file: File,
+    writing: Mutex<()>,
     published: AtomicBool,
     kept: AtomicBool,
     unwanted: AtomicBool,
@@ -66,6 +68,7 @@ impl TempFile {
             parent,
             temp_name,
             file,
+            writing: Mutex::default(),
             published: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
@@ -75,6 +78,13 @@ impl TempFile {
     /// The open file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Writes all of `bytes` at `offset`. The system has a file written to by one thread at a time, and
+    /// lets the others spin: here they sleep, which leaves their cores to who has something to do.
+    pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.file.write_all_at(bytes, offset)
     }
 
     /// The file stays under its temporary name after this process, for a later run to go on with.

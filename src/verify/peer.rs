@@ -148,11 +148,12 @@ async fn open(config: &VerifyConfig) -> Result<Open, OpenError> {
         .map_err(|error| OpenError::Other(error.into()))?;
     let local =
         config.bind.map_or_else(|| endpoint::any_local(remote), |ip| SocketAddr::new(ip, 0));
-    let endpoint = endpoint::client(&SystemSockets, local)?;
+    let mtu = PathMtu::of(remote, config.datagram_bytes_max);
+    let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
     // What is said is little, whatever the path.
     let client = endpoint::client_config(
         Arc::new(tls),
-        PathMtu::of(remote, config.datagram_bytes_max),
+        mtu,
         Arc::new(CubicConfig::default()),
         Arc::new(Telemetry::default()),
     );

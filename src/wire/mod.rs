@@ -35,8 +35,8 @@ pub const COMPARES_MAX: usize = 1_024;
 /// A message to a person, in bytes at most.
 pub const TEXT_BYTES_MAX: usize = 2_048;
 
-/// What padding datagrams hold: nothing. As large as a datagram can get.
-pub static DATAGRAM_PADDING: [u8; 65_536] = [0; 65_536];
+/// What padding datagrams hold: nothing. Where packets are larger, several share one.
+pub static DATAGRAM_PADDING: [u8; 8 << 10] = [0; 8 << 10];
 
 /// What a decoder found wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

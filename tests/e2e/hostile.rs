@@ -96,7 +96,7 @@ impl Attacker {
         let cubic = Arc::new(CubicConfig::default());
         let config = endpoint::client_config(tls, mtu, cubic, Arc::new(Telemetry::default()));
         let endpoint =
-            endpoint::client(&SystemSockets, endpoint::any_local(serve.address)).unwrap();
+            endpoint::client(&SystemSockets, endpoint::any_local(serve.address), mtu).unwrap();
         let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();
         let connection = connecting.await.unwrap();
         let (control, messages) = connection.open_bi().await.unwrap();
