@@ -121,7 +121,14 @@ impl Route {
             Arc::clone(&telemetry),
         );
         let connection = endpoint.connect_with(config, remote, &self.server_name)?.await?;
-        let (control_out, control_in) = connection.open_bi().await?;
+        let (mut control_out, control_in) = connection.open_bi().await?;
+        // Before there are stripes: they could use up all that the server takes in of somebody who has
+        // not said yet what he wants.
+        let mut introduction = Vec::new();
+        hello.encode(&mut introduction);
+        if control_out.write_all(&introduction).await.is_err() {
+            return Err(connection.closed().await.into());
+        }
 
         let (control, control_queue) = unbounded_channel();
         let (stripes, stripe_queue) = unbounded_channel();
@@ -135,7 +142,6 @@ impl Route {
             Arc::clone(&streams),
             self.limit.clone(),
         ));
-        drop(control.send(hello));
         let link = Link {
             connection: connection.clone(),
             local: endpoint.local_addr().ok(),
