@@ -21,9 +21,11 @@ use super::systems::{Systems, readable};
 use super::temp::TempFile;
 
 /// Complete files that wait for their names at most; then writers wait as well.
-const QUEUE: usize = 512;
+const QUEUE: usize = 1_024;
 /// Files that are flushed together at most.
 const BATCH: usize = 256;
+/// After the first of them it is waited for others: to be woken for each costs more than to give it its name.
+const GATHER_TIME: Duration = Duration::from_millis(2);
 /// Folders whose new names are not flushed yet, at most.
 const FOLDERS_MAX: usize = 256;
 /// Pieces that are flushed together at most.
@@ -209,8 +211,15 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
 
     /// Waits for a job, or for the time of the next checkpoint.
     fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvError> {
+        if let Ok(job) = jobs.try_recv() {
+            return Ok(job);
+        }
         if self.pieces.is_empty() {
-            return jobs.recv();
+            let job = jobs.recv()?;
+            if matches!(job, Job::File(_)) {
+                thread::sleep(GATHER_TIME);
+            }
+            return Ok(job);
         }
         let wait = self.checkpoint_at.saturating_duration_since(Instant::now());
         match jobs.recv_timeout(wait) {

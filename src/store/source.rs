@@ -214,16 +214,12 @@ fn read_piece(
     info: &FileInfo,
     content: &mut Content,
 ) -> Result<(Vec<Run>, [u8; 32]), String> {
-    const CHANGED: &str = "it changed while it was read";
+    const CHANGED: &str = "it changed after it was found";
     if part.item.failed.load(Relaxed) {
         return Err(CHANGED.into());
     }
     let told = |error: io::Error| reason(&error);
     let file = open(&part.item.local).map_err(told)?;
-    let current = |file: &File| file.metadata().map(|metadata| FileInfo::of(&metadata));
-    if !info.is_unchanged(&current(&file).map_err(told)?) {
-        return Err("it changed after it was found".into());
-    }
     let runs = if info.sparse { data_runs(&file, part).map_err(told)? } else { whole(part) };
     let start = content.filled;
     for run in &runs {
@@ -231,7 +227,8 @@ fn read_piece(
             .read(&file, part.offset + run.offset, run.len)
             .map_err(|error| if is_short(&error) { CHANGED.into() } else { told(error) })?;
     }
-    if !info.is_unchanged(&current(&file).map_err(told)?) {
+    // What is open is what was found, and has stayed so while it was read.
+    if !info.is_unchanged(&FileInfo::of(&file.metadata().map_err(told)?)) {
         return Err(CHANGED.into());
     }
     if part.len == 0 && info.bytes > 0 {
