@@ -219,7 +219,7 @@ impl Server {
                     desk.drain();
                 }
                 _ = drain_tick.tick(), if is_draining => {
-                    if desk.served_transfers() == 0 {
+                    if desk.served_transfers() == 0 && desk.verifier.served() == 0 {
                         break;
                     }
                 }
@@ -325,6 +325,10 @@ impl Desk {
         connection.set_receive_window(VarInt::from_u32(seat.window));
         let (conn, hello) = match greeting {
             Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
+            Ok(Ok(Greeting::Verify(_))) if self.is_draining.load(Relaxed) => {
+                close(CLOSE_STOPPING, DRAINING);
+                return refused(DRAINING.into());
+            }
             Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
             Ok(Err(error)) => {
                 close(CLOSE_PROTOCOL, &error.to_string());

@@ -8,13 +8,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use qbulk::certs;
+use qbulk::congestion::cubic;
 use qbulk::error::Error;
 use qbulk::identity::{Fingerprint, Identity, KnownHosts, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
-use quinn::congestion::CubicConfig;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -146,12 +146,8 @@ impl Asked {
         let seen = Arc::new(Mutex::new(None));
         let tls = tls::client_config(identity, ClientTrust::Capture(Arc::clone(&seen)))?;
         let mtu = PathMtu::of(self.address, endpoint::DATAGRAM_BYTES_MIN);
-        let config = endpoint::client_config(
-            Arc::new(tls),
-            mtu,
-            Arc::new(CubicConfig::default()),
-            Arc::new(Telemetry::default()),
-        );
+        let config =
+            endpoint::client_config(Arc::new(tls), mtu, cubic(), Arc::new(Telemetry::default()));
         let mut attempts = JoinSet::new();
         let mut next_at = tokio::time::interval(ATTEMPT_INTERVAL);
         let outcome = tokio::time::timeout(self.timeout, async {

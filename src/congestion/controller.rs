@@ -28,8 +28,27 @@ impl Algorithm {
     pub fn controllers(self, budget: &SharedBudget) -> Controllers {
         match self {
             Self::Model => Arc::new(ModelConfig { budget: budget.clone() }),
-            Self::Cubic => Arc::new(CubicConfig::default()),
+            Self::Cubic => cubic(),
         }
+    }
+}
+
+/// CUBIC for each connection alone (RFC 9438).
+pub fn cubic() -> Controllers {
+    Arc::new(Cubic)
+}
+
+/// quinn's begins with a number of bytes, into which a datagram of the loopback does not fit.
+#[derive(Debug)]
+struct Cubic;
+
+impl ControllerFactory for Cubic {
+    fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
+        let mtu = u64::from(current_mtu);
+        let mut config = CubicConfig::default();
+        // RFC 9002, 7.2.
+        config.initial_window((10 * mtu).min((2 * mtu).max(14_720)));
+        Arc::new(config).build(now, current_mtu)
     }
 }
 

@@ -20,4 +20,4 @@ mod round;
 pub mod share;
 
 pub use budget::{Aggressiveness, Budget, BudgetConfig, MemberId, PathMemory, Phase};
-pub use controller::{Algorithm, Controllers, SharedBudget};
+pub use controller::{Algorithm, Controllers, SharedBudget, cubic};

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
@@ -15,7 +14,7 @@ use quinn::{
 use super::reset::make_lasting;
 use super::sockets::{Batched, RECEIVED_BYTES_MAX, Sockets};
 use super::telemetry::{Observed, Telemetry};
-use crate::congestion::Controllers;
+use crate::congestion::{Controllers, cubic};
 
 /// The largest datagram: about what fits into an IP packet, as the loopback carries it.
 pub const DATAGRAM_BYTES_MAX: u16 = 65_000;
@@ -39,8 +38,6 @@ const PADDING_RECEIVE_BYTES: usize = 1 << 20;
 const RECEIVE_BUFFER_MIN: u64 = 2 << 20;
 /// Where Linux keeps its limit on receive buffers.
 pub const RECEIVE_BUFFER_LIMIT: &str = "/proc/sys/net/core/rmem_max";
-/// What a server may send before anything is acknowledged (RFC 9002, 7.2).
-const WINDOW_DATAGRAMS_FIRST: u64 = 10;
 const IDLE_TIMEOUT_MS: u32 = 15_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
@@ -125,10 +122,7 @@ pub fn client_config(
 pub fn server_config(tls: Arc<QuicServerConfig>, mtu: PathMtu) -> quinn::ServerConfig {
     let mut transport = transport(mtu);
     transport.receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES_FIRST));
-    // The default is a number of bytes, into which a datagram of the loopback does not fit.
-    let mut congestion = CubicConfig::default();
-    congestion.initial_window(WINDOW_DATAGRAMS_FIRST * u64::from(mtu.initial()));
-    transport.congestion_controller_factory(Arc::new(congestion));
+    transport.congestion_controller_factory(cubic());
     let mut config = quinn::ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));
     config

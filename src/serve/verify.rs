@@ -52,6 +52,11 @@ impl Verifier {
         Self { root, clients, hashes: Arc::new(hashes) }
     }
 
+    /// Clients that it compares for.
+    pub(super) fn served(&self) -> usize {
+        CLIENTS_MAX - self.clients.available_permits()
+    }
+
     /// Compares for a client until it has heard enough. Returns how much was compared.
     pub(super) async fn serve(&self, asked: Asked) -> Result<u64, ConnError> {
         let protocol = |reason: String| ConnError::Protocol(reason);

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::CubicConfig;
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
 use super::VerifyConfig;
+use crate::congestion::cubic;
 use crate::error::Error;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::{self, PathMtu};
@@ -151,12 +151,8 @@ async fn open(config: &VerifyConfig) -> Result<Open, OpenError> {
     let mtu = PathMtu::of(remote, config.datagram_bytes_max);
     let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
     // What is said is little, whatever the path.
-    let client = endpoint::client_config(
-        Arc::new(tls),
-        mtu,
-        Arc::new(CubicConfig::default()),
-        Arc::new(Telemetry::default()),
-    );
+    let client =
+        endpoint::client_config(Arc::new(tls), mtu, cubic(), Arc::new(Telemetry::default()));
     let connection = endpoint.connect_with(client, remote, &config.server_name)?.await?;
     let (control_out, control_in) = connection.open_bi().await?;
     Ok(Open { endpoint, connection, control_out, messages: ControlReader::new(control_in) })

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::BufMut;
+use qbulk::congestion::cubic;
 use qbulk::hashtree::{FILE_BYTES_MAX, piece_hash};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
@@ -19,7 +20,6 @@ use qbulk::wire::{
     CONTENT_BYTES_MAX, Control, Header, Meta, PATH_BYTES_MAX, Piece, Record, Run, TABLE_BYTES_MAX,
     VERSION, put_varint,
 };
-use quinn::congestion::CubicConfig;
 use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
 
@@ -93,8 +93,7 @@ impl Attacker {
         let trust = ClientTrust::Pinned([other.fingerprint()].into());
         let tls = Arc::new(client_config(&own, trust).unwrap());
         let mtu = PathMtu::of(serve.address, DATAGRAM_BYTES_MAX);
-        let cubic = Arc::new(CubicConfig::default());
-        let config = endpoint::client_config(tls, mtu, cubic, Arc::new(Telemetry::default()));
+        let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
         let endpoint =
             endpoint::client(&SystemSockets, endpoint::any_local(serve.address), mtu).unwrap();
         let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use qbulk::wire::{COMPARES_MAX, Content, Control, Meta, Subject, VERSION};
 use rustix::fs::{CWD, Mode, mkfifoat};
+use rustix::process::{Signal, kill_process};
 
-use crate::common::{Host, Ran, Serve, names, random, run, tree};
+use crate::common::{Host, Ran, Serve, names, pid, random, run, tree};
 use crate::hostile::Attacker;
 use crate::relay::{self, Relay};
 
@@ -325,4 +326,20 @@ async fn clients_that_do_not_keep_to_the_protocol_are_cut_off() {
     let ran = host.verify(&["--content-only".as_ref(), host.src("file").as_ref(), url.as_ref()]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(serve.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_server_that_is_stopped_lets_a_comparison_end_and_takes_no_other() {
+    let host = Host::new();
+    let mut serve = Serve::with(&host, &["--drain-time", "10m"]);
+    fs::write(host.src("file"), b"1").unwrap();
+    let mut client = attacker(&host, &serve).await;
+    kill_process(pid(&serve.child), Signal::TERM).unwrap();
+    serve.event("draining");
+    verify(&host, &host.src("file"), &serve.url(""))
+        .assert_failed(3, "is being stopped, and takes no new transfers");
+    client.say(&compare(1, b"nothing", Subject::Folder)).await;
+    assert!(matches!(client.next().await, Some(Control::Compared { item: 1, .. })));
+    drop(client);
+    assert_eq!(serve.child.wait().unwrap().code(), Some(0));
 }
