@@ -87,7 +87,7 @@ struct Args {
     #[arg(
         long,
         value_name = "BYTES",
-        default_value = "1200,1472,3000,6500",
+        default_value = "1200,1472,3000,6500,65000",
         value_delimiter = ','
     )]
     mtu: Vec<u16>,
