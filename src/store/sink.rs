@@ -768,9 +768,12 @@ fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
     if bytes == 0 {
         return Ok(());
     }
+    if sparse {
+        return temp.file().set_len(bytes);
+    }
     if is_in_memory(temp.file()) {
         check_space(temp.file(), bytes)?;
-    } else if !sparse {
+    } else {
         match rustix::fs::fallocate(temp.file(), FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(()),
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => check_space(temp.file(), bytes)?,
@@ -780,7 +783,7 @@ fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
     temp.file().set_len(bytes)
 }
 
-/// tmpfs would allocate page by page, with the file locked meanwhile, what no order on a disk makes up for.
+/// tmpfs allocates page by page, with the file locked meanwhile, and there is no disk to be in order on.
 fn is_in_memory(file: &File) -> bool {
     const TMPFS_MAGIC: u64 = 0x0102_1994;
     rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type as u64 == TMPFS_MAGIC)
