@@ -103,7 +103,11 @@ const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// What clients are told then: those that are served, and those that come.
 const STOPPED: &str = "the server is being stopped";
 const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
-/// So many finished transfers are remembered, for connections that come too late.
+/// Why a transfer ends whose client has not come back.
+const LOST: &str = "its client was lost";
+/// How long whoever still writes for a transfer that has ended may take, before it is told of.
+const RELEASE_TIME: Duration = Duration::from_secs(10);
+/// So many transfers that have ended are remembered, for connections that come too late.
 const OVER_MAX: usize = 1_024;
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -263,6 +267,14 @@ impl Server {
 /// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
 type TransferKey = (Fingerprint, [u8; 16]);
 
+/// How a transfer has come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Over {
+    Finished,
+    /// And why.
+    Ended(String),
+}
+
 /// Where connections are brought together to transfers.
 struct Desk {
     root: Arc<Dir>,
@@ -276,8 +288,8 @@ struct Desk {
     /// No transfer begins any more.
     is_draining: AtomicBool,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
-    /// Transfers that were finished lately, the last one last.
-    over: Mutex<VecDeque<TransferKey>>,
+    /// Transfers that have come to their end lately, the last one last.
+    over: Mutex<VecDeque<(TransferKey, Over)>>,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
     /// Who was turned away lately, why and when.
@@ -347,17 +359,20 @@ impl Desk {
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
-                    self.attend(key, conn, seat, &transfer).await;
+                    self.attend(key, conn, seat, transfer).await;
                 } else {
                     let ended = transfer.end_reason();
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
                 }
             }
             // A connection that was still being opened when the last file was there.
-            Err(_) if self.is_over(key) => close(CLOSE_DONE, ""),
+            Err(_) if self.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
             Err(reason) => {
                 close(CLOSE_REFUSED, &reason);
-                refused(reason);
+                // What has ended was told of.
+                if self.over(key).is_none() {
+                    refused(reason);
+                }
                 // The client should hear why before this end forgets the connection.
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
             }
@@ -429,16 +444,20 @@ impl Desk {
         let known = lock(&self.transfers).get(&key).map(Arc::clone);
         let admitted = match known {
             Some(transfer) => Ok(transfer),
-            None if self.is_over(key) => Err("the transfer is over".into()),
-            None => self.begin(key, hello, remote).await,
+            None => match self.over(key) {
+                Some(Over::Finished) => Err("the transfer is over".into()),
+                Some(Over::Ended(reason)) => Err(reason),
+                None => self.begin(key, hello, remote).await,
+            },
         };
         lock(&self.admissions).remove(&key);
         admitted
     }
 
-    /// Whether a transfer was finished lately.
-    fn is_over(&self, key: TransferKey) -> bool {
-        lock(&self.over).contains(&key)
+    /// How a transfer has come to its end, if that was lately.
+    fn over(&self, key: TransferKey) -> Option<Over> {
+        let over = lock(&self.over);
+        over.iter().find(|(other, _)| *other == key).map(|(_, over)| over.clone())
     }
 
     /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
@@ -502,10 +521,10 @@ impl Desk {
         key: TransferKey,
         conn: Conn,
         seat: ConnectionSeat,
-        transfer: &Arc<Transfer>,
+        transfer: Arc<Transfer>,
     ) {
         let (number, connection) = (conn.number, conn.connection.clone());
-        let error = conn.serve(transfer).await;
+        let error = conn.serve(&transfer).await;
         drop(seat);
         tracing::debug!(transfer = transfer.name, number, %error, "connection over");
         match &error {
@@ -526,7 +545,7 @@ impl Desk {
                 if !transfer.is_deserted(DESERTED_TIME) {
                     return;
                 }
-                transfer.end("its client was lost");
+                transfer.end(LOST);
             }
         }
         self.forget(key, transfer).await;
@@ -536,36 +555,45 @@ impl Desk {
     async fn forget_all(&self) {
         let left: Vec<_> = lock(&self.transfers).clone().into_iter().collect();
         for (key, transfer) in left {
-            self.forget(key, &transfer).await;
+            self.forget(key, transfer).await;
         }
     }
 
-    async fn forget(&self, key: TransferKey, transfer: &Arc<Transfer>) {
-        if transfer.outcome().is_some() {
-            let mut over = lock(&self.over);
-            over.push_back(key);
-            if over.len() > OVER_MAX {
-                over.pop_front();
+    async fn forget(&self, key: TransferKey, transfer: Arc<Transfer>) {
+        let reason = transfer.end_reason().unwrap_or_default();
+        let is_finished = transfer.outcome().is_some();
+        // A client that was lost may come back, and begins anew.
+        if is_finished || reason != LOST {
+            let over = if is_finished { Over::Finished } else { Over::Ended(reason.clone()) };
+            let mut list = lock(&self.over);
+            list.push_back((key, over));
+            if list.len() > OVER_MAX {
+                list.pop_front();
             }
         }
         let Some(removed) = lock(&self.transfers).remove(&key) else { return };
-        match removed.outcome() {
-            Some(outcome) => (self.report)(ServeEvent::Finished {
+        let event = match removed.outcome() {
+            Some(outcome) => ServeEvent::Finished {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
                 failed: outcome.failed_files + outcome.failed_others,
                 seconds: removed.began.elapsed().as_secs_f64(),
                 padding_bytes: removed.padding_bytes(),
-            }),
-            None => (self.report)(ServeEvent::Aborted {
+            },
+            None => ServeEvent::Aborted {
                 transfer: removed.name.clone(),
-                reason: removed.end_reason().unwrap_or_default(),
+                reason,
                 bytes: removed.written_bytes.load(Relaxed),
-            }),
+            },
+        };
+        // What is whole gets its name, and what is not is kept or removed, when the last who writes is done.
+        let released = lock(&removed.released).take();
+        drop(tokio::task::spawn_blocking(move || drop((removed, transfer))).await);
+        if let Some(released) = released {
+            drop(tokio::time::timeout(RELEASE_TIME, released).await);
         }
-        let last = Arc::clone(transfer);
-        drop(tokio::task::spawn_blocking(move || drop((removed, last))).await);
+        (self.report)(event);
     }
 }
 

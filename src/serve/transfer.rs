@@ -1,6 +1,7 @@
 //! One transfer at the receiver: what its connections share.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,7 +41,9 @@ pub(super) struct Transfer {
     pub(super) found: Destination,
     /// Room for stripes that are being received.
     account: Arc<Account>,
-    sink: Arc<Sink>,
+    sink: Arc<Held>,
+    /// Resolves when the sink is gone, with all that it had to do.
+    pub(super) released: Mutex<Option<oneshot::Receiver<()>>>,
     ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
     connections: Mutex<HashMap<u32, Connection>>,
     /// When a connection was last lost.
@@ -58,6 +61,22 @@ pub(super) struct Transfer {
     ended: Notify,
 }
 
+/// A sink that whoever waits for its end is told of.
+#[derive(Debug)]
+struct Held {
+    sink: Sink,
+    /// Goes after the sink.
+    _released: oneshot::Sender<()>,
+}
+
+impl Deref for Held {
+    type Target = Sink;
+
+    fn deref(&self) -> &Sink {
+        &self.sink
+    }
+}
+
 impl Transfer {
     pub(super) fn new(
         name: String,
@@ -66,6 +85,7 @@ impl Transfer {
         sink: Sink,
         account: Arc<Account>,
     ) -> Self {
+        let (release, released) = oneshot::channel();
         Self {
             name,
             instance: rand::random::<u64>() & VARINT_MAX,
@@ -74,7 +94,8 @@ impl Transfer {
             began: Instant::now(),
             found,
             account,
-            sink: Arc::new(sink),
+            sink: Arc::new(Held { sink, _released: release }),
+            released: Mutex::new(Some(released)),
             ledger: Mutex::default(),
             connections: Mutex::default(),
             deserted_at: Mutex::default(),
