@@ -22,9 +22,10 @@ use crate::network::{Lane, Network};
 
 const SERVER: &str = "198.51.100.1:4433";
 const CLIENT: &str = "203.0.113.1";
-/// Halted time runs as fast as it can while a disk is busy, as if the disk were slow. It is held to this
-/// many times the real one, which makes of a millisecond a twentieth of a second.
-const HASTE: u32 = 50;
+/// Halted time runs on while a thread writes, as if the disk were slow. It is held to this many times the
+/// real one, and the files are in memory where there is room for them.
+const HASTE: u32 = 20;
+const IN_MEMORY: &str = "/dev/shm";
 
 pub(crate) struct Scene {
     dir: tempfile::TempDir,
@@ -41,7 +42,8 @@ impl Scene {
     /// A server, and a file of `bytes` to push to it over `lanes`.
     pub(crate) fn new(seed: u64, bytes: usize, lanes: Vec<Lane>) -> Self {
         // The folders are made in real time.
-        let dir = tempfile::tempdir().expect("a folder");
+        let dir = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir());
+        let dir = dir.expect("a folder");
         let identity = Arc::new(Identity::load_or_create(dir.path()).expect("an identity"));
         fs::create_dir(dir.path().join("root")).expect("a root");
         let mut data = vec![0; bytes];
@@ -84,11 +86,13 @@ impl Scene {
     /// Waits until the server has confirmed something, and so much of the file has arrived, counted with
     /// what it takes to send it.
     pub(crate) async fn arrived(&self, share: f64) {
-        while !self.is_begun.load(Relaxed)
-            || (self.network.delivered().iter().sum::<u64>() as f64) < share * self.bytes as f64
-        {
+        while !self.is_begun.load(Relaxed) || self.arrived_share() < share {
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    pub(crate) fn arrived_share(&self) -> f64 {
+        self.network.delivered().iter().sum::<u64>() as f64 / self.bytes as f64
     }
 
     /// Ends the server without a word, and starts it again after `pause`.
