@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::common::{Host, Serve, hash, random};
+use crate::common::{Host, Serve, hash, random, run};
 use crate::relay::{Path, Relay};
 
 #[test]
@@ -16,7 +16,7 @@ fn a_connection_that_is_cut_off_is_noticed_and_its_stripes_taken_over() {
     let relay = Relay::start(serve.address, Path { bytes_per_s, delay, ..Path::default() });
     fs::write(host.src("file"), random(1, 64 << 20)).unwrap();
     relay.cut_one_at(24 << 20);
-    let ran = host.push(host.src("file"), &relay.url(""));
+    let ran = run(&mut relay.pushing(&host, &[host.src("file").as_ref()]));
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
 
@@ -55,7 +55,7 @@ fn a_network_that_loses_reorders_doubles_and_damages_changes_no_byte() {
         for number in 0..200 {
             fs::write(tree.join(number.to_string()), random(number, 999)).unwrap();
         }
-        let ran = host.push(&tree, &relay.url(""));
+        let ran = run(&mut relay.pushing(&host, &[tree.as_ref()]));
         assert_eq!(ran.code, 0, "seed {seed}: {ran:?}");
         let arrived = host.root(tree.file_name().unwrap());
         assert_eq!(crate::common::tree(&tree), crate::common::tree(&arrived), "seed {seed}");

@@ -40,7 +40,7 @@ impl Underway {
         let relay = Relay::start(serve.address, Path { bytes_per_s, ..Path::default() });
         fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
         fs::write(host.root("file"), b"old").unwrap();
-        let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+        let mut push = relay.pushing(&host, &[host.src("file").as_ref()]);
         let mut push = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         eventually("a good part is durable", || {
             assert_eq!(push.try_wait().unwrap(), None, "the push has ended");
@@ -176,7 +176,7 @@ fn a_push_that_may_not_wait_ends_when_the_server_does() {
     let mut serve = Serve::with(&host, &["--drain-time", "0s"]);
     let relay = Relay::start(serve.address, Path { bytes_per_s: 2e5, ..Path::default() });
     fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
-    let mut push = host.pushing(&[host.src("file").as_ref()], &relay.url(""));
+    let mut push = relay.pushing(&host, &[host.src("file").as_ref()]);
     push.args(["--retry-for", "0s"]);
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     eventually("some of it is durable", || journal_bytes(&host) > 0);
@@ -237,7 +237,7 @@ fn a_tree_goes_on_after_the_files_that_are_there() {
     for number in 0..400 {
         fs::write(host.src(format!("tree/sub/{number:03}")), random(number, 50_000)).unwrap();
     }
-    let mut push = host.pushing(&[host.src("tree").as_ref()], &relay.url(""));
+    let mut push = relay.pushing(&host, &[host.src("tree").as_ref()]);
     let mut child = push.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let sub = host.root("tree/sub");
     eventually("half of the files are there", || {

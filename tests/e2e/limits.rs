@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Host, Serve, hash, names, random, tree, unfinished};
+use crate::common::{Host, Serve, hash, names, random, run, tree, unfinished};
 use crate::relay::{Path as Lane, Relay};
 
 #[test]
@@ -137,7 +137,7 @@ fn a_disk_that_is_full_in_the_middle_of_a_file_keeps_what_is_there() {
     let serve = Serve::start(&host);
     // Slowly, so that what is there is noted before there is no room for that either.
     let relay = Relay::start(serve.address, Lane { bytes_per_s: 1e6, ..Lane::default() });
-    let ran = host.push(host.src("holed"), &relay.url(""));
+    let ran = run(&mut relay.pushing(&host, &[host.src("holed").as_ref()]));
     ran.assert_failed(5, "No space left on device");
     serve.event("aborted");
     assert_eq!(names(&root).len(), unfinished(&root).len(), "nothing but what is kept");

@@ -102,7 +102,7 @@ fn a_push_that_goes_on_lists_what_was_there_already_as_well() {
     for number in 0..60 {
         fs::write(top.join(number.to_string()), random(number, 256 << 10)).unwrap();
     }
-    let mut first = host.pushing(&[top.as_ref()], &relay.url(""));
+    let mut first = relay.pushing(&host, &[top.as_ref()]);
     let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let arrived = || fs::read_dir(host.root("tree")).map_or(0, Iterator::count);
     eventually("some are there", || arrived() > 20);

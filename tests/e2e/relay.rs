@@ -5,7 +5,9 @@
 mod lane;
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -15,7 +17,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
 use self::lane::{Lane, Port};
-use crate::common::free_address;
+use crate::common::{Host, free_address};
 
 /// What the network does to each connection, in both directions; shares are of its datagrams.
 #[derive(Clone, Copy)]
@@ -127,6 +129,13 @@ impl Relay {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("qbulk://{}/{path}", self.address)
+    }
+
+    /// A push with `--json` over this network, whose packets are not as large as those of the loopback.
+    pub(crate) fn pushing(&self, host: &Host, sources: &[&OsStr]) -> Command {
+        let mut command = host.pushing(sources, &self.url(""));
+        command.args(["--mtu", "1472"]);
+        command
     }
 
     /// Bytes that have got through to the server so far.

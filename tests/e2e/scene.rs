@@ -44,9 +44,8 @@ impl Scene {
     }
 
     pub(crate) fn push(&self, args: &[&str]) -> Push {
-        let mut command = self.host.pushing(&[self.host.src("file").as_ref()], &self.relay.url(""));
-        // The relay stands for a network, whose packets are not as large as those of the loopback.
-        Push::start(command.args(["--mtu", "1472"]).args(args))
+        let mut command = self.relay.pushing(&self.host, &[self.host.src("file").as_ref()]);
+        Push::start(command.args(args))
     }
 
     /// The network lets everything through at once, so that what is left takes no time.
