@@ -5,10 +5,12 @@ pub mod commit;
 pub mod compare;
 pub mod journal;
 mod kept;
+mod meta;
 pub mod paths;
 pub mod scan;
 pub mod sink;
 pub mod source;
+mod space;
 pub mod systems;
 pub mod temp;
 

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -13,13 +12,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{Access, AtFlags, FallocateFlags, Mode, Timespec, Timestamps};
+use rustix::fs::{Access, AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::commit::{Committed, Committer, Complete, folder_of};
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
+use super::meta::{default_folder_mode, set_meta, set_mode, timestamps};
 use super::source::hash_runs;
+use super::space::allocate;
 use super::systems::{Systems, readable};
 use super::temp::{TempFile, temp_name};
 use super::{os, reason};
@@ -413,7 +414,7 @@ impl Sink {
             };
             let temp = TempFile::create(parent, name)?;
             if !self.discards {
-                allocate(&temp, partial.bytes, piece.sparse)?;
+                allocate(temp.file(), partial.bytes, piece.sparse)?;
             }
             Ok(Arc::new(temp))
         };
@@ -763,39 +764,6 @@ fn split<'a>(records: &[Record], mut content: &'a [u8]) -> Result<Vec<&'a [u8]>,
     }
 }
 
-/// Room for the whole file, so that a full disk is known at once and the file is in one place.
-fn allocate(temp: &TempFile, bytes: u64, sparse: bool) -> io::Result<()> {
-    if bytes == 0 {
-        return Ok(());
-    }
-    if sparse {
-        return temp.file().set_len(bytes);
-    }
-    if is_in_memory(temp.file()) {
-        check_space(temp.file(), bytes)?;
-    } else {
-        match rustix::fs::fallocate(temp.file(), FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => return Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => check_space(temp.file(), bytes)?,
-            Err(error) => return Err(error.into()),
-        }
-    }
-    temp.file().set_len(bytes)
-}
-
-/// tmpfs allocates page by page, with the file locked meanwhile, and there is no disk to be in order on.
-fn is_in_memory(file: &File) -> bool {
-    const TMPFS_MAGIC: u64 = 0x0102_1994;
-    rustix::fs::fstatfs(file).is_ok_and(|system| system.f_type as u64 == TMPFS_MAGIC)
-}
-
-/// For file systems that reserve nothing.
-fn check_space(file: &File, bytes: u64) -> io::Result<()> {
-    let system = rustix::fs::fstatvfs(file)?;
-    let free = system.f_bavail.saturating_mul(system.f_frsize);
-    if free < bytes { Err(Errno::NOSPC.into()) } else { Ok(()) }
-}
-
 fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<()> {
     for run in &piece.runs {
         let (bytes, rest) = content.split_at(run.len as usize);
@@ -805,34 +773,6 @@ fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<
     Ok(())
 }
 
-fn set_meta(file: &File, meta: Meta) -> io::Result<()> {
-    set_mode(file, meta.mode)?;
-    rustix::fs::futimens(file, &timestamps(meta))?;
-    Ok(())
-}
-
-/// Permission bits only: set-user-id, set-group-id and sticky are the receiver's to give, and stay.
-fn set_mode(file: &File, mode: u32) -> io::Result<()> {
-    let special = rustix::fs::fstat(file)?.st_mode & 0o7000;
-    rustix::fs::fchmod(file, Mode::from_raw_mode(special | mode & 0o777))?;
-    Ok(())
-}
-
-/// What a new folder gets from the system. The mask is read from where reading does not change it for
-/// other threads; if it is unknown, folders are their owner's alone.
-fn default_folder_mode() -> u32 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
-    let mask = mask.and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok());
-    0o777 & !mask.unwrap_or(0o077)
-}
-
-fn timestamps(meta: Meta) -> Timestamps {
-    let modified = Timespec { tv_sec: meta.mtime_s, tv_nsec: meta.mtime_ns.into() };
-    let unchanged = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
-    Timestamps { last_access: unchanged, last_modification: modified }
-}
-
 pub(super) fn name_of(path: &[u8]) -> OsString {
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     OsStr::from_bytes(name).to_owned()
@@ -840,17 +780,4 @@ pub(super) fn name_of(path: &[u8]) -> OsString {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_file_that_is_larger_than_what_is_free_is_refused_where_nothing_is_reserved() {
-        let file = tempfile::tempfile().unwrap();
-        assert!(check_space(&file, 1).is_ok());
-        let error = check_space(&file, 1 << 60).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::NOSPC.raw_os_error()));
-    }
 }
