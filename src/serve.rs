@@ -587,7 +587,8 @@ impl Desk {
                 bytes: removed.written_bytes.load(Relaxed),
             },
         };
-        // What is whole gets its name, and what is not is kept or removed, when the last who writes is done.
+        // When the last who writes is done, what is whole gets its name, and what is not is kept or
+        // removed.
         let released = lock(&removed.released).take();
         drop(tokio::task::spawn_blocking(move || drop((removed, transfer))).await);
         if let Some(released) = released {

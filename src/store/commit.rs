@@ -24,7 +24,8 @@ use super::temp::TempFile;
 const QUEUE: usize = 1_024;
 /// Files that are flushed together at most.
 const BATCH: usize = 256;
-/// After the first of them it is waited for others: to be woken for each costs more than to give it its name.
+/// After the first of them it is waited for others: to be woken for each costs more than to give it its
+/// name.
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// Folders whose new names are not flushed yet, at most.
 const FOLDERS_MAX: usize = 256;

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::TIME_MAX;
 use crate::network::Lane;
 use crate::scene::Scene;
 
@@ -109,10 +110,8 @@ impl Scenario {
         let scene = Scene::new(self.seed, self.bytes, self.lanes.clone());
         let began = Instant::now();
         let pushing = async {
-            tokio::select! {
-                pushed = scene.push() => pushed.expect("a push that comes through"),
-                () = sleep(Duration::from_secs(3_600)) => panic!("it does not end"),
-            }
+            let pushed = timeout(TIME_MAX, scene.push()).await.expect("an end");
+            pushed.expect("a push that comes through")
         };
         // What has not happened when the push ends does not matter.
         let mut away = Duration::ZERO;

@@ -15,7 +15,7 @@ use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use tokio::task::{AbortHandle, JoinHandle};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::network::{Lane, Network};
@@ -32,7 +32,7 @@ pub(crate) struct Scene {
     identity: Arc<Identity>,
     pub(crate) network: Arc<Network>,
     pub(crate) bytes: usize,
-    server: Mutex<JoinHandle<Result<(), Error>>>,
+    server: Mutex<AbortHandle>,
     /// The server has confirmed something.
     is_begun: Arc<AtomicBool>,
     pacer: AbortHandle,
@@ -134,18 +134,14 @@ fn address() -> SocketAddr {
     SERVER.parse().expect("an address")
 }
 
-fn serve(
-    dir: &Path,
-    identity: &Arc<Identity>,
-    network: &Arc<Network>,
-) -> JoinHandle<Result<(), Error>> {
+fn serve(dir: &Path, identity: &Arc<Identity>, network: &Arc<Network>) -> AbortHandle {
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let config = ServeConfig {
         sockets: network.host(address().ip()),
         ..ServeConfig::new(address(), dir.join("root"), Arc::clone(identity), trust)
     };
     let server = Server::bind(config).expect("a server");
-    tokio::spawn(server.run(Arc::new(|_| ()), std::future::pending()))
+    tokio::spawn(server.run(Arc::new(|_| ()), std::future::pending())).abort_handle()
 }
 
 fn names(root: &Path) -> Vec<PathBuf> {
