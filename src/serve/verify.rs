@@ -104,7 +104,7 @@ impl Verifier {
 
     /// What is at the destination, if it may be looked at.
     async fn welcome(&self, asked: &Asked) -> Result<Destination, String> {
-        let path = super::destination_path(asked.version, &asked.destination)?;
+        let path = super::desk::destination_path(asked.version, &asked.destination)?;
         let root = Arc::clone(&self.root);
         let name = shown(&path);
         let look = move || kind_at(&root, Path::new(OsStr::from_bytes(&path)));

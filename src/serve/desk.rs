@@ -1,0 +1,459 @@
+//! Where connections are brought together to transfers: whom they are of, what they belong to, and what
+//! becomes of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsStr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cap_std::fs::Dir;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{ConnectionError, Incoming, VarInt};
+use tokio::time::Instant;
+
+use super::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
+use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Limits};
+use super::room::{Account, Rooms};
+use super::transfer::Transfer;
+use super::verify::{Asked, Verifier};
+use super::{CLOSE_TIME, ServeReporter, lock};
+use crate::event::ServeEvent;
+use crate::identity::Fingerprint;
+use crate::net::endpoint::{self, PathMtu};
+use crate::net::tls;
+use crate::store::journal::{Journal, Owner};
+use crate::store::sink::{Sink, inspect};
+use crate::store::{reason, shown};
+use crate::wire::{
+    CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
+    is_path_safe, transfer_name,
+};
+
+/// A transfer without a connection is kept for this long: its client may come back.
+const DESERTED_TIME: Duration = Duration::from_secs(30);
+/// A handshake must be done within this time.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// A client that is turned away is told of once in this time; so many are remembered.
+const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
+const REFUSALS_MAX: usize = 1_024;
+/// What clients are told that come to a server that is being stopped.
+const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
+/// Why a transfer ends whose client has not come back.
+const LOST: &str = "its client was lost";
+/// How long whoever still writes for a transfer that has ended may take, before it is told of.
+const RELEASE_TIME: Duration = Duration::from_secs(10);
+/// So many transfers that have ended are remembered, for connections that come too late.
+const OVER_MAX: usize = 1_024;
+
+/// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
+type TransferKey = (Fingerprint, [u8; 16]);
+
+/// How a transfer has come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Over {
+    Finished,
+    /// And why.
+    Ended(String),
+}
+
+/// Where connections are brought together to transfers.
+pub(super) struct Desk {
+    root: Arc<Dir>,
+    verifier: Verifier,
+    discards: bool,
+    report: ServeReporter,
+    tls: Arc<QuicServerConfig>,
+    datagram_bytes_max: u16,
+    clients: Arc<Clients>,
+    rooms: Arc<Rooms>,
+    /// No transfer begins any more.
+    is_draining: AtomicBool,
+    transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
+    /// Transfers that have come to their end lately, the last one last.
+    over: Mutex<VecDeque<(TransferKey, Over)>>,
+    /// Transfers that are being begun: by one of their connections each.
+    admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
+    /// Who was turned away lately, why and when.
+    refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
+}
+
+impl Desk {
+    pub(super) fn new(
+        root: Arc<Dir>,
+        discards: bool,
+        report: ServeReporter,
+        tls: Arc<QuicServerConfig>,
+        datagram_bytes_max: u16,
+        limits: Limits,
+    ) -> Self {
+        let clients = Clients::new(limits);
+        Self {
+            verifier: Verifier::new(Arc::clone(&root)),
+            root,
+            discards,
+            report,
+            tls,
+            datagram_bytes_max,
+            rooms: Rooms::new(Arc::clone(&clients)),
+            clients,
+            is_draining: AtomicBool::new(false),
+            transfers: Mutex::default(),
+            over: Mutex::default(),
+            admissions: Mutex::default(),
+            refusals: Mutex::default(),
+        }
+    }
+
+    /// Whether one more connection can be taken on.
+    pub(super) fn has_room(&self) -> bool {
+        self.clients.has_room()
+    }
+
+    pub(super) async fn serve(self: Arc<Self>, incoming: Incoming, handshake: HandshakeSeat) {
+        let remote = incoming.remote_address();
+        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
+        let refused = |reason: String| self.refuse(remote, reason);
+        let connecting = match incoming.accept_with(config) {
+            Ok(connecting) => connecting,
+            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
+        };
+        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
+        drop(handshake);
+        let Ok(connected) = connected else {
+            return tracing::debug!(%remote, "no handshake in time");
+        };
+        let connection = match connected {
+            Ok(connection) => connection,
+            // A client that turns away has only looked at the key, or says itself what it minds.
+            Err(ConnectionError::TransportError(error))
+                if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
+            {
+                return refused(tls::refusal(&error));
+            }
+            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
+        };
+        let Some(client) = tls::peer_fingerprint(&connection) else {
+            return refused("it showed no certificate".into());
+        };
+        let close =
+            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        let seat = match self.clients.connect(client) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                close(CLOSE_CROWDED, &reason);
+                return refused(reason);
+            }
+        };
+        let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
+        connection.set_receive_window(VarInt::from_u32(seat.window));
+        let (conn, hello) = match greeting {
+            Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
+            Ok(Ok(Greeting::Verify(_))) if self.is_draining.load(Relaxed) => {
+                close(CLOSE_STOPPING, DRAINING);
+                return refused(DRAINING.into());
+            }
+            Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
+            Ok(Err(error)) => {
+                close(CLOSE_PROTOCOL, &error.to_string());
+                return refused(error.to_string());
+            }
+            Err(_) => {
+                close(CLOSE_PROTOCOL, "no hello");
+                return refused("it did not say what it wants".into());
+            }
+        };
+        let key = (client, hello.transfer);
+        if self.is_draining.load(Relaxed) && !lock(&self.transfers).contains_key(&key) {
+            close(CLOSE_STOPPING, DRAINING);
+            return refused(DRAINING.into());
+        }
+        match self.admit(key, &hello, remote).await {
+            Ok(transfer) => {
+                if transfer.join(conn.number, &connection) {
+                    self.attend(key, conn, seat, transfer).await;
+                } else {
+                    let ended = transfer.end_reason();
+                    close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
+                }
+            }
+            // A connection that was still being opened when the last file was there.
+            Err(_) if self.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
+            Err(reason) => {
+                close(CLOSE_REFUSED, &reason);
+                // What has ended was told of.
+                if self.over(key).is_none() {
+                    refused(reason);
+                }
+                // The client should hear why before this end forgets the connection.
+                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+            }
+        }
+    }
+
+    /// Lets no new transfers in from now on.
+    pub(super) fn drain(&self) {
+        self.is_draining.store(true, Relaxed);
+        (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
+    }
+
+    /// Whether there are clients that transfer or compare.
+    pub(super) fn is_serving(&self) -> bool {
+        self.served_transfers() > 0 || self.verifier.served() > 0
+    }
+
+    /// Ends all transfers.
+    pub(super) fn stop(&self, reason: &str) {
+        let running: Vec<_> = lock(&self.transfers).values().cloned().collect();
+        for transfer in running {
+            transfer.stop(reason);
+        }
+    }
+
+    /// Transfers whose clients are there.
+    fn served_transfers(&self) -> usize {
+        lock(&self.transfers).values().filter(|transfer| transfer.is_served()).count()
+    }
+
+    /// Serves a client that compares what is there with what it has.
+    async fn verify(&self, client: Fingerprint, asked: Asked) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
+        let close =
+            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
+        match self.verifier.serve(asked).await {
+            Ok(compared) => (self.report)(ServeEvent::Verified {
+                client: client.to_string(),
+                remote,
+                destination,
+                compared,
+                seconds: began.elapsed().as_secs_f64(),
+            }),
+            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
+            Err(error) => {
+                let is_refusal = matches!(error, ConnError::Refused(_));
+                let (code, reason) =
+                    (if is_refusal { CLOSE_REFUSED } else { CLOSE_PROTOCOL }, error.to_string());
+                close(code, &reason);
+                self.refuse(remote, reason);
+                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+            }
+        }
+    }
+
+    /// Tells that a client was turned away; once for all connections that it tries with.
+    fn refuse(&self, remote: SocketAddr, reason: String) {
+        let now = Instant::now();
+        let mut refusals = lock(&self.refusals);
+        refusals.retain(|_, at| now - *at < REFUSAL_INTERVAL);
+        let key = (remote.ip(), reason.clone());
+        let known = refusals.contains_key(&key);
+        if refusals.len() < REFUSALS_MAX {
+            refusals.insert(key, now);
+        }
+        drop(refusals);
+        if !known {
+            (self.report)(ServeEvent::Refused { remote, reason });
+        }
+    }
+
+    /// The transfer that a connection belongs to; the first one begins it.
+    async fn admit(
+        &self,
+        key: TransferKey,
+        hello: &Hello,
+        remote: SocketAddr,
+    ) -> Result<Arc<Transfer>, String> {
+        let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
+        let _turn = turn.lock().await;
+        let known = lock(&self.transfers).get(&key).map(Arc::clone);
+        let admitted = match known {
+            Some(transfer) => Ok(transfer),
+            None => match self.over(key) {
+                Some(Over::Finished) => Err("the transfer is over".into()),
+                Some(Over::Ended(reason)) => Err(reason),
+                None => self.begin(key, hello, remote).await,
+            },
+        };
+        lock(&self.admissions).remove(&key);
+        admitted
+    }
+
+    /// How a transfer has come to its end, if that was lately.
+    fn over(&self, key: TransferKey) -> Option<Over> {
+        let over = lock(&self.over);
+        over.iter().find(|(other, _)| *other == key).map(|(_, over)| over.clone())
+    }
+
+    /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
+    async fn begin(
+        &self,
+        key: TransferKey,
+        hello: &Hello,
+        remote: SocketAddr,
+    ) -> Result<Arc<Transfer>, String> {
+        let Hello { version, destination, .. } = hello;
+        let path = destination_path(*version, destination)?;
+        self.end_earlier(key, &hello.push);
+        self.clients.may_begin(key.0)?;
+        let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
+        let owner = Owner::new(key.0.as_bytes(), &hello.push);
+        let discards = self.discards;
+        let (found, sink) = tokio::task::spawn_blocking({
+            let (path, name) = (path.clone(), name.clone());
+            move || {
+                let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
+                let journal = if discards { None } else { open_journal(&root, owner)? };
+                let sink = Sink::new(root, name, journal)?;
+                Ok((found, if discards { sink.discarding() } else { sink }))
+            }
+        })
+        .await
+        .map_err(|error| error.to_string())?
+        .map_err(|error| format!("cannot write to {:?}: {}", shown(&path), reason(&error)))?;
+
+        let mut transfers = lock(&self.transfers);
+        let seat = self.clients.begin(key.0)?;
+        let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
+        let transfer = Transfer::new(name.clone(), hello.push, found, sink, account);
+        let transfer = Arc::new(transfer);
+        transfers.insert(key, Arc::clone(&transfer));
+        drop(transfers);
+        (self.report)(ServeEvent::Started {
+            transfer: name,
+            client: key.0.to_string(),
+            remote,
+            destination: shown(destination),
+        });
+        Ok(transfer)
+    }
+
+    /// A push that is run again takes over from its earlier run, of which this host may not know yet that
+    /// it has ended.
+    fn end_earlier(&self, (client, _): TransferKey, push: &[u8; 16]) {
+        let transfers = lock(&self.transfers);
+        let earlier = transfers
+            .iter()
+            .filter(|((other, _), transfer)| *other == client && transfer.push == *push);
+        for (_, transfer) in earlier {
+            transfer.end("the same push was started again and has taken over");
+        }
+    }
+
+    /// Serves a connection to its end, and sees the transfer off if it was the last.
+    async fn attend(
+        &self,
+        key: TransferKey,
+        conn: Conn,
+        seat: ConnectionSeat,
+        transfer: Arc<Transfer>,
+    ) {
+        let (number, connection) = (conn.number, conn.connection.clone());
+        let error = conn.serve(&transfer).await;
+        drop(seat);
+        tracing::debug!(transfer = transfer.name, number, %error, "connection over");
+        match &error {
+            // The client is gone: its connections that are dead need not be waited for.
+            ConnError::Aborted | ConnError::Done => transfer.end(&error.to_string()),
+            ConnError::Protocol(_) | ConnError::Sink(_) => {
+                connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
+                transfer.end_broken(&error.to_string());
+            }
+            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Refused(_) => {}
+        }
+        if transfer.leave(number) > 0 {
+            return;
+        }
+        if transfer.end_reason().is_none() {
+            let has_ended = tokio::time::timeout(DESERTED_TIME, transfer.ended()).await.is_ok();
+            if !has_ended {
+                if !transfer.is_deserted(DESERTED_TIME) {
+                    return;
+                }
+                transfer.end(LOST);
+            }
+        }
+        self.forget(key, transfer).await;
+    }
+
+    /// Sees off the transfers that nobody attends to any more.
+    pub(super) async fn forget_all(&self) {
+        let left: Vec<_> = lock(&self.transfers).clone().into_iter().collect();
+        for (key, transfer) in left {
+            self.forget(key, transfer).await;
+        }
+    }
+
+    async fn forget(&self, key: TransferKey, transfer: Arc<Transfer>) {
+        let reason = transfer.end_reason().unwrap_or_default();
+        let is_finished = transfer.outcome().is_some();
+        // A client that was lost may come back, and begins anew.
+        if is_finished || reason != LOST {
+            let over = if is_finished { Over::Finished } else { Over::Ended(reason.clone()) };
+            let mut list = lock(&self.over);
+            list.push_back((key, over));
+            if list.len() > OVER_MAX {
+                list.pop_front();
+            }
+        }
+        let Some(removed) = lock(&self.transfers).remove(&key) else { return };
+        let event = match removed.outcome() {
+            Some(outcome) => ServeEvent::Finished {
+                transfer: removed.name.clone(),
+                files: outcome.files,
+                bytes: outcome.bytes,
+                failed: outcome.failed_files + outcome.failed_others,
+                seconds: removed.began.elapsed().as_secs_f64(),
+                padding_bytes: removed.padding_bytes(),
+            },
+            None => ServeEvent::Aborted {
+                transfer: removed.name.clone(),
+                reason,
+                bytes: removed.written_bytes.load(Relaxed),
+            },
+        };
+        // When the last who writes is done, what is whole gets its name, and what is not is kept or
+        // removed.
+        let released = lock(&removed.released).take();
+        drop(tokio::task::spawn_blocking(move || drop((removed, transfer))).await);
+        if let Some(released) = released {
+            drop(tokio::time::timeout(RELEASE_TIME, released).await);
+        }
+        (self.report)(event);
+    }
+}
+
+/// The path that a destination stands for, if this server can serve it.
+pub(super) fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u8>, String> {
+    if version != VERSION {
+        return Err(format!("the server speaks version {VERSION} of the protocol, not {version}"));
+    }
+    let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
+    let path = destination[..destination.len() - slashes].to_vec();
+    if !path.is_empty() && !is_path_safe(&path) {
+        return Err(format!("the destination {:?} is not allowed", shown(&path)));
+    }
+    Ok(path)
+}
+
+/// The journal of a push; `None` where the root cannot hold one.
+fn open_journal(root: &Arc<Dir>, owner: Owner) -> std::io::Result<Option<Journal>> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull, WouldBlock};
+    match Journal::open(Arc::clone(root), owner) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(error)
+            if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) =>
+        {
+            tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
+            Ok(None)
+        }
+        Err(error) if error.kind() == WouldBlock => Err(std::io::Error::other(
+            "an earlier run of the same push has not ended yet: try again",
+        )),
+        Err(error) => Err(error),
+    }
+}
