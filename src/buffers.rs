@@ -1,10 +1,17 @@
 //! Buffers that are used again: fresh memory has to be mapped and zeroed page by page, which for a
 //! stripe costs about as much as encrypting it.
+//!
+//! They begin with a page. Some processors (AMD Zen 3 and 4) copy at a quarter of their speed where a
+//! target lies a few bytes further into its page than its source: files are read from whole pages, and
+//! what an allocator hands out is 16 bytes into one.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Buffers that wait to be used again take this much at most, in bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// What they are aligned to, in bytes.
+const PAGE_BYTES: usize = 4_096;
 
 /// Where buffers come from and go back to. Clones share the same buffers.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +29,8 @@ struct Free {
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Vec<u8>,
+    /// Where its first page begins.
+    start: usize,
     len: usize,
     home: Buffers,
 }
@@ -35,14 +44,15 @@ impl Buffers {
             free.bytes -= reused.as_ref().map_or(0, Vec::len);
             reused
         };
-        let mut bytes = reused.unwrap_or_default();
-        if bytes.is_empty() {
-            bytes = vec![0; len];
-        } else if bytes.len() < len {
-            bytes.resize(len, 0);
-        }
-        Buffer { bytes, len, home: self.clone() }
+        let bytes = reused
+            .filter(|bytes| bytes.len() - first_page(bytes) >= len)
+            .unwrap_or_else(|| vec![0; len + PAGE_BYTES]);
+        Buffer { start: first_page(&bytes), bytes, len, home: self.clone() }
     }
+}
+
+fn first_page(bytes: &[u8]) -> usize {
+    bytes.as_ptr().align_offset(PAGE_BYTES)
 }
 
 impl Buffer {
@@ -54,13 +64,13 @@ impl Buffer {
 
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
-        &self.bytes[..self.len]
+        &self.bytes[self.start..][..self.len]
     }
 }
 
 impl AsMut<[u8]> for Buffer {
     fn as_mut(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.len]
+        &mut self.bytes[self.start..][..self.len]
     }
 }
 
