@@ -12,10 +12,12 @@ mod orphans;
 mod place;
 mod process;
 mod push;
+mod qcp;
 mod quic;
 mod rounds;
 mod rsync;
 mod scp;
+mod ssh;
 mod suites;
 mod table;
 mod tcp;
@@ -48,7 +50,7 @@ Examples, each after `cargo bench --bench loopback --`:
 
 What is not installed is named and skipped. benches/README.md says what the rows mean.";
 
-/// Throughput, CPU time and memory over loopback: qbulk beside cp, plain TCP, rsync and scp.
+/// Throughput, CPU time and memory over loopback: qbulk beside cp, plain TCP, rsync, scp and qcp.
 #[derive(Parser)]
 #[command(bin_name = "cargo bench --bench loopback --", after_help = EXAMPLES, max_term_width = 100)]
 struct Args {

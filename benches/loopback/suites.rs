@@ -11,7 +11,7 @@ use crate::load::Load;
 use crate::place::Place;
 use crate::rounds::{Row, Sample, measure, measure_all};
 use crate::table::Table;
-use crate::{Args, Result, discard, push, quic, rsync, scp, tcp};
+use crate::{Args, Result, discard, push, qcp, quic, rsync, scp, ssh, tcp};
 
 /// The largest UDP payload of an Ethernet path.
 const ETHERNET_DATAGRAM_BYTES: u16 = 1_472;
@@ -21,7 +21,7 @@ const CONNECTIONS: u32 = 10;
 /// What can be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
-    /// One file and two trees, beside cp, TCP, rsync and scp.
+    /// One file and two trees, beside cp, TCP, rsync, scp and qcp.
     Files,
     /// The transport alone and a push whose receiver keeps nothing, beside TCP.
     Memory,
@@ -75,9 +75,10 @@ type Run = fn(&Job) -> Result<Sample>;
 
 /// With the peers that this machine has the programs for.
 fn files(job: &Job) -> Comparison {
-    let peers: [(String, Run); 2] = [
+    let peers: [(String, Run); 3] = [
         ("rsync -a to its daemon, in clear".into(), rsync::run),
-        (format!("scp, {}", scp::CIPHER), scp::run),
+        (format!("scp, {}", ssh::CIPHER), scp::run),
+        (format!("qcp {}", qcp::OPTIONS.join(" ")), qcp::run),
     ];
     let mut rows = references(job);
     rows.push(push::row(job, "qbulk", &[], &[]));
