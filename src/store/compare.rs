@@ -16,6 +16,7 @@ use super::commit::folder_of;
 use super::os;
 use super::scan::FileInfo;
 use super::sink::name_of;
+use crate::buffers::Buffers;
 use crate::wire::{Content, Meta, Subject, Verdict};
 
 /// What is read and hashed at a time, in bytes.
@@ -188,7 +189,8 @@ pub fn hash(
         return Ok(Hashed::Changed);
     }
     let mut hasher = blake3::Hasher::new();
-    let mut block = vec![0; info.bytes.min(BLOCK_BYTES as u64) as usize];
+    let mut buffer = Buffers::default().take(info.bytes.min(BLOCK_BYTES as u64) as usize);
+    let block = buffer.as_mut();
     let mut at = 0;
     while at < info.bytes {
         if !wanted.get() {

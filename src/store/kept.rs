@@ -15,6 +15,7 @@ use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::os;
 use super::sink::PARTIAL_MAX;
 use super::temp::{TempFile, temp_name};
+use crate::buffers::Buffers;
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
 
@@ -185,14 +186,14 @@ fn hash_of(
 ) -> io::Result<[u8; 32]> {
     const CHUNK_BYTES: u64 = 1 << 20;
     let mut hasher = PieceHasher::new(offset, len, file_bytes);
-    let mut buffer = vec![0; len.min(CHUNK_BYTES) as usize];
+    let mut buffer = Buffers::default().take(len.min(CHUNK_BYTES) as usize);
     let end = offset + len;
     let mut at = offset;
     while at < end {
         if !goes_on() {
             return Err(io::ErrorKind::Interrupted.into());
         }
-        let chunk = &mut buffer[..(end - at).min(CHUNK_BYTES) as usize];
+        let chunk = &mut buffer.as_mut()[..(end - at).min(CHUNK_BYTES) as usize];
         file.read_exact_at(chunk, at)?;
         hasher.update(chunk);
         at += chunk.len() as u64;
