@@ -20,12 +20,14 @@ use super::journal::{Entry, Journal, Stamp};
 use super::systems::{Systems, readable};
 use super::temp::TempFile;
 
-/// Complete files that wait for their names at most; then writers wait as well.
-const QUEUE: usize = 1_024;
+/// Complete files that are handed over together at most: to hand over each by itself costs more than to
+/// give it its name.
+pub const GROUP: usize = 32;
+/// What waits for the thread at most; then writers wait as well.
+const QUEUE: usize = 32;
 /// Files that are flushed together at most.
 const BATCH: usize = 256;
-/// After the first of them it is waited for others: to be woken for each costs more than to give it its
-/// name.
+/// After the first of them it is waited for others, so as not to be woken for each group.
 const GATHER_TIME: Duration = Duration::from_millis(2);
 /// Folders whose new names are not flushed yet, at most.
 const FOLDERS_MAX: usize = 256;
@@ -56,7 +58,7 @@ pub struct Complete {
 }
 
 enum Job {
-    File(Complete),
+    Files(Vec<Complete>),
     Piece(Arc<TempFile>, Entry),
     Folder(Arc<Dir>, Vec<u8>),
     Flush(SyncSender<()>),
@@ -105,15 +107,18 @@ impl Committer {
                 checkpoint_at: now,
                 journal_at: now + JOURNAL_INTERVAL,
                 touched: HashMap::new(),
+                last_touched: None,
             };
             worker.run(&jobs);
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread) })
     }
 
-    /// Queues a file; waits while the queue is full.
-    pub fn commit(&self, file: Complete) {
-        self.send(Job::File(file));
+    /// Queues files; waits while the queue is full.
+    pub fn commit(&self, files: Vec<Complete>) {
+        if !files.is_empty() {
+            self.send(Job::Files(files));
+        }
     }
 
     /// Queues a piece of a file that is not whole, which was written.
@@ -171,6 +176,8 @@ struct Worker<F> {
     journal_at: Instant,
     /// Folders whose entries are not durable yet, and their paths, by device and inode.
     touched: HashMap<(u64, u64), (Arc<Dir>, Vec<u8>)>,
+    /// The last of them.
+    last_touched: Option<Arc<Dir>>,
 }
 
 impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
@@ -181,9 +188,9 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
-                    Job::File(file) => files.push(file),
+                    Job::Files(group) => files.extend(group),
                     Job::Piece(temp, piece) => self.pieces.push((temp, piece)),
-                    Job::Folder(folder, path) => self.touch(folder, path),
+                    Job::Folder(folder, path) => self.touch(folder, &path),
                     Job::Flush(done) => flush = Some(done),
                     Job::Wake => {}
                     Job::Close => self.close(),
@@ -217,7 +224,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
         if self.pieces.is_empty() {
             let job = jobs.recv()?;
-            if matches!(job, Job::File(_)) {
+            if matches!(job, Job::Files(_)) {
                 thread::sleep(GATHER_TIME);
             }
             return Ok(job);
@@ -235,7 +242,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
             let published = synced.and_then(|()| file.temp.publish(&file.name));
-            let result = published.map(|parent| self.touch(parent, folder_of(&file.path).to_vec()));
+            let result = published.map(|parent| self.touch(parent, folder_of(&file.path)));
             (self.on_commit)(Committed::File(&file.path), result);
             self.note_file(file);
         }
@@ -309,16 +316,21 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
     }
 
-    fn touch(&mut self, folder: Arc<Dir>, path: Vec<u8>) {
+    fn touch(&mut self, folder: Arc<Dir>, path: &[u8]) {
+        if self.last_touched.as_ref().is_some_and(|last| Arc::ptr_eq(last, &folder)) {
+            return;
+        }
         match rustix::fs::fstat(&*folder) {
             Ok(stat) => {
-                self.touched.insert((stat.st_dev, stat.st_ino), (folder, path));
+                self.last_touched = Some(Arc::clone(&folder));
+                self.touched.insert((stat.st_dev, stat.st_ino), (folder, path.to_vec()));
             }
-            Err(error) => (self.on_commit)(Committed::Folder(&path), Err(error.into())),
+            Err(error) => (self.on_commit)(Committed::Folder(path), Err(error.into())),
         }
     }
 
     fn sync_folders(&mut self) {
+        self.last_touched = None;
         let (mut folders, mut paths) = (Vec::new(), Vec::new());
         for (folder, path) in std::mem::take(&mut self.touched).into_values() {
             match readable(&folder) {

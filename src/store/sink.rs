@@ -15,7 +15,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags, Mode};
 use rustix::io::Errno;
 
-use super::commit::{Committed, Committer, Complete, folder_of};
+use super::commit::{Committed, Committer, Complete, GROUP, folder_of};
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
 use super::meta::{default_folder_mode, set_meta, set_mode, timestamps};
@@ -266,9 +266,16 @@ impl Sink {
         if !intact {
             return Ok(Applied::Damaged);
         }
-        for (record, content) in records.iter().zip(contents) {
-            self.act(record, content)?;
-        }
+        let mut complete = Vec::new();
+        let acted = records.iter().zip(contents).try_for_each(|(record, content)| {
+            complete.extend(self.act(record, content)?);
+            if complete.len() >= GROUP {
+                self.committer.commit(std::mem::take(&mut complete));
+            }
+            Ok::<_, SinkError>(())
+        });
+        self.committer.commit(complete);
+        acted?;
         self.check_disk()?;
         Ok(Applied::Written)
     }
@@ -321,7 +328,8 @@ impl Sink {
         }
     }
 
-    fn act(&self, record: &Record, content: &[u8]) -> Result<(), SinkError> {
+    /// Does what a record says. Returns the file that is complete with it, if there is one.
+    fn act(&self, record: &Record, content: &[u8]) -> Result<Option<Complete>, SinkError> {
         match record {
             Record::Folder { path, meta, .. } => {
                 if let Err(error) = self.make_folder(path, *meta) {
@@ -333,19 +341,19 @@ impl Sink {
                     self.tally.fail(path, &error);
                 }
             }
-            Record::Piece(piece) => self.write_piece(piece, content)?,
-            Record::Seal { item, hash } => self.seal(*item, *hash)?,
+            Record::Piece(piece) => return self.write_piece(piece, content),
+            Record::Seal { item, hash } => return self.seal(*item, *hash),
             Record::Discard { item } => self.discard(*item)?,
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<(), SinkError> {
+    fn write_piece(&self, piece: &Piece, content: &[u8]) -> Result<Option<Complete>, SinkError> {
         let whole = piece.len == piece.file_bytes;
         let partial = if whole {
             Arc::new(Partial::new(piece))
         } else {
-            let Some(partial) = self.partial(piece)? else { return Ok(()) };
+            let Some(partial) = self.partial(piece)? else { return Ok(None) };
             partial
         };
         let temp = match partial.temp.get_or_init(|| self.create(&partial, piece)) {
@@ -355,7 +363,7 @@ impl Sink {
         if partial.is_unwanted.load(SeqCst) {
             // It was given up before the temporary file was there to be told.
             temp.discard();
-            return Ok(());
+            return Ok(None);
         }
         let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
         if let Err(error) = written {
@@ -374,11 +382,12 @@ impl Sink {
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
-            self.complete(piece.item, &partial)?;
-        } else if self.push_tag.is_some() && !piece.is_name_only() {
+            return self.complete(piece.item, &partial);
+        }
+        if self.push_tag.is_some() && !piece.is_name_only() {
             self.committer.piece(Arc::clone(temp), entry(piece));
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The file that a piece belongs to, unless it is not wanted any more.
@@ -402,7 +411,8 @@ impl Sink {
         Ok(Some(Arc::clone(partial)))
     }
 
-    /// Makes the file under its temporary name, with all the room that it will need.
+    /// Makes the file under its temporary name, with all the room that it will need. One that is
+    /// written at once, and in full, finds out by that.
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
             let (parent, _) = self.parent(&partial.path)?;
@@ -413,7 +423,7 @@ impl Sink {
                 _ => temp_name(&self.tag, piece.item),
             };
             let temp = TempFile::create(parent, name)?;
-            if !self.discards {
+            if !self.discards && piece.content_bytes() < partial.bytes {
                 allocate(temp.file(), partial.bytes, piece.sparse)?;
             }
             Ok(Arc::new(temp))
@@ -424,18 +434,18 @@ impl Sink {
         })
     }
 
-    fn seal(&self, item: u64, hash: [u8; 32]) -> Result<(), SinkError> {
+    fn seal(&self, item: u64, hash: [u8; 32]) -> Result<Option<Complete>, SinkError> {
         let partial = {
             let mut partials = lock(&self.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
                 if partials.discarded.contains(&item) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 if partials.early_seals.len() >= PARTIAL_MAX {
                     return Err(too_many());
                 }
                 partials.early_seals.insert(item, hash);
-                return Ok(());
+                return Ok(None);
             };
             partial
         };
@@ -444,17 +454,14 @@ impl Sink {
             progress.seal = Some(hash);
             progress.tree.root().is_some()
         };
-        if is_done {
-            self.complete(item, &partial)?;
-        }
-        Ok(())
+        if is_done { self.complete(item, &partial) } else { Ok(None) }
     }
 
-    /// All of a file is there: it gets its mode and time, and waits for its name. Only whoever added
+    /// All of a file is there: it gets its mode and time, and is ready for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
-    fn complete(&self, item: u64, partial: &Partial) -> Result<(), SinkError> {
+    fn complete(&self, item: u64, partial: &Partial) -> Result<Option<Complete>, SinkError> {
         let path = &partial.path;
-        let Some(Ok(temp)) = partial.temp.get() else { return Ok(()) };
+        let Some(Ok(temp)) = partial.temp.get() else { return Ok(None) };
         let temp = Arc::clone(temp);
         let (root, seal) = {
             let progress = lock(&partial.progress);
@@ -471,16 +478,20 @@ impl Sink {
         lock(&self.partials).files.remove(&item);
         self.tally.bytes.fetch_add(partial.bytes, Relaxed);
         let (name, path, source) = (name_of(path), path.clone(), partial.source);
-        self.committer.commit(Complete { temp, name, path, source, hash });
-        Ok(())
+        Ok(Some(Complete { temp, name, path, source, hash }))
     }
 
-    /// A file fails; it is told once, however many of its pieces fail.
-    fn give_up(&self, item: u64, partial: &Partial, reason: String) -> Result<(), SinkError> {
+    /// A file fails, and will not be complete; it is told once, however many of its pieces fail.
+    fn give_up(
+        &self,
+        item: u64,
+        partial: &Partial,
+        reason: String,
+    ) -> Result<Option<Complete>, SinkError> {
         if self.forget(item)? {
             self.tally.note_file(&partial.path, reason);
         }
-        Ok(())
+        Ok(None)
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
