@@ -46,7 +46,7 @@ impl Buffers {
         };
         let bytes = reused
             .filter(|bytes| bytes.len() - first_page(bytes) >= len)
-            .unwrap_or_else(|| vec![0; len + PAGE_BYTES]);
+            .unwrap_or_else(|| vec![0; len.next_multiple_of(PAGE_BYTES) + PAGE_BYTES]);
         Buffer { start: first_page(&bytes), bytes, len, home: self.clone() }
     }
 }
@@ -99,7 +99,9 @@ mod tests {
         let at = buffer.bytes.as_ptr();
         drop(buffer);
         assert_eq!(buffers.take(500).bytes.as_ptr(), at, "the same again");
-        assert_eq!(buffers.take(5_000).as_ref().len(), 5_000);
+        let larger = buffers.take(5_000);
+        assert_eq!(larger.as_ref().len(), 5_000);
+        assert_eq!(larger.as_ref().as_ptr().align_offset(PAGE_BYTES), 0);
 
         let many: Vec<_> = (0..100).map(|_| buffers.take(1 << 20)).collect();
         drop(many);
