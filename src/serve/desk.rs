@@ -25,8 +25,9 @@ use crate::event::ServeEvent;
 use crate::identity::Fingerprint;
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls;
+use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Owner};
-use crate::store::sink::{Sink, inspect};
+use crate::store::sink::Sink;
 use crate::store::{reason, shown};
 use crate::wire::{
     CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,

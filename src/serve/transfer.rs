@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::ledger::{Claim, Ledger};
 use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
-use crate::store::sink::{Applied, Outcome, Sink, SinkError};
+use crate::store::sink::{Applied, Sink, SinkError};
+use crate::store::tally::Outcome;
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
     VARINT_MAX,

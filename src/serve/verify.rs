@@ -16,7 +16,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::conn::ConnError;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
-use crate::store::sink::kind_at;
+use crate::store::destination::kind_at;
 use crate::store::{reason, shown};
 use crate::wire::{
     CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,

@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod commit;
 pub mod compare;
+pub mod destination;
 pub mod journal;
 mod kept;
 mod meta;
@@ -12,6 +13,7 @@ pub mod sink;
 pub mod source;
 mod space;
 pub mod systems;
+pub mod tally;
 pub mod temp;
 
 use std::ffi::OsStr;

@@ -7,12 +7,11 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{Access, AtFlags, Mode};
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::commit::{Committed, Committer, Complete, GROUP, folder_of};
@@ -22,18 +21,16 @@ use super::meta::{default_folder_mode, set_meta, set_mode, timestamps};
 use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::{Systems, readable};
+use super::tally::{Outcome, Tally};
 use super::temp::{TempFile, temp_name};
 use super::{os, reason};
 use crate::hashtree::HashTree;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Control, Destination, Header, Meta, Piece, RECORDS_MAX, Record, WireError,
-    file_key,
+    CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, WireError, file_key,
 };
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
-/// Failures whose path and reason are kept; more are only counted.
-const FAILURES_MAX: usize = 1_000;
 /// What the folders' paths may take, in bytes, while their modes and times wait for the end.
 const FOLDER_BYTES_MAX: usize = 64 << 20;
 /// Open folders that are kept for the next file.
@@ -65,32 +62,6 @@ impl From<WireError> for SinkError {
     fn from(error: WireError) -> Self {
         Self::Protocol(error.to_string())
     }
-}
-
-/// Something that could not be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Failed {
-    /// Its path.
-    pub path: Vec<u8>,
-    /// Why.
-    pub reason: String,
-}
-
-/// What a transfer left behind.
-#[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// Files that have their name.
-    pub files: u64,
-    /// Bytes of these files.
-    pub bytes: u64,
-    /// What could not be written; the first of them.
-    pub failures: Vec<Failed>,
-    /// How many files could not be written.
-    pub failed_files: u64,
-    /// How many files were taken back by the sender.
-    pub discarded_files: u64,
-    /// How many folders and links could not be made.
-    pub failed_others: u64,
 }
 
 /// One transfer's view of the disk.
@@ -130,16 +101,6 @@ struct Folders {
     is_full: bool,
 }
 
-#[derive(Debug, Default)]
-struct Tally {
-    files: AtomicU64,
-    bytes: AtomicU64,
-    failed_files: AtomicU64,
-    discarded_files: AtomicU64,
-    failures: Mutex<(Vec<Failed>, u64)>,
-    fatal: OnceLock<String>,
-}
-
 /// A file that is partly there.
 #[derive(Debug)]
 struct Partial {
@@ -159,42 +120,6 @@ struct Progress {
     seal: Option<[u8; 32]>,
 }
 
-/// Looks at a destination before a transfer: what is there, and whether it can be written.
-pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
-    let mut below = destination;
-    let kind = kind_at(root, destination)?;
-    if kind != Destination::Folder {
-        below = below.parent().unwrap_or(Path::new(""));
-    }
-    let folder = loop {
-        if below.as_os_str().is_empty() {
-            break root.try_clone()?;
-        }
-        match root.open_dir(below) {
-            Ok(folder) => break folder,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                below = below.parent().unwrap_or(Path::new(""));
-            }
-            Err(error) => return Err(error),
-        }
-    };
-    rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
-    Ok(kind)
-}
-
-/// What is at a destination.
-pub fn kind_at(root: &Dir, destination: &Path) -> io::Result<Destination> {
-    if destination.as_os_str().is_empty() {
-        return Ok(Destination::Folder);
-    }
-    match root.metadata(destination) {
-        Ok(found) if found.is_dir() => Ok(Destination::Folder),
-        Ok(_) => Ok(Destination::File),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Destination::Missing),
-        Err(error) => Err(error),
-    }
-}
-
 impl Sink {
     /// Writes below `root`; `tag` tells this transfer's temporary files from others'. Goes on with what
     /// the journal knows of earlier runs.
@@ -207,9 +132,7 @@ impl Sink {
         let committer =
             Committer::start(Arc::clone(&systems), journal, move |committed, result| {
                 match (committed, result) {
-                    (Committed::File(_), Ok(())) => {
-                        told.files.fetch_add(1, Relaxed);
-                    }
+                    (Committed::File(_), Ok(())) => told.add_file(),
                     (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
                     (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
                     (Committed::File(path), Err(error)) => {
@@ -309,21 +232,12 @@ impl Sink {
         self.check_disk()?;
         self.kept.remove();
         self.committer.close();
-        let (failures, failed) = lock(&self.tally.failures).clone();
-        let failed_files = self.tally.failed_files.load(Relaxed);
-        Ok(Outcome {
-            files: self.tally.files.load(Relaxed),
-            bytes: self.tally.bytes.load(Relaxed),
-            failures,
-            failed_files,
-            discarded_files: self.tally.discarded_files.load(Relaxed),
-            failed_others: failed.saturating_sub(failed_files),
-        })
+        Ok(self.tally.outcome())
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
-        match self.tally.fatal.get() {
-            Some(reason) => Err(SinkError::Disk(reason.clone())),
+        match self.tally.fatal() {
+            Some(reason) => Err(SinkError::Disk(reason.to_owned())),
             None => Ok(()),
         }
     }
@@ -476,7 +390,7 @@ impl Sink {
             return self.give_up(item, partial, reason(&error));
         }
         lock(&self.partials).files.remove(&item);
-        self.tally.bytes.fetch_add(partial.bytes, Relaxed);
+        self.tally.add_bytes(partial.bytes);
         let (name, path, source) = (name_of(path), path.clone(), partial.source);
         Ok(Some(Complete { temp, name, path, source, hash }))
     }
@@ -496,7 +410,7 @@ impl Sink {
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
         if self.forget(item)? {
-            self.tally.discarded_files.fetch_add(1, Relaxed);
+            self.tally.add_discarded();
         }
         Ok(())
     }
@@ -659,7 +573,7 @@ impl Drop for Sink {
             }
         }
         let is_kept = partials.values().any(|partial| partial.is_kept());
-        if !is_kept && self.kept.is_empty() && self.tally.files.load(Relaxed) == 0 {
+        if !is_kept && self.kept.is_empty() && !self.tally.has_files() {
             self.committer.close();
         }
     }
@@ -697,35 +611,6 @@ impl Partial {
 
     fn is_kept(&self) -> bool {
         matches!(self.temp.get(), Some(Ok(temp)) if temp.is_kept())
-    }
-}
-
-impl Tally {
-    fn fail(&self, path: &[u8], error: &io::Error) {
-        self.note_fatal(path, error);
-        self.note(path, reason(error));
-    }
-
-    fn note_file(&self, path: &[u8], reason: String) {
-        self.failed_files.fetch_add(1, Relaxed);
-        self.note(path, reason);
-    }
-
-    fn note(&self, path: &[u8], reason: String) {
-        let mut failures = lock(&self.failures);
-        failures.1 += 1;
-        if failures.0.len() < FAILURES_MAX {
-            failures.0.push(Failed { path: path.to_vec(), reason });
-        }
-    }
-
-    /// What fails one file may well fail all.
-    fn note_fatal(&self, path: &[u8], error: &io::Error) {
-        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO)) {
-            let path = super::shown(path);
-            self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
-        }
     }
 }
 

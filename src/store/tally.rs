@@ -1,0 +1,123 @@
+//! What a transfer has left behind so far.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use rustix::io::Errno;
+
+use super::{reason, shown};
+
+/// Failures whose path and reason are kept; more are only counted.
+const FAILURES_MAX: usize = 1_000;
+
+/// Something that could not be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// Its path.
+    pub path: Vec<u8>,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a transfer left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Files that have their name.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// What could not be written; the first of them.
+    pub failures: Vec<Failed>,
+    /// How many files could not be written.
+    pub failed_files: u64,
+    /// How many files were taken back by the sender.
+    pub discarded_files: u64,
+    /// How many folders and links could not be made.
+    pub failed_others: u64,
+}
+
+/// Counts what becomes of files, folders and links.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    files: AtomicU64,
+    bytes: AtomicU64,
+    failed_files: AtomicU64,
+    discarded_files: AtomicU64,
+    /// The first of them, and how many there are.
+    failures: Mutex<(Vec<Failed>, u64)>,
+    /// Why nothing more can be written.
+    fatal: OnceLock<String>,
+}
+
+impl Tally {
+    /// Something could not be written because of `error`.
+    pub(super) fn fail(&self, path: &[u8], error: &io::Error) {
+        self.note_fatal(path, error);
+        self.note(path, reason(error));
+    }
+
+    /// A file could not be written.
+    pub(super) fn note_file(&self, path: &[u8], reason: String) {
+        self.failed_files.fetch_add(1, Relaxed);
+        self.note(path, reason);
+    }
+
+    /// Something could not be written.
+    pub(super) fn note(&self, path: &[u8], reason: String) {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.1 += 1;
+        if failures.0.len() < FAILURES_MAX {
+            failures.0.push(Failed { path: path.to_vec(), reason });
+        }
+    }
+
+    /// What fails one file may well fail all.
+    pub(super) fn note_fatal(&self, path: &[u8], error: &io::Error) {
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO)) {
+            let path = shown(path);
+            self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
+        }
+    }
+
+    /// Why nothing more can be written, if that is so.
+    pub(super) fn fatal(&self) -> Option<&str> {
+        self.fatal.get().map(String::as_str)
+    }
+
+    /// A file has its name.
+    pub(super) fn add_file(&self) {
+        self.files.fetch_add(1, Relaxed);
+    }
+
+    /// Whether any file has its name.
+    pub(super) fn has_files(&self) -> bool {
+        self.files.load(Relaxed) > 0
+    }
+
+    /// A file of `bytes` bytes is whole.
+    pub(super) fn add_bytes(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The sender has taken a file back.
+    pub(super) fn add_discarded(&self) {
+        self.discarded_files.fetch_add(1, Relaxed);
+    }
+
+    /// All of it.
+    pub(super) fn outcome(&self) -> Outcome {
+        let (failures, failed) =
+            self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed_files = self.failed_files.load(Relaxed);
+        Outcome {
+            files: self.files.load(Relaxed),
+            bytes: self.bytes.load(Relaxed),
+            failures,
+            failed_files,
+            discarded_files: self.discarded_files.load(Relaxed),
+            failed_others: failed.saturating_sub(failed_files),
+        }
+    }
+}
