@@ -13,6 +13,10 @@ const KEPT_BYTES_MAX: usize = 64 << 20;
 /// What they are aligned to, in bytes.
 const PAGE_BYTES: usize = 4_096;
 
+/// Smaller ones, of which there may be very many, are as the allocator makes them, and are not kept: they
+/// must not take several times what is in them.
+const LARGE_BYTES: usize = 4 * PAGE_BYTES;
+
 /// Where buffers come from and go back to. Clones share the same buffers.
 #[derive(Clone, Debug, Default)]
 pub struct Buffers {
@@ -38,6 +42,9 @@ pub struct Buffer {
 impl Buffers {
     /// A buffer of `len` bytes, which are to be overwritten.
     pub fn take(&self, len: usize) -> Buffer {
+        if len < LARGE_BYTES {
+            return Buffer { bytes: vec![0; len], start: 0, len, home: self.clone() };
+        }
         let reused = {
             let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
             let reused = free.buffers.pop();
@@ -77,6 +84,9 @@ impl AsMut<[u8]> for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
+        if bytes.len() < LARGE_BYTES {
+            return;
+        }
         let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.bytes + bytes.len() <= KEPT_BYTES_MAX {
             free.bytes += bytes.len();
@@ -92,16 +102,18 @@ mod tests {
     #[test]
     fn buffers_come_back_and_no_more_are_kept_than_may_be() {
         let buffers = Buffers::default();
-        let mut buffer = buffers.take(1_000);
+        let mut buffer = buffers.take(20_000);
         buffer.as_mut().fill(7);
         buffer.truncate(10);
         assert_eq!(buffer.as_ref(), [7; 10]);
         let at = buffer.bytes.as_ptr();
         drop(buffer);
-        assert_eq!(buffers.take(500).bytes.as_ptr(), at, "the same again");
-        let larger = buffers.take(5_000);
-        assert_eq!(larger.as_ref().len(), 5_000);
+        assert_eq!(buffers.take(19_500).bytes.as_ptr(), at, "the same again");
+        let larger = buffers.take(50_000);
+        assert_eq!(larger.as_ref().len(), 50_000);
         assert_eq!(larger.as_ref().as_ptr().align_offset(PAGE_BYTES), 0);
+        let small = buffers.take(7);
+        assert_eq!((small.as_ref().len(), small.bytes.capacity()), (7, 7));
 
         let many: Vec<_> = (0..100).map(|_| buffers.take(1 << 20)).collect();
         drop(many);
