@@ -376,9 +376,10 @@ impl Push {
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Prepared { sealed, failures } => {
                 self.reading -= 1;
-                for (item, hash) in sealed {
-                    let seal = self.source.seal(&item, hash);
-                    self.pool.handle(Input::Offered(seal), clock::now());
+                let seal = |(item, hash): (Arc<SourceItem>, _)| self.source.seal(&item, hash);
+                let seals: Vec<_> = sealed.into_iter().map(seal).collect();
+                if !seals.is_empty() {
+                    self.pool.handle(Input::Offered(seals), clock::now());
                 }
                 for failure in failures {
                     self.failures.add(failure);
@@ -589,15 +590,16 @@ impl Push {
 
     fn on_found(&mut self, found: Found) {
         match found {
-            Found::Entry(Ok(entry)) => match self.source.take(entry) {
-                Ok(items) => {
-                    for item in items {
-                        self.pool.handle(Input::Offered(item), clock::now());
+            Found::Entries(entries) => {
+                let mut items = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    match entry.and_then(|entry| self.source.take(entry)) {
+                        Ok(found) => items.extend(found),
+                        Err(failure) => self.failures.add(failure),
                     }
                 }
-                Err(failure) => self.failures.add(failure),
-            },
-            Found::Entry(Err(failure)) => self.failures.add(failure),
+                self.pool.handle(Input::Offered(items), clock::now());
+            }
             Found::End => {
                 self.source_done = true;
                 self.pool.handle(Input::SourceDone, clock::now());

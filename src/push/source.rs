@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -18,8 +19,13 @@ use crate::store::source::{Part, SourceItem, SourceKind};
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
 
-/// Entries that the scan may be ahead of the plan.
-const SCAN_AHEAD: usize = 1_024;
+/// Entries that are handed over together at most, so that small ones share a stripe. They do not wait
+/// for others if they are this large, or if others do not come.
+const SCAN_GROUP: usize = 64;
+const SCAN_GROUP_BYTES: u64 = 1 << 20;
+const SCAN_GATHER_TIME: Duration = Duration::from_millis(1);
+/// Groups that the scan may be ahead of the plan.
+const SCAN_AHEAD: usize = 16;
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// What a record takes beside its path, in bytes, at most and roughly.
@@ -52,7 +58,7 @@ pub(super) struct Source {
 
 /// What the scan says.
 pub(super) enum Found {
-    Entry(Result<Entry, Failure>),
+    Entries(Vec<Result<Entry, Failure>>),
     /// That was all.
     End,
 }
@@ -89,14 +95,28 @@ impl Source {
             kept_bytes: 0,
         };
         tokio::task::spawn_blocking(move || {
+            let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
             scan(&starts, |entry| {
+                if group.is_empty() {
+                    (group_bytes, begun) = (0, Instant::now());
+                }
                 scanned.items.fetch_add(1, Relaxed);
                 if let Ok(Entry { kind: Kind::File(info), .. }) = &entry {
                     scanned.bytes.fetch_add(info.bytes, Relaxed);
+                    group_bytes = group_bytes.saturating_add(info.bytes);
                 }
-                sender.blocking_send(Found::Entry(entry)).is_ok()
+                group.push(entry);
+                let is_due = group.len() >= SCAN_GROUP
+                    || group_bytes >= SCAN_GROUP_BYTES
+                    || begun.elapsed() >= SCAN_GATHER_TIME;
+                !is_due || {
+                    let entries = Found::Entries(std::mem::take(&mut group));
+                    sender.blocking_send(entries).is_ok()
+                }
             });
             scanned.done.store(true, Relaxed);
+            // Fails only if nobody wants to know.
+            drop(sender.blocking_send(Found::Entries(group)));
             drop(sender.blocking_send(Found::End));
         });
         source

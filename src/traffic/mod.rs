@@ -10,7 +10,7 @@
 //!
 //! let now = Instant::now();
 //! let mut pool = Pool::new(PoolConfig::default(), 42, now);
-//! pool.handle(Input::Offered(Item::split(ItemId(0), 10 << 20)), now);
+//! pool.handle(Input::Offered(vec![Item::split(ItemId(0), 10 << 20)]), now);
 //! pool.handle(Input::SourceDone, now);
 //! let mut opened = 0;
 //! while let Some(output) = pool.poll() {
@@ -44,10 +44,10 @@ use std::time::Duration;
 pub struct ConnId(pub u32);
 
 /// What the shell tells the pool.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Input {
-    /// The source has something to send.
-    Offered(Item),
+    /// The source has something to send. What is offered together can go in one stripe.
+    Offered(Vec<Item>),
     /// Nothing more will be offered.
     SourceDone,
     /// The receiver has accepted the transfer: data may flow on every connection that is up.

@@ -217,8 +217,10 @@ impl Pool {
     /// Takes an event in.
     pub fn handle(&mut self, input: Input, now: Instant) {
         match input {
-            Input::Offered(item) => {
-                self.plan.offer(item);
+            Input::Offered(items) => {
+                for item in items {
+                    self.plan.offer(item);
+                }
                 self.drained = false;
             }
             Input::SourceDone => self.source_done = true,

@@ -115,7 +115,7 @@ impl<'a> Sim<'a> {
             && at <= self.at
         {
             self.offered += 1;
-            self.tell(Input::Offered(item));
+            self.tell(Input::Offered(vec![item]));
         }
         if self.offered == self.network.items.len()
             && self.at >= self.network.source_done
