@@ -48,6 +48,11 @@ impl Scene {
         Push::start(command.args(args))
     }
 
+    /// The network lets next to nothing through.
+    pub(crate) fn hold(&self) {
+        self.relay.pace(crate::relay::Lanes::All, 1.0);
+    }
+
     /// The network lets everything through at once, so that what is left takes no time.
     pub(crate) fn hurry(&self) {
         self.relay.pace(crate::relay::Lanes::All, 1e9);
