@@ -41,7 +41,7 @@ use crate::store::paths::{PathCache, PathKey};
 use crate::store::shown;
 use crate::store::source::{Outcome, Prepared, SourceItem, prepare};
 use crate::traffic::{
-    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+    ConnId, Input, Item, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
 };
 use crate::wire::{self, Control, Destination, VERSION};
 
@@ -377,10 +377,8 @@ impl Push {
             Event::Prepared { sealed, failures } => {
                 self.reading -= 1;
                 let seal = |(item, hash): (Arc<SourceItem>, _)| self.source.seal(&item, hash);
-                let seals: Vec<_> = sealed.into_iter().map(seal).collect();
-                if !seals.is_empty() {
-                    self.pool.handle(Input::Offered(seals), clock::now());
-                }
+                let seals = sealed.into_iter().map(seal).collect();
+                self.offer(seals);
                 for failure in failures {
                     self.failures.add(failure);
                 }
@@ -588,6 +586,12 @@ impl Push {
         }
     }
 
+    fn offer(&mut self, items: Vec<Item>) {
+        if !items.is_empty() {
+            self.pool.handle(Input::Offered(items), clock::now());
+        }
+    }
+
     fn on_found(&mut self, found: Found) {
         match found {
             Found::Entries(entries) => {
@@ -598,7 +602,7 @@ impl Push {
                         Err(failure) => self.failures.add(failure),
                     }
                 }
-                self.pool.handle(Input::Offered(items), clock::now());
+                self.offer(items);
             }
             Found::End => {
                 self.source_done = true;

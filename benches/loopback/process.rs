@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,6 +20,14 @@ use crate::Result;
 
 /// How long a receiver may take to end once everything was sent, or once it was told to.
 const END_TIME: Duration = Duration::from_secs(10);
+
+/// A program's full path: where the user's programs are, or the system's.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let usual = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
+    let folders = std::env::split_paths(&path).chain(usual);
+    folders.map(|folder| folder.join(name)).find(|program| program.is_file())
+}
 
 /// What a process and those that it has waited for have used.
 #[derive(Clone, Copy, Debug)]

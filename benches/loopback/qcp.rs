@@ -1,11 +1,11 @@
 //! qcp, which copies over QUIC and has its server started by ssh.
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use crate::Result;
 use crate::inetd::measure_with;
 use crate::job::Job;
+use crate::process::find_program;
 use crate::rounds::Sample;
 use crate::ssh::Ssh;
 
@@ -14,7 +14,8 @@ pub(crate) const OPTIONS: [&str; 6] = ["--tx", "4G", "--rx", "4G", "--rtt", "1"]
 
 pub(crate) fn run(job: &Job) -> Result<Sample> {
     let ssh = Ssh::of(&job.place)?;
-    let program = program().ok_or("it is not installed")?;
+    // sshd looks in the system's folders only.
+    let program = find_program("qcp").ok_or("it is not installed")?;
     measure_with(ssh.server()?, |port| {
         let mut qcp = Command::new(&program);
         qcp.args(["-q", "-4", "--ssh-config", "/dev/null"]).args(OPTIONS);
@@ -31,10 +32,4 @@ pub(crate) fn run(job: &Job) -> Result<Sample> {
         qcp.arg(&job.source).arg(format!("127.0.0.1:{}/", job.target.display()));
         qcp
     })
-}
-
-/// Its full path: sshd looks in the system's folders only.
-fn program() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|folder| folder.join("qcp")).find(|qcp| qcp.is_file())
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::Result;
-use crate::process::Process;
+use crate::process::{Process, find_program};
 
 pub(crate) const CIPHER: &str = "aes128-gcm@openssh.com";
 
@@ -19,7 +19,8 @@ pub(crate) struct Ssh {
 impl Ssh {
     /// For one client, on its standard input and output.
     pub(crate) fn server(&self) -> Result<Command> {
-        let mut sshd = Command::new(sshd().ok_or("there is no sshd")?);
+        // It starts itself again and must be told by its full path.
+        let mut sshd = Command::new(find_program("sshd").ok_or("there is no sshd")?);
         sshd.args(["-i", "-e", "-f"]).arg(&self.config);
         Ok(sshd)
     }
@@ -69,12 +70,4 @@ impl Ssh {
         fs::write(&ssh.config, config)?;
         Ok(ssh)
     }
-}
-
-/// sshd starts itself again and must be told by its full path.
-fn sshd() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    let folders = std::env::split_paths(&path).chain(usual);
-    folders.map(|folder| folder.join("sshd")).find(|sshd| sshd.is_file())
 }

@@ -111,11 +111,12 @@ impl<'a> Sim<'a> {
     }
 
     fn offer(&mut self) {
-        while let Some(&(at, item)) = self.network.items.get(self.offered)
-            && at <= self.at
-        {
-            self.offered += 1;
-            self.tell(Input::Offered(vec![item]));
+        let rest = &self.network.items[self.offered..];
+        let due: Vec<_> =
+            rest.iter().take_while(|(at, _)| *at <= self.at).map(|&(_, item)| item).collect();
+        if !due.is_empty() {
+            self.offered += due.len();
+            self.tell(Input::Offered(due));
         }
         if self.offered == self.network.items.len()
             && self.at >= self.network.source_done
