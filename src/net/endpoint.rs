@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TokioRuntime, TransportConfig, VarInt,
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
 
+use super::batch::{BatchRuntime, Batched, RECEIVED_BYTES_MAX};
 use super::reset::make_lasting;
-use super::sockets::{Batched, RECEIVED_BYTES_MAX, Sockets};
+use super::sockets::Sockets;
 use super::telemetry::{Observed, Telemetry};
 use crate::congestion::{Controllers, cubic};
 
@@ -159,7 +160,8 @@ fn endpoint(
     config: EndpointConfig,
     server: Option<quinn::ServerConfig>,
 ) -> io::Result<quinn::Endpoint> {
-    let (socket, runtime) = (Arc::new(socket), Arc::new(TokioRuntime));
+    let socket = Arc::new(socket);
+    let runtime = Arc::new(BatchRuntime(Arc::clone(&socket)));
     quinn::Endpoint::new_with_abstract_socket(config, server, socket, runtime)
 }
 

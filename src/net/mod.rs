@@ -1,5 +1,6 @@
 //! The shell around quinn: sockets, TLS, and what connections measure.
 
+mod batch;
 pub mod control;
 pub mod endpoint;
 pub mod limit;
