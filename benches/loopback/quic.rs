@@ -1,18 +1,19 @@
-//! QUIC connections as qbulk sets them up, and nothing of qbulk above them, from memory to memory.
+//! QUIC connections as qbulk sets them up, and nothing of qbulk above them, from memory to memory. For
+//! comparison, the same on quinn's own endpoints.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use qbulk::congestion::{Algorithm, BudgetConfig, SharedBudget};
 use qbulk::identity::{Identity, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
-use qbulk::net::sockets::SystemSockets;
+use qbulk::net::sockets::{Sockets, SystemSockets};
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
-use quinn::{Connection, Endpoint, VarInt};
+use quinn::{Connection, Endpoint, EndpointConfig, ServerConfig, TokioRuntime, VarInt};
 use tokio::task::JoinSet;
 
 use crate::Result;
@@ -20,10 +21,20 @@ use crate::ends::{self, STRIPE_BYTES};
 use crate::job::Job;
 use crate::rounds::Row;
 
+/// Whose code is between quinn and the system's sockets.
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum Endpoints {
+    /// qbulk's, which sends in larger batches.
+    Qbulk,
+    /// quinn's own, on sockets with qbulk's buffers.
+    Quinn,
+}
+
 #[derive(Args)]
 pub(crate) struct Receive {
     stripes: u64,
     mtu: u16,
+    endpoints: Endpoints,
 }
 
 #[derive(Args)]
@@ -31,17 +42,30 @@ pub(crate) struct Send {
     address: SocketAddr,
     stripes: u64,
     mtu: u16,
+    endpoints: Endpoints,
     connections: u32,
 }
 
 /// In whole stripes.
-pub(crate) fn row(job: &Job, connections: u32, mtu: u16) -> Row {
-    let receive = vec![job.load.bytes().div_ceil(STRIPE_BYTES).to_string(), mtu.to_string()];
+pub(crate) fn row(job: &Job, endpoints: Endpoints, connections: u32, mtu: u16) -> Row {
+    let (name, argument) = match endpoints {
+        Endpoints::Qbulk => ("QUIC", "qbulk"),
+        Endpoints::Quinn => ("quinn alone", "quinn"),
+    };
+    let stripes = job.load.bytes().div_ceil(STRIPE_BYTES);
+    let receive = vec![stripes.to_string(), mtu.to_string(), argument.to_owned()];
     let send = [&receive[..], &[connections.to_string()]].concat();
     Row::new(
-        format!("QUIC, connections: {connections}, datagrams: {mtu} B"),
+        format!("{name}, connections: {connections}, datagrams: {mtu} B"),
         ends::between(job.place.clone(), "quic", receive, send),
     )
+}
+
+/// quinn's own endpoint.
+fn plain(local: SocketAddr, server: Option<ServerConfig>) -> std::io::Result<Endpoint> {
+    let socket = SystemSockets.open(local)?;
+    let config = EndpointConfig::default();
+    Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))
 }
 
 /// Reads all streams, throws them away, and closes the connections when everything has come.
@@ -49,12 +73,11 @@ pub(crate) async fn receive(end: Receive) -> Result<()> {
     let identity = Identity::load_or_create(&config_dir()?)?;
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let tls = Arc::new(tls::server_config(&identity, trust)?);
-    let endpoint = endpoint::server(
-        &SystemSockets,
-        (Ipv4Addr::LOCALHOST, 0).into(),
-        Arc::clone(&tls),
-        &[0; 32],
-    )?;
+    let (local, crypto) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Arc::clone(&tls));
+    let endpoint = match end.endpoints {
+        Endpoints::Qbulk => endpoint::server(&SystemSockets, local, crypto, &[0; 32])?,
+        Endpoints::Quinn => plain(local, Some(ServerConfig::with_crypto(crypto)))?,
+    };
     println!("{}", endpoint.local_addr()?);
     let left = Arc::new(AtomicU64::new(end.stripes * STRIPE_BYTES));
     let mut tasks = JoinSet::new();
@@ -96,7 +119,11 @@ pub(crate) async fn send(end: Send) -> Result<()> {
     let mut connections = JoinSet::new();
     for _ in 0..end.connections {
         let mtu = PathMtu::of(end.address, end.mtu);
-        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(end.address), mtu)?;
+        let local = endpoint::any_local(end.address);
+        let endpoint = match end.endpoints {
+            Endpoints::Qbulk => endpoint::client(&SystemSockets, local, mtu)?,
+            Endpoints::Quinn => plain(local, None)?,
+        };
         let telemetry = Arc::new(Telemetry::default());
         let congestion = Algorithm::default().controllers(&budget);
         let config = endpoint::client_config(Arc::clone(&tls), mtu, congestion, telemetry);

@@ -69,7 +69,9 @@ impl Batch {
     fn room(&self, datagrams_max: usize) -> usize {
         match self.head {
             None => datagrams_max,
-            Some(Head { segment_bytes, .. }) if self.contents.len().is_multiple_of(segment_bytes) => {
+            Some(Head { segment_bytes, .. })
+                if self.contents.len().is_multiple_of(segment_bytes) =>
+            {
                 datagrams_max.saturating_sub(self.contents.len() / segment_bytes)
             }
             Some(_) => 0,
