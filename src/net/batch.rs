@@ -211,7 +211,7 @@ impl Runtime for BatchRuntime {
         let socket = Arc::clone(&self.0.socket);
         let writable = Arc::clone(&socket).create_io_poller();
         let batch = Arc::default();
-        TokioRuntime.spawn(Box::pin(Driver { driver, batch, socket, writable }));
+        TokioRuntime.spawn(Box::pin(Driver { task: driver, batch, socket, writable }));
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -225,7 +225,7 @@ impl Runtime for BatchRuntime {
 
 /// quinn's driver of a connection or an endpoint, and what it sends.
 struct Driver {
-    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    task: Pin<Box<dyn Future<Output = ()> + Send>>,
     batch: Arc<Mutex<Batch>>,
     socket: Arc<dyn AsyncUdpSocket>,
     writable: Pin<Box<dyn UdpPoller>>,
@@ -240,7 +240,7 @@ impl Future for Driver {
         loop {
             lock(&this.batch).sent = 0;
             let batch = Arc::clone(&this.batch);
-            polled = GATHERED.sync_scope(batch, || this.driver.as_mut().poll(cx));
+            polled = GATHERED.sync_scope(batch, || this.task.as_mut().poll(cx));
             if polled.is_ready() || !this.has_more() {
                 break;
             }
