@@ -65,27 +65,25 @@ fn segment_bytes(transmit: &Transmit<'_>) -> usize {
 }
 
 impl Batch {
-    /// How many more datagrams fit, if a batch is to have `datagrams_max`.
-    fn room(&self, datagrams_max: usize) -> usize {
-        match self.head {
-            None => datagrams_max,
-            Some(Head { segment_bytes, .. })
-                if self.contents.len().is_multiple_of(segment_bytes) =>
-            {
-                datagrams_max.saturating_sub(self.contents.len() / segment_bytes)
-            }
-            Some(_) => 0,
+    /// How many more datagrams fit, where the system takes `segments_max` at once.
+    fn room(&self, head: &Head, segments_max: usize) -> usize {
+        if self.contents.len().is_multiple_of(head.segment_bytes) {
+            let datagrams = self.contents.len() / head.segment_bytes;
+            datagrams_max(segments_max, head.segment_bytes).saturating_sub(datagrams)
+        } else {
+            0
         }
     }
 
     /// Whether `transmit` can be part of it.
-    fn fits(&self, transmit: &Transmit<'_>, datagrams_max: usize) -> bool {
+    fn fits(&self, transmit: &Transmit<'_>, segments_max: usize) -> bool {
         let Some(head) = self.head else { return true };
-        let is_one_and_short = transmit.contents.len() < head.segment_bytes;
-        let segment_bytes =
-            if is_one_and_short { head.segment_bytes } else { segment_bytes(transmit) };
-        Head { segment_bytes, ..Head::of(transmit) } == head
-            && datagrams(transmit) <= self.room(datagrams_max)
+        let mut wanted = Head::of(transmit);
+        let is_short = wanted.segment_bytes < head.segment_bytes;
+        if is_short && datagrams(transmit) == 1 {
+            wanted.segment_bytes = head.segment_bytes;
+        }
+        wanted == head && datagrams(transmit) <= self.room(&head, segments_max)
     }
 
     fn append(&mut self, transmit: &Transmit<'_>) {
@@ -110,6 +108,11 @@ impl Batch {
         }
         sent
     }
+}
+
+/// How many datagrams of `datagram_bytes` make a batch, where the system takes `segments_max` at once.
+fn datagrams_max(segments_max: usize, datagram_bytes: usize) -> usize {
+    segments_max.min(BATCH_BYTES_MAX / datagram_bytes).max(1)
 }
 
 fn datagrams(transmit: &Transmit<'_>) -> usize {
@@ -140,18 +143,14 @@ impl Batched {
         Self { socket, datagram_bytes_max }
     }
 
-    /// How many datagrams of `datagram_bytes` the system takes at once.
-    fn datagrams_max(&self, datagram_bytes: usize) -> usize {
-        self.socket.max_transmit_segments().min(BATCH_BYTES_MAX / datagram_bytes).max(1)
-    }
-
     fn gather(&self, batch: &mut Batch, transmit: &Transmit<'_>) -> io::Result<()> {
-        let datagrams_max = self.datagrams_max(segment_bytes(transmit));
-        if !batch.fits(transmit, datagrams_max) {
+        let segments_max = self.socket.max_transmit_segments();
+        if !batch.fits(transmit, segments_max) {
             batch.send(&*self.socket)?;
         }
         batch.sent += datagrams(transmit);
         // Where no second one would fit, do without the copy.
+        let datagrams_max = datagrams_max(segments_max, segment_bytes(transmit));
         if batch.head.is_none() && datagrams(transmit) * 2 > datagrams_max {
             return self.socket.try_send(transmit);
         }
@@ -186,7 +185,7 @@ impl AsyncUdpSocket for Batched {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.datagrams_max(usize::from(self.datagram_bytes_max))
+        datagrams_max(self.socket.max_transmit_segments(), self.datagram_bytes_max.into())
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -255,9 +254,8 @@ impl Driver {
     fn has_more(&self) -> bool {
         let batch = lock(&self.batch);
         let Some(head) = batch.head else { return false };
-        let datagrams_max =
-            self.socket.max_transmit_segments().min(BATCH_BYTES_MAX / head.segment_bytes);
-        batch.sent >= DRIVEN_DATAGRAMS_MAX && batch.room(datagrams_max) >= HANDED_DATAGRAMS_MAX
+        let room = batch.room(&head, self.socket.max_transmit_segments());
+        batch.sent >= DRIVEN_DATAGRAMS_MAX && room >= HANDED_DATAGRAMS_MAX
     }
 
     /// Sends what is gathered. If the socket would block, the task is woken up once it does not.
@@ -274,6 +272,266 @@ impl Driver {
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return debug!(%error, "cannot send"),
                 },
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::task::{Wake, Waker};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Takes what is sent unless it is full.
+    #[derive(Debug, Default)]
+    struct Recorder {
+        segments_max: usize,
+        is_full: AtomicBool,
+        taken: Mutex<Vec<Owned>>,
+        waiting: Mutex<Option<Waker>>,
+    }
+
+    impl Recorder {
+        /// Can take more.
+        fn empty(&self) {
+            self.is_full.store(false, Relaxed);
+            if let Some(waker) = self.waiting.lock().unwrap().take() {
+                waker.wake();
+            }
+        }
+    }
+
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Owned {
+        head: Head,
+        contents: Vec<u8>,
+        is_single: bool,
+    }
+
+    impl Owned {
+        /// `count` datagrams of `bytes` each, but for the last.
+        fn new(port: u16, bytes: usize, count: usize, last_bytes: usize, mark: u8) -> Self {
+            let destination = ([192, 0, 2, 1], port).into();
+            let head = Head { destination, ecn: None, src_ip: None, segment_bytes: bytes };
+            let contents = vec![mark; bytes * (count - 1) + last_bytes];
+            Self { head, contents, is_single: count == 1 }
+        }
+
+        fn transmit(&self) -> Transmit<'_> {
+            Transmit {
+                destination: self.head.destination,
+                ecn: self.head.ecn,
+                contents: &self.contents,
+                segment_size: (!self.is_single).then_some(self.head.segment_bytes),
+                src_ip: self.head.src_ip,
+            }
+        }
+
+        fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+            let contents = self.contents.chunks(self.head.segment_bytes);
+            contents.map(|datagram| (self.head.destination, datagram))
+        }
+    }
+
+    #[derive(Debug)]
+    struct Writable(Arc<Recorder>);
+
+    impl UdpPoller for Writable {
+        fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            if self.0.is_full.load(Relaxed) {
+                *self.0.waiting.lock().unwrap() = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncUdpSocket for Recorder {
+        fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+            Box::pin(Writable(self))
+        }
+
+        fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+            if self.is_full.load(Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.taken.lock().unwrap().push(Owned {
+                head: Head::of(transmit),
+                contents: transmit.contents.to_vec(),
+                is_single: transmit.segment_size.is_none(),
+            });
+            Ok(())
+        }
+
+        fn poll_recv(
+            &self,
+            _: &mut Context<'_>,
+            _: &mut [IoSliceMut<'_>],
+            _: &mut [RecvMeta],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn local_addr(&self) -> io::Result<SocketAddr> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+
+        fn max_transmit_segments(&self) -> usize {
+            self.segments_max
+        }
+    }
+
+    /// A driver that hands over `queue` as quinn does, twenty datagrams or a few more each time that it is
+    /// polled, and lives on.
+    fn driver(socket: &Arc<Recorder>, mut queue: VecDeque<Owned>) -> Driver {
+        let batched = Batched::new(Arc::clone(socket) as _, 1_472);
+        let task = poll_fn(move |_| {
+            let mut sent = 0;
+            while let Some(next) = queue.front() {
+                match batched.try_send(&next.transmit()) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        return Poll::Pending;
+                    }
+                    sent => sent.unwrap(),
+                }
+                sent += datagrams(&next.transmit());
+                queue.pop_front();
+                if sent >= DRIVEN_DATAGRAMS_MAX {
+                    break;
+                }
+            }
+            Poll::Pending
+        });
+        let socket = Arc::clone(socket) as Arc<dyn AsyncUdpSocket>;
+        let writable = Arc::clone(&socket).create_io_poller();
+        Driver { task: Box::pin(task), batch: Arc::default(), socket, writable }
+    }
+
+    fn recorder(segments_max: usize) -> Arc<Recorder> {
+        Arc::new(Recorder { segments_max, ..Recorder::default() })
+    }
+
+    fn poll(driver: &mut Driver, waker: &Waker) {
+        let polled = Pin::new(driver).poll(&mut Context::from_waker(waker));
+        assert!(polled.is_pending());
+    }
+
+    fn counts(socket: &Recorder) -> Vec<usize> {
+        socket.taken.lock().unwrap().iter().map(|taken| taken.datagrams().count()).collect()
+    }
+
+    #[test]
+    fn what_a_connection_sends_while_it_is_driven_is_sent_together() {
+        let socket = recorder(64);
+        let tens = (0..9).map(|mark| Owned::new(1, 1_472, 10, 1_472, mark));
+        let mut driver = driver(&socket, tens.collect());
+        poll(&mut driver, Waker::noop());
+        assert_eq!(counts(&socket), [40], "more than 44 of this size the system does not take");
+        poll(&mut driver, Waker::noop());
+        poll(&mut driver, Waker::noop());
+        assert_eq!(counts(&socket), [40, 40, 10], "nothing waits for more to come");
+    }
+
+    #[test]
+    fn a_shorter_datagram_ends_a_batch_and_another_destination_begins_one() {
+        let socket = recorder(64);
+        let handed = [
+            Owned::new(1, 1_472, 2, 1_472, 0),
+            Owned::new(1, 1_472, 3, 100, 1),
+            Owned::new(1, 1_472, 1, 1_472, 2),
+            Owned::new(1, 50, 1, 50, 3),
+            Owned::new(2, 50, 1, 50, 4),
+            Owned::new(2, 20, 2, 20, 5),
+        ];
+        let mut driver = driver(&socket, handed.into());
+        poll(&mut driver, Waker::noop());
+        assert_eq!(counts(&socket), [5, 2, 1, 2]);
+    }
+
+    #[test]
+    fn outside_of_a_driver_nothing_waits() {
+        let socket = recorder(64);
+        let batched = Batched::new(Arc::clone(&socket) as _, 1_472);
+        batched.try_send(&Owned::new(1, 40, 1, 40, 0).transmit()).unwrap();
+        assert_eq!(counts(&socket), [1]);
+    }
+
+    #[test]
+    fn a_socket_that_takes_one_at_a_time_gets_one_at_a_time() {
+        let socket = recorder(1);
+        let ones = (0..3).map(|mark| Owned::new(1, 1_472, 1, 1_472, mark));
+        let mut driver = driver(&socket, ones.collect());
+        poll(&mut driver, Waker::noop());
+        assert_eq!(counts(&socket), [1, 1, 1]);
+    }
+
+    #[test]
+    fn what_a_full_socket_does_not_take_is_sent_once_it_does() {
+        struct Flag(AtomicBool);
+        impl Wake for Flag {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, Relaxed);
+            }
+        }
+        let woken = Arc::new(Flag(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let socket = recorder(64);
+        socket.is_full.store(true, Relaxed);
+        let mut driver = driver(&socket, [Owned::new(1, 1_472, 5, 1_472, 0)].into());
+        poll(&mut driver, &waker);
+        assert!(counts(&socket).is_empty());
+        assert!(!woken.0.load(Relaxed));
+        socket.empty();
+        assert!(woken.0.load(Relaxed), "the task must wait for the socket");
+        poll(&mut driver, &waker);
+        assert_eq!(counts(&socket), [5]);
+    }
+
+    fn handed() -> impl Strategy<Value = Vec<Owned>> {
+        let bytes = prop_oneof![Just(40), Just(1_200), Just(1_472), Just(8_900), Just(65_000)];
+        let one = (0..3_u16, bytes, 1..=10_usize, any::<bool>(), any::<u8>());
+        let one = one.prop_map(|(port, bytes, count, is_short, mark)| {
+            let count = count.min(BATCH_BYTES_MAX / bytes);
+            Owned::new(port, bytes, count, if is_short { bytes / 2 } else { bytes }, mark)
+        });
+        prop::collection::vec(one, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn every_datagram_is_sent_once_in_order_and_in_batches_that_the_system_takes(
+            handed in handed(),
+            segments_max in prop_oneof![Just(1_usize), Just(10), Just(64)],
+            full in prop::collection::vec(any::<bool>(), 0..40),
+        ) {
+            let handed: Vec<_> =
+                handed.into_iter().filter(|one| one.datagrams().count() <= segments_max).collect();
+            let socket = recorder(segments_max);
+            let mut driver = driver(&socket, handed.clone().into());
+            for is_full in full {
+                socket.is_full.store(is_full, Relaxed);
+                poll(&mut driver, Waker::noop());
+            }
+            socket.is_full.store(false, Relaxed);
+            for _ in 0..=handed.len() {
+                poll(&mut driver, Waker::noop());
+            }
+            let taken = socket.taken.lock().unwrap();
+            let all = |some: &[Owned]| -> Vec<_> {
+                let each = some.iter().flat_map(Owned::datagrams);
+                each.map(|(to, contents)| (to, contents.to_vec())).collect()
+            };
+            prop_assert_eq!(all(&taken), all(&handed));
+            for batch in &*taken {
+                prop_assert!(batch.contents.len() <= BATCH_BYTES_MAX);
+                prop_assert!(batch.datagrams().count() <= segments_max);
+                prop_assert_eq!(batch.is_single, batch.datagrams().count() == 1);
             }
         }
     }

@@ -317,8 +317,12 @@ impl AsyncUdpSocket for Socket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        if !self.is_unplugged.load(Relaxed) {
-            self.network.send(self.address, transmit.destination, transmit.contents);
+        if self.is_unplugged.load(Relaxed) {
+            return Ok(());
+        }
+        let datagram_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
+        for datagram in transmit.contents.chunks(datagram_bytes) {
+            self.network.send(self.address, transmit.destination, datagram);
         }
         Ok(())
     }
@@ -352,6 +356,10 @@ impl AsyncUdpSocket for Socket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         Ok(self.address)
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        64 // as Linux
     }
 
     fn may_fragment(&self) -> bool {
