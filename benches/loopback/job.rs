@@ -9,6 +9,9 @@ use crate::load::Load;
 use crate::place::Place;
 use crate::rounds::{Row, Sample};
 
+/// What programs take beside the files, so that the last of a file finds memory that was just used as well.
+pub(crate) const SPARE_BYTES: u64 = 256 << 20;
+
 /// Something to move from `source` into the folder `target`.
 #[derive(Clone)]
 pub(crate) struct Job {
@@ -82,7 +85,8 @@ impl Job {
         if self.is_tmpfs {
             let path = self.place.join("warm-up");
             let mut file = fs::File::create(&path)?;
-            io::copy(&mut io::repeat(0).take(self.load.disk_bytes()), &mut file)?;
+            let bytes = self.load.disk_bytes() + SPARE_BYTES;
+            io::copy(&mut io::repeat(0).take(bytes), &mut file)?;
             fs::remove_file(path)?;
         }
         Ok(())

@@ -32,6 +32,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::idle::Idle;
+use crate::job::SPARE_BYTES;
 use crate::load::Load;
 use crate::place::Place;
 use crate::suites::Suite;
@@ -141,9 +142,9 @@ fn main() -> ExitCode {
 fn compare(args: &Args) -> Result<()> {
     process::heed_signals()?;
     orphans::adopt()?;
-    // Once as the source and once as the target.
+    // Once as the source and once as the target, or as what warms up for that.
     let loads = args.suites.iter().flat_map(|suite| suite.loads(args));
-    let disk_bytes = loads.map(|load| 2 * load.disk_bytes()).max().unwrap_or(0);
+    let disk_bytes = loads.map(|load| 2 * load.disk_bytes() + SPARE_BYTES).max().unwrap_or(0);
     let place = Place::find(args.dir.as_deref(), disk_bytes)?;
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     println!(
