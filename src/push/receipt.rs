@@ -21,7 +21,7 @@ use crate::identity::Fingerprint;
 use crate::receipt::{
     Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
 };
-use crate::store::commit::folder_of;
+use crate::store::folder_of;
 use crate::store::scan::{FileInfo, Kind};
 use crate::store::source::{Outcome, Part, SourceKind};
 use crate::store::{reason, shown};

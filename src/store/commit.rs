@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use cap_std::fs::Dir;
 
+use super::folder_of;
 use super::journal::{Entry, Journal, Stamp};
 use super::systems::{Systems, readable};
 use super::temp::TempFile;
@@ -353,9 +354,4 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
 
 fn copy(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
-}
-
-/// The path of the folder that `path` is in.
-pub fn folder_of(path: &[u8]) -> &[u8] {
-    &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
 }

@@ -12,10 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
-use super::commit::folder_of;
-use super::os;
 use super::scan::FileInfo;
-use super::sink::name_of;
+use super::{folder_of, name_of, os};
 use crate::buffers::Buffers;
 use crate::wire::{Content, Meta, Subject, Verdict};
 

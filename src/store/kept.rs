@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use cap_std::fs::Dir;
 
-use super::commit::folder_of;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
-use super::os;
 use super::sink::PARTIAL_MAX;
 use super::temp::{TempFile, temp_name};
+use super::{folder_of, os};
 use crate::buffers::Buffers;
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};

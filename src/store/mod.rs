@@ -4,6 +4,7 @@ pub mod clean;
 pub mod commit;
 pub mod compare;
 pub mod destination;
+mod folders;
 pub mod journal;
 mod kept;
 mod meta;
@@ -16,7 +17,7 @@ pub mod systems;
 pub mod tally;
 pub mod temp;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -35,4 +36,15 @@ pub fn shown(path: &[u8]) -> String {
 /// A path below a folder, from its bytes.
 fn os(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))
+}
+
+/// The path of the folder that `path` is in.
+pub fn folder_of(path: &[u8]) -> &[u8] {
+    &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
+}
+
+/// What `path` ends with.
+fn name_of(path: &[u8]) -> OsString {
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    OsStr::from_bytes(name).to_owned()
 }

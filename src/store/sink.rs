@@ -4,26 +4,24 @@
 //! of it, neither by its name nor by a link on the way.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, Mode};
-use rustix::io::Errno;
+use rustix::fs::AtFlags;
 
-use super::commit::{Committed, Committer, Complete, GROUP, folder_of};
+use super::commit::{Committed, Committer, Complete, GROUP};
+use super::folders::Folders;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
-use super::meta::{default_folder_mode, set_meta, set_mode, timestamps};
+use super::meta::{set_meta, timestamps};
 use super::source::hash_runs;
 use super::space::allocate;
-use super::systems::{Systems, readable};
+use super::systems::Systems;
 use super::tally::{Outcome, Tally};
 use super::temp::{TempFile, temp_name};
-use super::{os, reason};
+use super::{folder_of, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::wire::{
     CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, WireError, file_key,
@@ -31,10 +29,6 @@ use crate::wire::{
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
-/// What the folders' paths may take, in bytes, while their modes and times wait for the end.
-const FOLDER_BYTES_MAX: usize = 64 << 20;
-/// Open folders that are kept for the next file.
-const PARENTS_MAX: usize = 128;
 /// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
 
@@ -73,12 +67,10 @@ pub struct Sink {
     push_tag: Option<String>,
     kept: Kept,
     partials: Mutex<Partials>,
-    parents: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
-    folders: Mutex<Folders>,
+    folders: Folders,
     tally: Arc<Tally>,
-    systems: Arc<Systems>,
     is_distrusted: AtomicBool,
-    committer: Committer,
+    committer: Arc<Committer>,
     /// Content is verified and not written.
     discards: bool,
 }
@@ -91,14 +83,6 @@ struct Partials {
     early_seals: HashMap<u64, [u8; 32]>,
     /// Files that failed or were taken back: what comes of them later is dropped.
     discarded: HashSet<u64>,
-}
-
-/// Folders whose modes are not final yet. Those without a [`Meta`] were made for what is in them.
-#[derive(Debug, Default)]
-struct Folders {
-    metas: HashMap<Vec<u8>, Option<Meta>>,
-    path_bytes: usize,
-    is_full: bool,
 }
 
 /// A file that is partly there.
@@ -142,16 +126,17 @@ impl Sink {
                     (Committed::Folder(path), Err(error)) => told.fail(path, &error),
                 }
             })?;
+        let committer = Arc::new(committer);
+        let folders =
+            Folders::new(Arc::clone(&root), systems, Arc::clone(&committer), Arc::clone(&tally));
         Ok(Self {
             root,
             tag,
             push_tag,
             kept,
             partials: Mutex::default(),
-            parents: Mutex::default(),
-            folders: Mutex::default(),
+            folders,
             tally,
-            systems,
             is_distrusted: AtomicBool::new(false),
             committer,
             discards: false,
@@ -228,7 +213,7 @@ impl Sink {
             partial.discard();
         }
         self.committer.flush();
-        self.finish_folders();
+        self.folders.finish();
         self.check_disk()?;
         self.kept.remove();
         self.committer.close();
@@ -246,7 +231,7 @@ impl Sink {
     fn act(&self, record: &Record, content: &[u8]) -> Result<Option<Complete>, SinkError> {
         match record {
             Record::Folder { path, meta, .. } => {
-                if let Err(error) = self.make_folder(path, *meta) {
+                if let Err(error) = self.folders.make(path, *meta) {
                     self.tally.fail(path, &error);
                 }
             }
@@ -329,7 +314,7 @@ impl Sink {
     /// written at once, and in full, finds out by that.
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
-            let (parent, _) = self.parent(&partial.path)?;
+            let (parent, _) = self.folders.parent(&partial.path)?;
             let name = match &self.push_tag {
                 Some(tag) if piece.len < piece.file_bytes => {
                     part_name(tag, &file_key(&piece.path, &piece.source))
@@ -429,69 +414,8 @@ impl Sink {
         Ok(first)
     }
 
-    fn make_folder(&self, path: &[u8], meta: Meta) -> io::Result<()> {
-        if path.is_empty() {
-            return Ok(()); // the root is the server's own
-        }
-        self.folder(path)?;
-        self.remember(path, Some(meta));
-        Ok(())
-    }
-
-    /// Notes a folder whose mode and time are set at the end.
-    fn remember(&self, path: &[u8], meta: Option<Meta>) {
-        let mut folders = lock(&self.folders);
-        if let Some(known) = folders.metas.get_mut(path) {
-            *known = meta.or(*known);
-        } else if folders.path_bytes + path.len() <= FOLDER_BYTES_MAX {
-            folders.path_bytes += path.len();
-            folders.metas.insert(path.to_vec(), meta);
-        } else if !std::mem::replace(&mut folders.is_full, true) {
-            let reason =
-                "too many folders: this one and others keep the mode and time that they have";
-            self.tally.note(path, reason.into());
-        }
-    }
-
-    /// Modes and times come last, deepest first: what is made in a folder changes its time, and its
-    /// mode may forbid making anything.
-    fn finish_folders(&self) {
-        let metas = std::mem::take(&mut *lock(&self.folders)).metas;
-        let mut metas: Vec<_> = metas.into_iter().collect();
-        let default_mode = default_folder_mode();
-        let depth = |path: &[u8]| os(path).components().count();
-        metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
-        lock(&self.parents).clear();
-        for batch in metas.chunks(PARENTS_MAX) {
-            let (mut done, mut paths) = (Vec::new(), Vec::new());
-            for (path, meta) in batch {
-                let result = self.root.open_dir(os(path)).and_then(|folder| {
-                    let folder = readable(&folder)?;
-                    match meta {
-                        Some(meta) => set_meta(&folder, *meta)?,
-                        None => set_mode(&folder, default_mode)?,
-                    }
-                    Ok(folder)
-                });
-                match result {
-                    Ok(folder) => {
-                        done.push(folder);
-                        paths.push(path);
-                    }
-                    Err(error) => self.tally.fail(path, &error),
-                }
-            }
-            let synced = self.systems.sync(&done.iter().collect::<Vec<_>>());
-            for (path, result) in paths.iter().zip(synced) {
-                if let Err(error) = result {
-                    self.tally.fail(path, &error);
-                }
-            }
-        }
-    }
-
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.parent(path)?;
+        let (parent, name) = self.folders.parent(path)?;
         let temp_name = temp_name(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let times = timestamps(meta);
@@ -504,60 +428,6 @@ impl Sink {
         }
         self.committer.touched(parent, folder_of(path));
         placed
-    }
-
-    /// The folder that `path` is in, made if it is missing, and the name within it.
-    fn parent(&self, path: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
-        Ok((self.folder(folder_of(path))?, name_of(path)))
-    }
-
-    fn folder(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
-        if path.is_empty() {
-            return Ok(Arc::clone(&self.root));
-        }
-        if let Some(folder) = lock(&self.parents).get(path) {
-            return Ok(Arc::clone(folder));
-        }
-        let folder = match self.root.open_dir(os(path)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
-            opened => Arc::new(opened?),
-        };
-        self.systems.watch(&folder);
-        let mut parents = lock(&self.parents);
-        if parents.len() >= PARENTS_MAX {
-            parents.clear();
-        }
-        parents.insert(path.to_vec(), Arc::clone(&folder));
-        Ok(folder)
-    }
-
-    /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
-    /// modes at the end.
-    fn create_folders(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
-        let mut found = folder_of(path);
-        let mut folder = loop {
-            if found.is_empty() {
-                break Arc::clone(&self.root);
-            }
-            match self.root.open_dir(os(found)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
-                opened => break Arc::new(opened?),
-            }
-        };
-        let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
-        for end in ends.chain([path.len()]) {
-            let path = &path[..end];
-            match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
-                Ok(()) => {
-                    self.remember(path, None);
-                    self.committer.touched(folder, folder_of(path));
-                }
-                Err(Errno::EXIST) => {} // another thread was quicker
-                Err(error) => return Err(error.into()),
-            }
-            folder = Arc::new(self.root.open_dir(os(path))?);
-        }
-        Ok(folder)
     }
 }
 
@@ -667,11 +537,6 @@ fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<
         content = rest;
     }
     Ok(())
-}
-
-pub(super) fn name_of(path: &[u8]) -> OsString {
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-    OsStr::from_bytes(name).to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
