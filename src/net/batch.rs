@@ -23,6 +23,8 @@ pub(super) const RECEIVED_BYTES_MAX: u16 = 65_527;
 const RECEIVED_BATCHES_MAX: usize = 8;
 /// What quinn sends at most before it asks to be driven again, in datagrams.
 const DRIVEN_DATAGRAMS_MAX: usize = 20;
+/// So often it is driven at once: a batch has no room for more full datagrams, and other tasks wait.
+const DRIVES_MAX: usize = 3;
 /// What quinn hands over at a time, in datagrams.
 const HANDED_DATAGRAMS_MAX: usize = 10;
 
@@ -37,7 +39,7 @@ struct Batch {
     contents: Vec<u8>,
     /// Everything but the contents; `None` while there are none.
     head: Option<Head>,
-    /// How many datagrams were sent since the driver was polled, by whatever way.
+    /// How many datagrams were sent since the driver was polled last, in batches or by themselves.
     sent: usize,
 }
 
@@ -235,14 +237,12 @@ impl Future for Driver {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
-        let mut polled;
-        loop {
-            lock(&this.batch).sent = 0;
-            let batch = Arc::clone(&this.batch);
-            polled = GATHERED.sync_scope(batch, || this.task.as_mut().poll(cx));
+        let mut polled = this.drive(cx);
+        for _ in 1..DRIVES_MAX {
             if polled.is_ready() || !this.has_more() {
                 break;
             }
+            polled = this.drive(cx);
         }
         this.send(cx);
         polled
@@ -250,6 +250,12 @@ impl Future for Driver {
 }
 
 impl Driver {
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        lock(&self.batch).sent = 0;
+        let batch = Arc::clone(&self.batch);
+        GATHERED.sync_scope(batch, || self.task.as_mut().poll(cx))
+    }
+
     /// Whether the driver has more to send that the batch has room for.
     fn has_more(&self) -> bool {
         let batch = lock(&self.batch);
@@ -436,6 +442,15 @@ mod tests {
         poll(&mut driver, Waker::noop());
         poll(&mut driver, Waker::noop());
         assert_eq!(counts(&socket), [40, 40, 10], "nothing waits for more to come");
+    }
+
+    #[test]
+    fn a_driver_that_always_has_more_lets_others_run() {
+        let socket = recorder(64);
+        let ones = (0..1_000).map(|port| Owned::new(port, 40, 1, 40, 0));
+        let mut driver = driver(&socket, ones.collect());
+        poll(&mut driver, Waker::noop());
+        assert_eq!(counts(&socket).len(), DRIVES_MAX * DRIVEN_DATAGRAMS_MAX);
     }
 
     #[test]
