@@ -93,19 +93,15 @@ fn exit_code(summary: &Summary) -> ExitCode {
     if summary.failed > 0 { ExitCode::from(EXIT_SOME_FAILED) } else { ExitCode::SUCCESS }
 }
 
-/// As a task: whoever has something to tell it need not wake up a thread of its own.
-fn on_runtime(
-    command: impl Future<Output = Result<ExitCode, Error>> + Send + 'static,
-) -> Result<ExitCode, Error> {
+fn on_runtime(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<ExitCode, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .enable_all()
         .build()
         .map_err(|error| Error::Disk(format!("cannot start threads: {error}")))?;
-    let ended = runtime.block_on(runtime.spawn(command));
+    let result = runtime.block_on(command);
     runtime.shutdown_timeout(SHUTDOWN_TIME);
-    // Nobody ends the task but itself.
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+    result
 }
 
 /// Resolves on Ctrl-C or SIGTERM.
