@@ -74,7 +74,10 @@ struct State {
     /// What a client's address is to the others, and back.
     outside: HashMap<SocketAddr, SocketAddr>,
     inside: HashMap<SocketAddr, SocketAddr>,
-    next_port: u16,
+    /// The last port that was given to a socket, and the last by which a client is known to the server. Not
+    /// one for both: sockets opened one at a time would all be on one lane of two.
+    last_port: u16,
+    last_outside_port: u16,
     on_the_way: BinaryHeap<Reverse<Packet>>,
     sent: u64,
     /// Bytes that clients have sent and that have arrived, by lane.
@@ -104,7 +107,8 @@ impl Network {
                 sockets: HashMap::new(),
                 outside: HashMap::new(),
                 inside: HashMap::new(),
-                next_port: FIRST_PORT,
+                last_port: FIRST_PORT,
+                last_outside_port: FIRST_PORT,
                 on_the_way: BinaryHeap::new(),
                 sent: 0,
             }),
@@ -200,15 +204,16 @@ impl State {
         if let Some(&outside) = self.outside.get(&client) {
             return outside;
         }
-        let outside = SocketAddr::new(client.ip(), self.new_port());
+        self.last_outside_port += 1;
+        let outside = SocketAddr::new(client.ip(), self.last_outside_port);
         self.outside.insert(client, outside);
         self.inside.insert(outside, client);
         outside
     }
 
     fn new_port(&mut self) -> u16 {
-        self.next_port += 1;
-        self.next_port
+        self.last_port += 1;
+        self.last_port
     }
 
     /// Hands over what has arrived. Returns when more does.
