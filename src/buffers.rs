@@ -5,7 +5,9 @@
 //! target lies a few bytes further into its page than its source: files are read from whole pages, and
 //! what an allocator hands out is 16 bytes into one.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use crate::mutex::lock;
 
 /// Buffers that wait to be used again take this much at most, in bytes.
 const KEPT_BYTES_MAX: usize = 64 << 20;
@@ -46,7 +48,7 @@ impl Buffers {
             return Buffer { bytes: vec![0; len], start: 0, len, home: self.clone() };
         }
         let reused = {
-            let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = lock(&self.free);
             let reused = free.buffers.pop();
             free.bytes -= reused.as_ref().map_or(0, Vec::len);
             reused
@@ -87,7 +89,7 @@ impl Drop for Buffer {
         if bytes.len() < LARGE_BYTES {
             return;
         }
-        let mut free = self.home.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = lock(&self.home.free);
         if free.bytes + bytes.len() <= KEPT_BYTES_MAX {
             free.bytes += bytes.len();
             free.buffers.push(bytes);

@@ -51,6 +51,7 @@ pub mod error;
 pub mod event;
 pub mod hashtree;
 pub mod identity;
+mod mutex;
 pub mod net;
 pub mod push;
 pub mod receipt;

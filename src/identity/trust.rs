@@ -6,7 +6,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,6 +14,7 @@ use super::{
     Fingerprint, IdentityError,
     files::{create_private_dir, failed},
 };
+use crate::mutex::lock;
 
 /// The servers whose keys are known: lines of `host:port SHA256:...`, with `#` comments and blank
 /// lines.
@@ -130,7 +131,7 @@ impl AuthorizedKeysFile {
     /// Whether this key may come in, as the file is now. A line that cannot be understood lets nobody
     /// in, and neither does a file that cannot be read; both are warned of.
     pub fn contains(&self, key: &Fingerprint) -> bool {
-        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = lock(&self.read);
         let stamp = stamp(&self.path);
         if stamp.is_none() || stamp != read.stamp {
             *read = ReadKeys { stamp, keys: self.read_again() };

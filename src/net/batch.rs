@@ -8,12 +8,14 @@
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use quinn::udp::{EcnCodepoint, RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, TokioRuntime, UdpPoller};
 use tracing::debug;
+
+use crate::mutex::lock;
 
 /// The system takes a batch of datagrams as one buffer, of less than 64 KiB.
 const BATCH_BYTES_MAX: usize = 65_000;
@@ -123,10 +125,6 @@ fn datagrams(transmit: &Transmit<'_>) -> usize {
 
 fn would_block(sent: &io::Result<()>) -> bool {
     matches!(sent, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
-}
-
-fn lock(batch: &Mutex<Batch>) -> MutexGuard<'_, Batch> {
-    batch.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A socket that sends and receives batches of datagrams which the system and the caches can hold.

@@ -1,9 +1,11 @@
 //! The user's limit on the rate of sending.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
+
+use crate::mutex::lock;
 
 /// What may be sent at once after a pause, as time at the limit.
 const BURST: Duration = Duration::from_millis(20);
@@ -28,7 +30,7 @@ impl Limit {
     pub async fn pass(&self, bytes: usize) {
         let time = Duration::from_secs_f64(bytes as f64 / self.bytes_per_s as f64);
         let due = {
-            let mut paid_until = self.paid_until.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut paid_until = lock(&self.paid_until);
             let now = Instant::now();
             *paid_until = (*paid_until).max(now.checked_sub(BURST).unwrap_or(now)) + time;
             *paid_until

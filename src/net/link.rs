@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,7 @@ use super::telemetry::Telemetry;
 use super::tls;
 use crate::congestion::Controllers;
 use crate::identity::Fingerprint;
+use crate::mutex::lock;
 use crate::store::source::Prepared;
 use crate::traffic::{ConnId, Sample, StripeId};
 use crate::wire::{Control, DATAGRAM_PADDING};
@@ -323,10 +324,6 @@ async fn pad(
         telemetry.add_padding(bytes);
         left = left.saturating_sub(bytes);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long to wait for a close to leave this host.

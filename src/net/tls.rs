@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use quinn::{
@@ -38,6 +38,7 @@ use rustls::{
 };
 
 use crate::identity::{AuthorizedKeysFile, Fingerprint, Identity, IdentityError};
+use crate::mutex::lock;
 
 /// The application protocol; an incompatible change of the protocol gets a new number.
 pub const ALPN: &[u8] = b"qbulk/1";
@@ -345,7 +346,7 @@ impl ServerCertVerifier for CapturedServer {
         // The user is only ever asked about a key that the server has proved to have.
         self.signatures.verify(message, cert, dss)?;
         let fingerprint = Fingerprint::of_cert(cert)?;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(fingerprint);
+        *lock(&self.seen) = Some(fingerprint);
         Err(untrusted())
     }
 

@@ -10,7 +10,7 @@ use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use tempfile::NamedTempFile;
@@ -18,6 +18,7 @@ use tempfile::NamedTempFile;
 use crate::error::Error;
 use crate::event::{Failure, Summary};
 use crate::identity::Fingerprint;
+use crate::mutex::lock;
 use crate::receipt::{
     Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
 };
@@ -257,10 +258,6 @@ fn write(to: &mut impl Write, line: &Line) -> io::Result<()> {
 
 fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::ledger::{Claim, Ledger};
 use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
+use crate::mutex::lock;
 use crate::store::sink::{Applied, Sink, SinkError};
 use crate::store::tally::Outcome;
 use crate::wire::{
@@ -341,8 +342,4 @@ async fn blocking<T: Send + 'static>(
 
 fn internal(error: &tokio::task::JoinError) -> SinkError {
     SinkError::Disk(format!("internal error: {error}"))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cap_std::fs::Dir;
 use rustix::fs::Mode;
@@ -17,6 +17,7 @@ use super::meta::{default_folder_mode, set_meta, set_mode};
 use super::systems::{Systems, readable};
 use super::tally::Tally;
 use super::{folder_of, name_of, os};
+use crate::mutex::lock;
 use crate::wire::Meta;
 
 /// What the folders' paths may take, in bytes, while their modes and times wait for the end.
@@ -172,8 +173,4 @@ impl Folders {
         }
         Ok(folder)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

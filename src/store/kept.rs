@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cap_std::fs::Dir;
@@ -16,6 +16,7 @@ use super::temp::{TempFile, temp_name};
 use super::{folder_of, os};
 use crate::buffers::Buffers;
 use crate::hashtree::{HashTree, PieceHasher};
+use crate::mutex::lock;
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
 
 /// After its last entry in the journal, a run that is killed may have written for so long.
@@ -198,8 +199,4 @@ fn hash_of(
         at += chunk.len() as u64;
     }
     Ok(hasher.finish())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
 use rustix::fs::AtFlags;
@@ -23,6 +23,7 @@ use super::tally::{Outcome, Tally};
 use super::temp::{TempFile, temp_name};
 use super::{folder_of, name_of, os, reason};
 use crate::hashtree::HashTree;
+use crate::mutex::lock;
 use crate::wire::{
     CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, WireError, file_key,
 };
@@ -537,8 +538,4 @@ fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<
         content = rest;
     }
     Ok(())
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use rustix::fs::{OFlags, SeekFrom};
@@ -18,6 +18,7 @@ use super::{reason, shown};
 use crate::buffers::{Buffer, Buffers};
 use crate::event::Failure;
 use crate::hashtree::{HashTree, hash_parts, piece_hash};
+use crate::mutex::lock;
 use crate::wire::{Header, Piece, RUNS_MAX, Record, Run};
 
 /// Something to send, under the name that it gets at the destination.
@@ -200,7 +201,7 @@ fn add_piece(part: &Part, info: &FileInfo, hash: [u8; 32]) -> Result<Option<[u8;
     if part.len == info.bytes {
         return Ok(None);
     }
-    let mut tree = part.item.tree.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut tree = lock(&part.item.tree);
     let tree = tree.as_mut().ok_or("not a file")?;
     // All of the file may be kept at the receiver, and only its hash be missing.
     if part.len > 0 && !tree.add(part.offset, part.len, hash) {

@@ -2,11 +2,12 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use rustix::io::Errno;
 
 use super::{reason, shown};
+use crate::mutex::lock;
 
 /// Failures whose path and reason are kept; more are only counted.
 const FAILURES_MAX: usize = 1_000;
@@ -65,7 +66,7 @@ impl Tally {
 
     /// Something could not be written.
     pub(super) fn note(&self, path: &[u8], reason: String) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = lock(&self.failures);
         failures.1 += 1;
         if failures.0.len() < FAILURES_MAX {
             failures.0.push(Failed { path: path.to_vec(), reason });
@@ -108,8 +109,7 @@ impl Tally {
 
     /// All of it.
     pub(super) fn outcome(&self) -> Outcome {
-        let (failures, failed) =
-            self.failures.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (failures, failed) = lock(&self.failures).clone();
         let failed_files = self.failed_files.load(Relaxed);
         Outcome {
             files: self.files.load(Relaxed),

@@ -5,11 +5,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use cap_std::fs::Dir;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+
+use crate::mutex::lock;
 
 /// What the names of temporary files begin and end with.
 pub const TEMP_PREFIX: &str = ".qbulk-";
@@ -42,7 +44,7 @@ impl TempFile {
         let file = match open(&parent, &temp_name, flags) {
             Err(Errno::EXIST) => {
                 let left = open(&parent, &temp_name, OFlags::empty());
-                if left.is_ok_and(|left| !lock(&left, &temp_name)) {
+                if left.is_ok_and(|left| !lock_file(&left, &temp_name)) {
                     return Err(Errno::TXTBSY.into());
                 }
                 parent.remove_file(&temp_name)?;
@@ -50,7 +52,7 @@ impl TempFile {
             }
             opened => opened?,
         };
-        lock(&file, &temp_name);
+        lock_file(&file, &temp_name);
         Ok(Self::of(parent, temp_name, file))
     }
 
@@ -59,7 +61,7 @@ impl TempFile {
     pub fn reopen(parent: Arc<Dir>, temp_name: String, bytes: u64) -> Option<Self> {
         let file = open(&parent, &temp_name, OFlags::empty()).ok()?;
         let found = file.metadata().ok()?;
-        let is_usable = found.is_file() && found.len() == bytes && lock(&file, &temp_name);
+        let is_usable = found.is_file() && found.len() == bytes && lock_file(&file, &temp_name);
         is_usable.then(|| Self::of(parent, temp_name, file))
     }
 
@@ -83,7 +85,7 @@ impl TempFile {
     /// Writes all of `bytes` at `offset`. The system has a file written to by one thread at a time, and
     /// lets the others spin: here they sleep, which leaves their cores to who has something to do.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _turn = lock(&self.writing);
         self.file.write_all_at(bytes, offset)
     }
 
@@ -132,7 +134,7 @@ fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
 }
 
 /// False if somebody else has it locked. File systems without locks are taken on trust.
-fn lock(file: &File, name: &str) -> bool {
+fn lock_file(file: &File, name: &str) -> bool {
     match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => true,
         Err(Errno::WOULDBLOCK) => false,
