@@ -1,6 +1,8 @@
 //! The pool: who is active, who is in reserve, who carries what, and who is given up.
 
 mod hedge;
+mod members;
+mod verdicts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,10 +10,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::health::median;
 use super::{
-    ConnId, HealthConfig, Input, Load, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
-    Siblings, StripeId, Tuner, Verdict,
+    ConnId, HealthConfig, Input, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
+    StripeId, Tuner, Verdict,
 };
 
 /// Sizes and limits of a connection set.
@@ -91,13 +92,6 @@ pub struct PoolStats {
 const TICK: Duration = Duration::from_millis(20);
 /// Nobody is condemned for being slow twice within this time: the set must settle first.
 const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
-/// Connections are given up for being silent at this pace at most, after as many at once as the set has.
-const SILENT_INTERVAL: Duration = Duration::from_secs(1);
-/// Nothing is heard on any connection for at least this long, and the network counts as gone.
-const DARK_TIME: Duration = Duration::from_secs(1);
-/// Then a new connection is tried this often, and this many at a time.
-const SCOUT_INTERVAL: Duration = Duration::from_secs(1);
-const SCOUTS_MAX: usize = 16;
 /// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
 const REOPEN_MIN: Duration = Duration::from_millis(50);
 const REOPEN_MAX: Duration = Duration::from_secs(5);
@@ -105,8 +99,6 @@ const REOPEN_MAX: Duration = Duration::from_secs(5);
 const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// Rounds that a priming must have lasted for its result to be held against the connection.
 const PRIMING_ROUNDS_TOLD: u32 = 4;
-/// Primed to less than this share of the threshold, a connection is replaced before use.
-const PRIMED_BADLY_SHARE: f64 = 0.25;
 /// While data waits, padding takes at most one part in so many of it, and this much in any case.
 const PADDING_SHARE: u64 = 128;
 const PADDING_BYTES_MIN: u64 = 128 << 10;
@@ -405,21 +397,6 @@ impl Pool {
         self.accepted && (self.plan.has_waiting() || self.source_done)
     }
 
-    /// Whether its siblings were primed to several times as much. A few of them are no measure: one that
-    /// was primed while nobody else was had all of the path.
-    fn is_primed_badly(&self, id: ConnId) -> bool {
-        let primed_bytes = self.conns[&id].primed_bytes;
-        let others = || self.conns.iter().filter(|&(&other, _)| other != id).map(|(_, conn)| conn);
-        let mut primed: Vec<f64> = others()
-            .filter(|conn| conn.primed_bytes > 0)
-            .map(|conn| conn.primed_bytes as f64)
-            .collect();
-        let share = self.config.health.threshold * PRIMED_BADLY_SHARE;
-        primed_bytes > 0
-            && primed.len() * 2 >= others().count()
-            && median(&mut primed).is_some_and(|median| (primed_bytes as f64) < share * median)
-    }
-
     /// Fills the active subset and gives out stripes.
     fn assign(&mut self, now: Instant) {
         if self.source_done && self.plan.is_drained() && !self.drained {
@@ -516,65 +493,6 @@ impl Pool {
         }
     }
 
-    fn judge(&mut self, id: ConnId, now: Instant) {
-        let siblings = self.siblings(id, now);
-        let Some(conn) = self.conns.get_mut(&id) else { return };
-        if conn.stripes.is_empty() {
-            return;
-        }
-        let Some(verdict) = conn.meter.evaluate(&self.config.health, siblings, now) else { return };
-        let too_soon = self.condemned_at.is_some_and(|at| now - at < CONDEMN_INTERVAL);
-        // A slow connection is better than none: it goes when another can take over.
-        if !too_soon && !self.reserve.is_empty() {
-            self.condemned_at = Some(now);
-            self.condemn(id, verdict, now);
-        }
-    }
-
-    fn siblings(&self, id: ConnId, now: Instant) -> Option<Siblings> {
-        let others: Vec<&Conn> = self
-            .conns
-            .iter()
-            .filter(|&(&other, conn)| {
-                other != id && !conn.stripes.is_empty() && conn.meter.is_settled(now)
-            })
-            .map(|(_, conn)| conn)
-            .collect();
-        let of = |measure: fn(&Conn) -> f64| {
-            median(&mut others.iter().map(|conn| measure(conn)).collect::<Vec<f64>>())
-        };
-        Some(Siblings {
-            score: of(|conn| conn.meter.score())?,
-            window_bytes: of(|conn| conn.sample.window_bytes as f64)?,
-            loss_share: of(|conn| conn.meter.loss_share())?,
-            inflation: of(|conn| conn.meter.inflation())?,
-        })
-    }
-
-    fn judge_silence(&mut self, now: Instant) {
-        while now - self.silent_allowed_at >= SILENT_INTERVAL {
-            self.silent_allowed_at += SILENT_INTERVAL;
-            self.silent_allowed = (self.silent_allowed + 1).min(self.config.connections);
-        }
-        let ids: Vec<ConnId> = self.conns.keys().copied().collect();
-        for id in ids {
-            let others = self.conns.iter().filter(|&(&other, _)| other != id);
-            let others_at = others.filter_map(|(_, conn)| conn.meter.acked_at()).max();
-            let conn = &self.conns[&id];
-            if conn.stripes.is_empty() || !conn.meter.is_quiet(now) {
-                continue;
-            }
-            if others_at.is_some_and(|others_at| conn.meter.is_silent(others_at, now)) {
-                if self.silent_allowed > 0 {
-                    self.silent_allowed -= 1;
-                    self.condemn(id, Verdict::Silent, now);
-                }
-            } else {
-                self.probe(id, now);
-            }
-        }
-    }
-
     fn reprime_idle(&mut self, now: Instant) {
         // While nothing moves, nobody knows when a window will be needed.
         if self.drained || self.plan.flying_stripes() == 0 || self.is_padding_enough() {
@@ -594,122 +512,6 @@ impl Pool {
                 self.reserve.push_back(id);
             }
         }
-    }
-
-    /// Gives a connection up: what the receiver has not confirmed goes out again, and a new connection
-    /// is opened in its place.
-    fn condemn(&mut self, id: ConnId, verdict: Verdict, now: Instant) {
-        let Some(conn) = self.conns.remove(&id) else { return };
-        self.reserve.retain(|&other| other != id);
-        let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
-        self.delivered_by_gone += conn.sample.delivered_bytes;
-        self.stats.condemned += u64::from(verdict != Verdict::Surplus);
-        self.stats.takeovers += u64::from(orphans > 0);
-        self.outputs.push_back(Output::Close { conn: id, verdict, stripes: orphans });
-        self.open_missing(now);
-    }
-
-    /// N as it is now.
-    fn wanted(&self) -> usize {
-        self.config.connections + self.tuner.active() - self.config.active
-    }
-
-    /// Looks whether more connections, or fewer, would do better.
-    fn tune(&mut self, now: Instant) {
-        let active: Vec<&Conn> =
-            self.conns.values().filter(|conn| matches!(conn.state, State::Active)).collect();
-        let full = active
-            .iter()
-            .filter(|conn| conn.sample.in_flight_bytes * 2 >= conn.sample.window_bytes)
-            .count();
-        let queued = active.iter().filter(|conn| conn.sample.has_queue()).count();
-        let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
-        let load = Load {
-            delivered_bytes: self.delivered_by_gone + delivered,
-            is_limited: self.accepted && self.plan.has_waiting() && full * 2 > active.len(),
-            is_full: queued * 2 > active.len(),
-            rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
-        };
-        self.tuner.on_load(load, now);
-        self.retire_surplus(now);
-    }
-
-    /// Fewer connections are wanted: the emptiest active ones become reserves, and idle reserves go.
-    fn retire_surplus(&mut self, now: Instant) {
-        while self.count(Role::Active) > self.tuner.active() {
-            let active = self.active_ids();
-            let Some(&id) = active.iter().min_by_key(|id| self.conns[id].flying_bytes) else {
-                return;
-            };
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.state = State::Reserve;
-                conn.used_at = now;
-            }
-            self.reserve.push_back(id);
-        }
-        while self.conns.len() > self.wanted() {
-            let idle = self.reserve.iter().find(|id| self.conns[id].stripes.is_empty());
-            let Some(&id) = idle else { return };
-            self.condemn(id, Verdict::Surplus, now);
-        }
-    }
-
-    fn open_missing(&mut self, now: Instant) {
-        // Once all is confirmed, one connection is enough to hear that it is durable.
-        let wanted = if self.drained { 1 } else { self.wanted() };
-        while self.conns.len() < wanted && now >= self.reopen_at {
-            self.open(now);
-        }
-    }
-
-    fn open(&mut self, now: Instant) {
-        let id = ConnId(self.next_conn);
-        self.next_conn += 1;
-        self.stats.opened += 1;
-        let conn = Conn {
-            state: State::Opening,
-            sample: Sample::default(),
-            meter: Meter::new(now),
-            stripes: BTreeMap::new(),
-            flying_bytes: 0,
-            turn_bytes: 0,
-            used_at: now,
-            up_at: None,
-            primed_bytes: 0,
-        };
-        self.conns.insert(id, conn);
-        self.outputs.push_back(Output::Open { conn: id });
-    }
-
-    /// While the network is gone, connections wait longer and longer before they try again (RFC 9002,
-    /// 6.2.1). New ones notice at once that it is back, and then the old ones are silent beside them.
-    fn scout(&mut self, now: Instant) {
-        if self.is_dark(now)
-            && now - self.scouted_at >= SCOUT_INTERVAL
-            && self.count(Role::Opening) < SCOUTS_MAX
-        {
-            self.scouted_at = now;
-            self.open(now);
-        }
-    }
-
-    /// Whether the whole network seems to be gone.
-    fn is_dark(&self, now: Instant) -> bool {
-        if !self.accepted || self.drained {
-            return false;
-        }
-        let up = || self.conns.values().filter(|conn| !matches!(conn.state, State::Opening));
-        if up().next().is_none() {
-            return now - self.alive_at >= DARK_TIME;
-        }
-        let patience = |conn: &Conn| DARK_TIME.max(2 * conn.meter.silence_max());
-        let mut waiting = up()
-            .filter(|conn| !conn.stripes.is_empty() && conn.sample.in_flight_bytes > 0)
-            .peekable();
-        let is_heard = |conn: &Conn| conn.meter.acked_at().is_some_and(|at| now - at < DARK_TIME);
-        waiting.peek().is_some()
-            && waiting.all(|conn| conn.meter.quiet_time(now) >= patience(conn))
-            && !up().any(is_heard)
     }
 }
 
