@@ -12,7 +12,8 @@ use qbulk::certs::{self, CertPaths};
 use qbulk::error::{EXIT_SOME_FAILED, Error};
 use qbulk::event::{PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use rustix::process::Signal;
+use tokio::signal::unix::{self, SignalKind, signal};
 use tokio::sync::Notify;
 use tracing_subscriber::EnvFilter;
 
@@ -99,9 +100,20 @@ fn on_runtime(command: impl Future<Output = Result<ExitCode, Error>>) -> Result<
         .enable_all()
         .build()
         .map_err(|error| Error::Disk(format!("cannot start threads: {error}")))?;
-    let result = runtime.block_on(command);
+    let result = runtime.block_on(async {
+        outlive_limits()?;
+        command.await
+    });
     runtime.shutdown_timeout(SHUTDOWN_TIME);
     result
+}
+
+/// A file above the limit on sizes (`ulimit -f`) is to fail by itself: the signal that comes with it would
+/// end the process, and all that it does for others. It is taken, from now on, by nobody.
+fn outlive_limits() -> Result<(), Error> {
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))
+        .map(drop)
+        .map_err(|error| Error::Disk(format!("cannot listen for signals: {error}")))
 }
 
 /// Resolves on Ctrl-C or SIGTERM.
@@ -126,8 +138,8 @@ fn stop_signals(
 }
 
 struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
 }
 
 impl Signals {

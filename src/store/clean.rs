@@ -8,11 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cap_std::fs::Dir;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::journal::JOURNAL_SUFFIX;
+use super::lock::{Lock, lock_file};
 use super::temp::{TEMP_PREFIX, TEMP_SUFFIX};
+
+/// Where there are no locks, a file that was not written to for so long counts as left behind.
+const UNLOCKED_AGE_MIN: Duration = Duration::from_secs(3_600);
 
 /// Something that was left behind.
 #[derive(Debug)]
@@ -78,8 +82,11 @@ fn lock_deserted(folder: &Dir, name: &OsStr) -> Result<Option<File>, Errno> {
         Err(Errno::LOOP) => return Ok(None),
         opened => File::from(opened?),
     };
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
-    Ok(Some(file))
+    match lock_file(&file) {
+        Lock::Taken => Ok(Some(file)),
+        Lock::Unknown if is_old(folder, name, UNLOCKED_AGE_MIN) => Ok(Some(file)),
+        Lock::Busy | Lock::Unknown => Err(Errno::WOULDBLOCK),
+    }
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags};
+use rustix::io::Errno;
 
+use super::temp::{TempFile, temp_name};
 use crate::wire::Destination;
 
 /// Looks at a destination before a transfer: what is there, and whether it can be written.
@@ -27,8 +30,28 @@ pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
             Err(error) => return Err(error),
         }
     };
-    rustix::fs::accessat(&folder, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+    check_access(&folder)?;
     Ok(kind)
+}
+
+/// Whether names can be made in a folder. The system is asked; where it cannot be asked (some sandboxes
+/// of containers let nobody), it is tried.
+fn check_access(folder: &Dir) -> io::Result<()> {
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    let asked = rustix::fs::accessat(folder, ".", wanted, AtFlags::EACCESS);
+    decide(asked, || try_access(folder))
+}
+
+fn decide(asked: Result<(), Errno>, attempt: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    match asked {
+        Err(Errno::NOSYS | Errno::PERM | Errno::INVAL | Errno::OPNOTSUPP) => attempt(),
+        answer => Ok(answer?),
+    }
+}
+
+fn try_access(folder: &Dir) -> io::Result<()> {
+    let name = temp_name("try", rand::random::<u64>());
+    TempFile::create(Arc::new(folder.try_clone()?), name).map(drop)
 }
 
 /// What is at a destination.
@@ -41,5 +64,27 @@ pub fn kind_at(root: &Dir, destination: &Path) -> io::Result<Destination> {
         Ok(_) => Ok(Destination::File),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Destination::Missing),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cap_std::ambient_authority;
+
+    use super::*;
+
+    #[test]
+    fn where_the_system_cannot_be_asked_it_is_tried() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
+        for errno in [Errno::NOSYS, Errno::PERM, Errno::INVAL] {
+            assert!(decide(Err(errno), || try_access(&folder)).is_ok(), "{errno:?}");
+            let refused = decide(Err(errno), || Err(Errno::ROFS.into()));
+            assert_eq!(refused.unwrap_err().raw_os_error(), Some(Errno::ROFS.raw_os_error()));
+        }
+        for errno in [Errno::ACCESS, Errno::ROFS] {
+            assert!(decide(Err(errno), || panic!("it has answered")).is_err());
+        }
+        assert!(folder.entries().unwrap().next().is_none(), "nothing is left of it");
     }
 }

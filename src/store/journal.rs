@@ -22,8 +22,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
+use super::lock::{Lock, lock_file};
 use super::temp::TEMP_PREFIX;
 use crate::wire::{
     PATH_BYTES_MAX, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all, put_bytes,
@@ -282,17 +284,17 @@ impl Journal {
             let mode = Mode::RUSR | Mode::WUSR;
             let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file: File = rustix::fs::openat(&*root, name.as_str(), flags, mode)?.into();
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            match lock_file(&file) {
                 // Whoever had it before may have removed it meanwhile.
-                Ok(()) if file.metadata()?.nlink() > 0 => {
+                Lock::Taken | Lock::Unknown if file.metadata()?.nlink() > 0 => {
                     let found = file.metadata()?;
                     let (kept_bytes, kept_at) = (found.len(), found.modified()?);
                     let buffer = Vec::new();
                     return Ok(Self { owner, root, name, file, kept_bytes, kept_at, buffer });
                 }
-                Ok(()) => {}
-                Err(error) if began.elapsed() > LOCK_TIME => return Err(error.into()),
-                Err(_) => thread::sleep(LOCK_INTERVAL),
+                Lock::Taken | Lock::Unknown => {}
+                Lock::Busy if began.elapsed() > LOCK_TIME => return Err(Errno::WOULDBLOCK.into()),
+                Lock::Busy => thread::sleep(LOCK_INTERVAL),
             }
         }
     }

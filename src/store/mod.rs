@@ -7,6 +7,7 @@ pub mod destination;
 mod folders;
 pub mod journal;
 mod kept;
+mod lock;
 mod meta;
 pub mod paths;
 pub mod scan;

@@ -221,7 +221,7 @@ fn read_piece(
     }
     let told = |error: io::Error| reason(&error);
     let file = open(&part.item.local).map_err(told)?;
-    let runs = if info.sparse { data_runs(&file, part).map_err(told)? } else { whole(part) };
+    let runs = if info.sparse { data_runs(&file, part) } else { whole(part) };
     let start = content.filled;
     for run in &runs {
         content
@@ -257,31 +257,32 @@ fn whole(part: &Part) -> Vec<Run> {
 }
 
 /// Where the part has content. Too many runs to tell are told as one.
-fn data_runs(file: &File, part: &Part) -> io::Result<Vec<Run>> {
+fn data_runs(file: &File, part: &Part) -> Vec<Run> {
     let mut runs = Vec::new();
     let mut at = part.offset;
     let end = part.offset + part.len;
-    while let Some(data) = next_data(file, at, end)? {
+    while let Some(data) = next_data(file, at, end) {
         if runs.len() == RUNS_MAX {
-            return Ok(whole(part));
+            return whole(part);
         }
         runs.push(Run { offset: data.start - part.offset, len: data.end - data.start });
         at = data.end;
     }
-    Ok(runs)
+    runs
 }
 
-fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+fn next_data(file: &File, at: u64, end: u64) -> Option<Range<u64>> {
     if at >= end {
-        return Ok(None);
+        return None;
     }
     let start = match rustix::fs::seek(file, SeekFrom::Data(at)) {
         Ok(start) if start < end => start,
-        Ok(_) | Err(Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Ok(_) | Err(Errno::NXIO) => return None,
+        // What cannot tell its holes has none.
+        Err(_) => return Some(at..end),
     };
-    let stop = rustix::fs::seek(file, SeekFrom::Hole(start))?;
-    Ok(Some(start..stop.min(end)))
+    let stop = rustix::fs::seek(file, SeekFrom::Hole(start)).unwrap_or(end);
+    Some(start..stop.clamp(start + 1, end))
 }
 
 fn is_short(error: &io::Error) -> bool {

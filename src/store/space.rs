@@ -18,21 +18,45 @@ pub(super) fn allocate(file: &File, bytes: u64, sparse: bool) -> io::Result<()> 
     if sparse {
         return file.set_len(bytes);
     }
-    let system = rustix::fs::fstatfs(file)?;
-    if system.f_type as u64 == TMPFS_MAGIC {
+    let system = rustix::fs::fstatfs(file).ok();
+    let is_tmpfs = system.is_some_and(|system| system.f_type as u64 == TMPFS_MAGIC);
+    if !is_tmpfs && reserve(file, bytes)? {
+        return Ok(());
+    }
+    if let Some(system) = system {
         check_space(&system, bytes)?;
-    } else {
-        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
-            Ok(()) => return Ok(()),
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => check_space(&system, bytes)?,
-            Err(error) => return Err(error.into()),
-        }
     }
     file.set_len(bytes)
 }
 
+/// False where nothing can be reserved.
+fn reserve(file: &File, bytes: u64) -> io::Result<bool> {
+    loop {
+        let reserved = rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes);
+        if reserved != Err(Errno::INTR) {
+            return is_reserved(reserved);
+        }
+    }
+}
+
+/// That there is no room, or that no file may be so large, holds however it is written; other refusals
+/// are of the call itself, which some systems do not have or do not let anybody use.
+fn is_reserved(reserved: Result<(), Errno>) -> io::Result<bool> {
+    match reserved {
+        Ok(()) => Ok(true),
+        Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG | Errno::IO | Errno::ROFS)) => {
+            Err(error.into())
+        }
+        Err(_) => Ok(false),
+    }
+}
+
 /// For file systems that reserve nothing.
 fn check_space(system: &StatFs, bytes: u64) -> io::Result<()> {
+    // Some that live in user space or far away do not know how large they are.
+    if system.f_blocks == 0 {
+        return Ok(());
+    }
     // Blocks are counted in fragments, where there are such.
     let unit = if system.f_frsize > 0 { system.f_frsize } else { system.f_bsize };
     let free = system.f_bavail.saturating_mul(unit as u64);
@@ -42,6 +66,16 @@ fn check_space(system: &StatFs, bytes: u64) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_system_that_cannot_reserve_is_not_full() {
+        for errno in [Errno::OPNOTSUPP, Errno::NOSYS, Errno::PERM, Errno::INVAL, Errno::NODEV] {
+            assert!(!is_reserved(Err(errno)).unwrap(), "{errno:?}");
+        }
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::FBIG] {
+            assert!(is_reserved(Err(errno)).is_err(), "{errno:?}");
+        }
+    }
 
     #[test]
     fn a_file_that_is_larger_than_what_is_free_is_refused_where_nothing_is_reserved() {

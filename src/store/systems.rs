@@ -51,7 +51,7 @@ impl Systems {
     /// Makes files durable; says for each whether it is.
     pub fn sync(&self, files: &[&File]) -> Vec<io::Result<()>> {
         if files.len() < SYNCFS_FROM || !self.tells {
-            return files.iter().map(|file| file.sync_all()).collect();
+            return files.iter().map(|file| sync_one(file)).collect();
         }
         let mut results: HashMap<u64, Result<(), Errno>> = HashMap::new();
         let mut sync = |file: &&File| {
@@ -60,7 +60,11 @@ impl Systems {
                 Some(system) => rustix::fs::syncfs(&*system),
                 None => rustix::fs::syncfs(file),
             });
-            Ok((*result)?)
+            match *result {
+                // Where all cannot be flushed together, each is.
+                Err(Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL) => sync_one(file),
+                result => Ok(result?),
+            }
         };
         files.iter().map(&mut sync).collect()
     }
@@ -75,6 +79,22 @@ impl Systems {
 
     fn watched(&self, device: u64) -> Option<Arc<File>> {
         lock(&self.watched).get(&device).cloned()
+    }
+}
+
+/// Makes a file or folder durable. What cannot be flushed by itself (folders, on some network file
+/// systems) is as durable as it gets.
+fn sync_one(file: &File) -> io::Result<()> {
+    match rustix::fs::fsync(file) {
+        Err(Errno::INTR) => sync_one(file),
+        synced => is_synced(synced, || file.metadata().is_ok_and(|found| found.is_dir())),
+    }
+}
+
+fn is_synced(synced: Result<(), Errno>, is_folder: impl Fn() -> bool) -> io::Result<()> {
+    match synced {
+        Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) if is_folder() => Ok(()),
+        synced => Ok(synced?),
     }
 }
 
@@ -97,6 +117,13 @@ fn tells(release: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_flushed_is_as_durable_as_it_gets() {
+        assert!(is_synced(Err(Errno::INVAL), || true).is_ok());
+        assert!(is_synced(Err(Errno::INVAL), || false).is_err(), "a file must be");
+        assert!(is_synced(Err(Errno::IO), || true).is_err(), "the disk is broken");
+    }
 
     #[test]
     fn kernels_whose_syncfs_is_silent_are_known() {

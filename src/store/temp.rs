@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 use cap_std::fs::Dir;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::lock::{Lock, lock_file};
 use crate::mutex::lock;
 
 /// What the names of temporary files begin and end with.
@@ -44,7 +45,7 @@ impl TempFile {
         let file = match open(&parent, &temp_name, flags) {
             Err(Errno::EXIST) => {
                 let left = open(&parent, &temp_name, OFlags::empty());
-                if left.is_ok_and(|left| !lock_file(&left, &temp_name)) {
+                if left.is_ok_and(|left| lock_file(&left) == Lock::Busy) {
                     return Err(Errno::TXTBSY.into());
                 }
                 parent.remove_file(&temp_name)?;
@@ -52,7 +53,7 @@ impl TempFile {
             }
             opened => opened?,
         };
-        lock_file(&file, &temp_name);
+        lock_file(&file);
         Ok(Self::of(parent, temp_name, file))
     }
 
@@ -61,7 +62,7 @@ impl TempFile {
     pub fn reopen(parent: Arc<Dir>, temp_name: String, bytes: u64) -> Option<Self> {
         let file = open(&parent, &temp_name, OFlags::empty()).ok()?;
         let found = file.metadata().ok()?;
-        let is_usable = found.is_file() && found.len() == bytes && lock_file(&file, &temp_name);
+        let is_usable = found.is_file() && found.len() == bytes && lock_file(&file) != Lock::Busy;
         is_usable.then(|| Self::of(parent, temp_name, file))
     }
 
@@ -131,16 +132,4 @@ impl Drop for TempFile {
 fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
     let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
-}
-
-/// False if somebody else has it locked. File systems without locks are taken on trust.
-fn lock_file(file: &File, name: &str) -> bool {
-    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => true,
-        Err(Errno::WOULDBLOCK) => false,
-        Err(error) => {
-            tracing::debug!(file = name, %error, "not locked");
-            true
-        }
-    }
 }
