@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use crate::identity::{
-    IdentityError, create_private_dir, malformed, parse_certs, read, read_private, write_new,
+    IdentityError, NewFiles, create_private_dir, malformed, parse_certs, read, read_private,
 };
 
 /// Where a certificate and its private key are.
@@ -118,8 +118,10 @@ fn write_pair(
             return Err(IdentityError::Exists { path: path.clone() });
         }
     }
-    write_new(&paths.key, 0o600, &key.serialize_pem())?;
-    write_new(&paths.cert, 0o644, &cert.pem())?;
+    let mut new = NewFiles::default();
+    new.write(&paths.key, 0o600, key.serialize_pem())?;
+    new.write(&paths.cert, 0o644, cert.pem())?;
+    new.publish()?;
     Ok(paths)
 }
 

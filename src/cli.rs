@@ -5,6 +5,7 @@ mod file;
 mod net;
 mod peer;
 mod push;
+mod question;
 mod serve;
 pub(crate) mod trust;
 mod url;

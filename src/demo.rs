@@ -1,8 +1,9 @@
 //! `qbulk demo`: a real serve and a real push on one host.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -24,7 +25,10 @@ pub(crate) async fn run(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
     let disk = |error: io::Error| Error::Disk(format!("cannot write a temporary file: {error}"));
-    let dir = tempfile::Builder::new().prefix("qbulk-demo-").tempdir().map_err(disk)?;
+    let mut temp = tempfile::Builder::new();
+    // There will be a key in it.
+    temp.prefix("qbulk-demo-").permissions(Permissions::from_mode(0o700));
+    let dir = temp.tempdir().map_err(disk)?;
     let (source, root) = (dir.path().join("generated.bin"), dir.path().join("root"));
     fs::create_dir(&root).map_err(disk)?;
     eprintln!("generating {} in {}", source.display(), dir.path().display());

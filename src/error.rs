@@ -40,7 +40,7 @@ impl Error {
             | Self::Identity(IdentityError::BadFingerprint(_) | IdentityError::BadName { .. }) => 2,
             Self::Connect(_) => 3,
             Self::Peer(_) => 5,
-            Self::Disk(_) | Self::Identity(IdentityError::Io { .. }) => 6,
+            Self::Disk(_) => 6,
             Self::Interrupted => 130,
             Self::Auth(_) | Self::Identity(_) => 4,
         }

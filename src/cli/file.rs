@@ -1,7 +1,7 @@
 //! The configuration file: its values become the defaults of the command line.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::path::Path;
 
 use clap::{ArgAction, Command};
@@ -14,7 +14,7 @@ pub(super) fn add_defaults(command: Command) -> Result<Command, String> {
     let path = dir.join("config.toml");
     match fs::read_to_string(&path) {
         Ok(text) => apply(command, &text).map_err(|error| format!("{}: {error}", path.display())),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(command),
+        Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(command),
         Err(error) => Err(told(&path, &error)),
     }
 }

@@ -73,12 +73,13 @@ impl TrustArgs {
     pub(super) fn asked(
         &self,
         destination: &Destination,
-        address: SocketAddr,
+        servers: &[SocketAddr],
         timeout: Duration,
     ) -> trust::Asked {
         trust::Asked {
             server: destination.server(),
-            address,
+            address: servers[0],
+            is_here: trust::is_here(destination, servers),
             fingerprints: self.fingerprint.clone(),
             accept_new: self.accept_new,
             ca: self.ca.clone(),

@@ -204,7 +204,7 @@ impl PushArgs {
         };
         self.network.check(&servers)?;
         let timeout = self.network.connect_timeout;
-        let asked = self.trust.asked(&destination, servers[0], timeout);
+        let asked = self.trust.asked(&destination, &servers, timeout);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
@@ -221,10 +221,16 @@ impl PushArgs {
             receipt: self.receipt,
             connect_timeout: timeout,
             retry_for: self.retry_for,
-            ..PushConfig::new(sources, servers, destination.host, Arc::clone(&identity), trust)
+            ..PushConfig::new(
+                sources,
+                servers,
+                destination.host,
+                Arc::clone(&identity),
+                trust.clone(),
+            )
         };
         match qbulk::push::push(config, report, stop).await {
-            Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }
     }

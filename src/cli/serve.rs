@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
-use qbulk::identity::{AuthorizedKeysFile, Fingerprint, config_dir};
+use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
@@ -78,10 +78,15 @@ impl ServeArgs {
     pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
         let identity = Arc::new(trust::identity(&self.identity)?);
         let own = identity.fingerprint();
-        let listed = AuthorizedKeysFile::load(&config_dir()?.join("authorized_keys"))?;
+        let listed = match config_dir() {
+            Ok(dir) => Some(AuthorizedKeysFile::load(&dir.join("authorized_keys"))?),
+            // With a certificate, none is needed.
+            Err(IdentityError::NoConfigDir) => None,
+            Err(error) => return Err(error.into()),
+        };
         let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
-        let trust = ServerTrust { allowed, listed: Some(Arc::new(listed)), ca };
+        let trust = ServerTrust { allowed, listed: listed.map(Arc::new), ca };
         let server = Server::bind(ServeConfig {
             datagram_bytes_max: self.mtu,
             limits: Limits {

@@ -1,8 +1,8 @@
 //! Whom to trust, as ssh does it: a server's key is remembered at first sight and held against what it
 //! shows later.
 
-use std::io::{BufRead, IsTerminal, Write};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,15 +10,16 @@ use std::time::Duration;
 use qbulk::certs;
 use qbulk::congestion::cubic;
 use qbulk::error::Error;
-use qbulk::identity::{Fingerprint, Identity, KnownHosts, config_dir};
+use qbulk::identity::{Fingerprint, Identity, IdentityError, KnownHosts, config_dir};
 use qbulk::net::endpoint::{self, PathMtu};
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
-use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use super::IdentityArgs;
+use super::question::{can_ask, confirmed};
+use super::url::Destination;
 
 /// A server that does not answer is asked from another port this often, and from this many.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -37,6 +38,8 @@ pub(crate) struct Asked {
     /// As it is listed in `known_hosts`.
     pub(crate) server: String,
     pub(crate) address: SocketAddr,
+    /// It is on this host, and nobody on the network has a say in that.
+    pub(crate) is_here: bool,
     pub(crate) fingerprints: Vec<Fingerprint>,
     pub(crate) accept_new: bool,
     pub(crate) ca: Option<PathBuf>,
@@ -52,69 +55,88 @@ impl Asked {
         if !self.fingerprints.is_empty() {
             return Ok(ClientTrust::Pinned(self.fingerprints.iter().copied().collect()));
         }
-        let own = identity.fingerprint();
-        let path = config_dir()?.join("known_hosts");
-        let mut known_hosts = KnownHosts::load(&path)?;
-        if let Some(known) = known_hosts.lookup(&self.server) {
-            return Ok(ClientTrust::Pinned([known, own].into()));
+        let known_hosts = known_hosts()?;
+        // This key and no other, not even one's own: whoever can lead the connection elsewhere could
+        // lead it to another server of the same user.
+        if let Some(known) = known_hosts.as_ref().and_then(|hosts| hosts.lookup(&self.server)) {
+            return Ok(ClientTrust::Pinned([known].into()));
         }
         let shown = self.server_key(identity).await?;
-        if shown != own && !self.accept_new {
-            self.ask(shown).await?;
+        let is_own = shown == identity.fingerprint();
+        if !(is_own && self.is_here || self.accept_new) {
+            self.ask(shown, is_own).await?;
         }
-        // One's own key is remembered as well: it saves the next push from looking.
-        known_hosts.add(&self.server, shown)?;
-        if shown != own {
-            eprintln!("qbulk: {} is now known by {shown} (in {})", self.server, path.display());
-        }
-        Ok(ClientTrust::Pinned([shown, own].into()))
+        let is_told = !(is_own && self.is_here);
+        self.remember(known_hosts, shown, is_told)?;
+        Ok(ClientTrust::Pinned([shown].into()))
     }
 
-    async fn ask(&self, shown: Fingerprint) -> Result<(), Error> {
+    /// Adds the key to `known_hosts`. Where that cannot be written, it counts this once: the user has said
+    /// that it is the right one.
+    fn remember(
+        &self,
+        known_hosts: Option<KnownHosts>,
+        shown: Fingerprint,
+        is_told: bool,
+    ) -> Result<(), Error> {
         let server = &self.server;
-        if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        let added = known_hosts.map_or(Err(IdentityError::NoConfigDir), |mut hosts| {
+            hosts.add(server, shown).map(|()| hosts.path().to_owned())
+        });
+        match added {
+            Ok(path) if is_told => {
+                eprintln!("qbulk: {server} is now known by {shown} (in {})", path.display());
+            }
+            Err(error @ (IdentityError::Io { .. } | IdentityError::NoConfigDir)) if is_told => {
+                eprintln!(
+                    "qbulk: warning: {server} is trusted by its key {shown} this once and not \
+                     remembered: {error}"
+                );
+            }
+            Ok(_) | Err(IdentityError::Io { .. } | IdentityError::NoConfigDir) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, shown: Fingerprint, is_own: bool) -> Result<(), Error> {
+        let server = &self.server;
+        let whose = if is_own { " (your own)" } else { "" };
+        if !can_ask() {
             return Err(Error::Auth(format!(
-                "{server} is not known yet, and there is no terminal to ask on. It shows the key {shown}. \
-                 If `qbulk id` on that host prints the same, say --fingerprint {shown}, or \
+                "{server} is not known yet, and there is no terminal to ask on. It shows the key \
+                 {shown}{whose}. If `qbulk id` on that host prints the same, say --fingerprint {shown}, or \
                  --accept-new to take it as it is"
             )));
         }
-        eprint!(
-            "{server} is not known yet. It shows the key\n  {shown}\n\
+        let question = format!(
+            "{server} is not known yet. It shows the key{whose}\n  {shown}\n\
              `qbulk id` on that host prints the same if it is the right one. Trust it (yes/no)? "
         );
-        let (answered, answer) = oneshot::channel();
-        // Not one of the runtime's threads, which the process waits for: this one may read for ever.
-        std::thread::spawn(move || {
-            let mut answer = String::new();
-            drop(std::io::stderr().flush());
-            drop(std::io::stdin().lock().read_line(&mut answer));
-            drop(answered.send(answer));
-        });
-        match answer.await {
-            Ok(answer) if matches!(answer.trim(), "yes" | "y") => Ok(()),
-            _ => Err(Error::Auth(format!("{server} was not trusted"))),
+        if confirmed(question).await {
+            Ok(())
+        } else {
+            Err(Error::Auth(format!("{server} was not trusted")))
         }
     }
 
-    /// Says more about a failed authentication: which key the server shows, and what was expected.
-    pub(crate) async fn explain(&self, message: String, identity: &Identity) -> Error {
+    /// Says more about a failed authentication: which key the server shows, and which was expected, `trust`.
+    pub(crate) async fn explain(
+        &self,
+        message: String,
+        identity: &Identity,
+        trust: &ClientTrust,
+    ) -> Error {
         let server = &self.server;
-        if self.ca.is_some() {
+        let ClientTrust::Pinned(expected) = trust else {
             return Error::Auth(format!(
                 "{message}. The server's certificate must be from the authority of --ca and for the name \
                  that you gave, and the server must accept your certificate"
             ));
-        }
+        };
         let Ok(shown) = self.server_key(identity).await else { return Error::Auth(message) };
-        let own = identity.fingerprint();
-        let known = config_dir()
-            .and_then(|dir| KnownHosts::load(&dir.join("known_hosts")))
-            .ok()
-            .and_then(|hosts| hosts.lookup(server));
-        let expected =
-            if self.fingerprints.is_empty() { known.as_slice() } else { &self.fingerprints };
-        if shown == own && self.fingerprints.is_empty() || expected.contains(&shown) {
+        if expected.contains(&shown) {
+            let own = identity.fingerprint();
             return Error::Auth(format!(
                 "{server} does not accept your key {own}: on that host, add it to authorized_keys or start \
                  `qbulk serve` with --authorize {own}"
@@ -125,10 +147,28 @@ impl Asked {
                 "{server} shows the key {shown}, which --fingerprint does not name"
             ));
         }
-        let known = known.map(|known| known.to_string()).unwrap_or_default();
         Error::Auth(format!(
-            "THE KEY OF {server} HAS CHANGED. It was {known} and is now {shown}. Somebody may be between \
-             you and the server. If the server really has a new key, remove its line from known_hosts"
+            "THE KEY OF {server} HAS CHANGED. It was {} and is now {shown}. Somebody may be between \
+             you and the server.{}",
+            listed(expected),
+            self.place().unwrap_or_default()
+        ))
+    }
+
+    /// What to do where the server's key has changed, and it is known that it has.
+    fn place(&self) -> Option<String> {
+        let hosts = known_hosts().ok()??;
+        let lines = match hosts.lines(&self.server) {
+            [] => return None,
+            [line] => format!("line {line}"),
+            lines => {
+                let lines: Vec<_> = lines.iter().map(ToString::to_string).collect();
+                format!("lines {}", lines.join(", "))
+            }
+        };
+        Some(format!(
+            " If the server really has a new key, remove {lines} of {}",
+            hosts.path().display()
         ))
     }
 
@@ -167,6 +207,29 @@ impl Asked {
     }
 }
 
+/// Whether a server is on this host without the network having had a say in it: a name that leads here may
+/// lead elsewhere a moment later.
+pub(crate) fn is_here(destination: &Destination, servers: &[SocketAddr]) -> bool {
+    let host = destination.host.trim_end_matches('.');
+    let is_fixed =
+        host.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost");
+    is_fixed && servers.iter().all(|server| server.ip().to_canonical().is_loopback())
+}
+
+/// The user's known hosts; `None` where there is no place for them.
+fn known_hosts() -> Result<Option<KnownHosts>, IdentityError> {
+    match config_dir() {
+        Ok(dir) => KnownHosts::load(&dir.join("known_hosts")).map(Some),
+        Err(IdentityError::NoConfigDir) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn listed(keys: &BTreeSet<Fingerprint>) -> String {
+    let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+    keys.join(" or ")
+}
+
 /// Tries to connect, from a port of its own. Returns why that has failed, as it does once the server's
 /// key is seen.
 async fn attempt(config: quinn::ClientConfig, address: SocketAddr, mtu: PathMtu) -> String {
@@ -176,4 +239,29 @@ async fn attempt(config: quinn::ClientConfig, address: SocketAddr, mtu: PathMtu)
         connecting.map_err(std::io::Error::other)?.await.map_err(std::io::Error::other)
     };
     connected.await.map_or_else(|error| error.to_string(), |_| "it showed no key".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_no_name_service_decides_is_here() {
+        for (url, servers, is) in [
+            ("qbulk://127.0.0.1/", &["127.0.0.1:1"] as &[&str], true),
+            ("qbulk://[::1]/", &["[::1]:1"], true),
+            ("qbulk://localhost/", &["[::1]:1"], true),
+            ("qbulk://a.localhost/", &["127.0.0.1:1"], true),
+            ("qbulk://127.0.0.1/", &["127.0.0.1:1", "127.9.9.9:2"], true),
+            ("qbulk://[::ffff:127.0.0.1]/", &["[::ffff:127.0.0.1]:1"], true),
+            ("qbulk://127.0.0.1/", &["127.0.0.1:1", "192.0.2.1:1"], false),
+            ("qbulk://backup.example/", &["127.0.0.1:1"], false),
+            ("qbulk://notlocalhost/", &["127.0.0.1:1"], false),
+            ("qbulk://192.0.2.1/", &["192.0.2.1:1"], false),
+            ("qbulk://localhost/", &["192.0.2.1:1"], false),
+        ] {
+            let servers: Vec<_> = servers.iter().map(|server| server.parse().unwrap()).collect();
+            assert_eq!(is_here(&url.parse().unwrap(), &servers), is, "{url} at {servers:?}");
+        }
+    }
 }

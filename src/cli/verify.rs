@@ -102,7 +102,7 @@ impl VerifyArgs {
         let prepare = async {
             let server = net::resolve(&destination, &[]).await?[0];
             self.network.check(&[server])?;
-            let asked = self.trust.asked(&destination, server, timeout);
+            let asked = self.trust.asked(&destination, &[server], timeout);
             let trust = asked.trust(&identity).await?;
             Ok::<_, Error>((server, asked, trust))
         };
@@ -117,13 +117,13 @@ impl VerifyArgs {
             destination: destination.path,
             bind: self.network.bind.first().copied(),
             identity: Arc::clone(&identity),
-            trust,
+            trust: trust.clone(),
             datagram_bytes_max: self.network.mtu,
             connect_timeout: timeout,
             content_only: self.content_only,
         };
         match qbulk::verify::verify(config, report, stop).await {
-            Err(Error::Auth(message)) => Err(asked.explain(message, &identity).await),
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }
     }

@@ -4,8 +4,10 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
+
+use tempfile::TempPath;
 
 use super::IdentityError;
 
@@ -27,24 +29,105 @@ pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     Ok(contents)
 }
 
-/// Writes a file that must not exist yet, and waits until it is safely on disk.
-pub(crate) fn write_new(path: &Path, mode: u32, contents: &str) -> Result<(), IdentityError> {
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(|error| {
-            if error.kind() == io::ErrorKind::AlreadyExists {
-                IdentityError::Exists { path: path.to_owned() }
-            } else {
-                failed("create", path)(error)
+/// Files that must not exist yet, written as a whole, all of them or none: each lies on disk under a
+/// temporary name before the first gets its own. What has no name of its own goes with this.
+#[derive(Default)]
+pub(crate) struct NewFiles(Vec<NewFile>);
+
+struct NewFile {
+    path: PathBuf,
+    mode: u32,
+    contents: String,
+    temp: TempPath,
+}
+
+impl NewFiles {
+    /// Writes a file, and waits until it is safely on disk.
+    pub(crate) fn write(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        contents: String,
+    ) -> Result<(), IdentityError> {
+        let temp = folder(path).join(format!(".qbulk-new-{:016x}", rand::random::<u64>()));
+        let file = create_new(&temp, mode).map_err(failed("create", path))?;
+        let temp = TempPath::try_from_path(temp).map_err(failed("create", path))?;
+        write_all(&file, &contents).map_err(failed("write", path))?;
+        self.0.push(NewFile { path: path.to_owned(), mode, contents, temp });
+        Ok(())
+    }
+
+    /// Gives all of them their names.
+    pub(crate) fn publish(self) -> Result<(), IdentityError> {
+        let mut published: Vec<PathBuf> = Vec::new();
+        for file in self.0 {
+            let path = file.path.clone();
+            if let Err(error) = file.publish() {
+                for path in published {
+                    fs::remove_file(&path).map_err(failed("remove", &path))?;
+                }
+                return Err(error);
             }
-        })?;
-    file.write_all(contents.as_bytes())
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", path))
+            published.push(path);
+        }
+        for path in published {
+            let synced = File::open(folder(&path)).and_then(|folder| folder.sync_all());
+            synced.map_err(failed("write", &path))?;
+        }
+        Ok(())
+    }
+}
+
+impl NewFile {
+    /// Never replaces a file: of several processes that get here at once, one wins.
+    fn publish(self) -> Result<(), IdentityError> {
+        let Self { path, mode, contents, temp } = self;
+        let published = match temp.persist_noclobber(&path).map_err(|failed| failed.error) {
+            // A file system that can neither link nor rename without replacing.
+            Err(error) if is_unsupported(&error) => create_new(&path, mode).and_then(|file| {
+                write_all(&file, &contents).or_else(|error| fs::remove_file(&path).and(Err(error)))
+            }),
+            published => published,
+        };
+        published.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => IdentityError::Exists { path },
+            _ => failed("create", &path)(error),
+        })
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    let not_permitted = rustix::io::Errno::PERM.raw_os_error();
+    error.kind() == io::ErrorKind::Unsupported || error.raw_os_error() == Some(not_permitted)
+}
+
+fn create_new(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(mode).open(path)
+}
+
+fn write_all(mut file: &File, contents: &str) -> io::Result<()> {
+    file.write_all(contents.as_bytes())?;
+    file.sync_all()
+}
+
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// Whether there is no such file.
+pub(super) fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// Makes a folder for the user alone, with its parents; one that exists is left as it is.
 pub(crate) fn create_private_dir(dir: &Path) -> Result<(), IdentityError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))
+    make_private_dir(dir).map_err(failed("create", dir))
+}
+
+/// The same, for what decides nothing about trust.
+pub(crate) fn make_private_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 /// For `map_err`: says what could not be done to which file.

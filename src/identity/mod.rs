@@ -10,7 +10,7 @@ mod fingerprint;
 mod trust;
 
 use std::{
-    env, fmt, fs, io,
+    env, fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-pub(crate) use files::{create_private_dir, read, read_private, write_new};
+pub(crate) use files::{NewFiles, create_private_dir, make_private_dir, read, read_private};
 pub use fingerprint::Fingerprint;
 pub use trust::{AuthorizedKeys, AuthorizedKeysFile, KnownHosts};
 
@@ -45,6 +45,18 @@ pub enum IdentityError {
         "cannot tell where the home folder is: set HOME, or QBULK_CONFIG_DIR to the folder to use"
     )]
     NoConfigDir,
+    /// There is no identity yet, and none can be made.
+    #[error(
+        "there is no identity yet, and {} cannot be made: {source}; set QBULK_CONFIG_DIR to a folder that \
+         you can write to, or give --cert and --key",
+        path.display()
+    )]
+    NoIdentity {
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// A private key is open to other users.
     #[error(
         "the private key in {} is open to other users (mode {mode:04o}), so it may no longer be \
@@ -81,13 +93,15 @@ pub enum IdentityError {
     BadFingerprint(String),
     /// A host is already known under another key.
     #[error(
-        "{} has the key {known} for {host}, but {offered} was to be added; if the host really has \
-         a new key, remove the line with the old one first",
+        "{}, line {line}, has the key {known} for {host}, but {offered} was to be added; if the host \
+         really has a new key, remove that line first",
         path.display()
     )]
     HostKeyChanged {
         /// The known-hosts file.
         path: PathBuf,
+        /// The line with the key on file, counted from one.
+        line: usize,
         /// The host and port.
         host: String,
         /// The key on file.
@@ -141,21 +155,23 @@ impl Identity {
     pub fn load_or_create(dir: &Path) -> Result<Self, IdentityError> {
         let path = dir.join("identity.pem");
         match Self::load_pem(&path, &path) {
-            Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(IdentityError::Io { source, .. }) if files::is_missing(&source) => {}
             loaded => return loaded,
         }
-        create_private_dir(dir)?;
-        let temp = dir.join(format!(".identity.pem.{:016x}", rand::random::<u64>()));
-        write_new(&temp, 0o600, &generate_pem()?)?;
-        // Unlike a rename, a link never replaces a file: if several processes get here at once,
-        // one wins, and all of them load what the winner made.
-        let linked = fs::hard_link(&temp, &path);
-        fs::remove_file(&temp).map_err(files::failed("remove", &temp))?;
-        match linked {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(files::failed("create", &path)(error))
+        let pem = generate_pem()?;
+        let create = || {
+            create_private_dir(dir)?;
+            let mut new = NewFiles::default();
+            new.write(&path, 0o600, pem)?;
+            new.publish()
+        };
+        match create() {
+            // If several processes get here at once, all of them load what the first has made.
+            Ok(()) | Err(IdentityError::Exists { .. }) => Self::load_pem(&path, &path),
+            Err(IdentityError::Io { source, .. }) => {
+                Err(IdentityError::NoIdentity { path, source })
             }
-            _ => Self::load_pem(&path, &path),
+            Err(error) => Err(error),
         }
     }
 
@@ -233,6 +249,7 @@ fn generate_pem() -> Result<String, IdentityError> {
 #[cfg(test)]
 mod tests {
     use std::{
+        fs,
         os::unix::fs::{MetadataExt, PermissionsExt},
         sync::Barrier,
         thread,
@@ -296,7 +313,8 @@ mod tests {
     fn broken_identity_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("identity.pem");
-        write_new(&path, 0o600, "nothing of use").unwrap();
+        fs::write(&path, "nothing of use").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let error = Identity::load_or_create(dir.path()).unwrap_err().to_string();
         assert!(error.contains("identity.pem") && error.contains("private key"), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), "nothing of use");

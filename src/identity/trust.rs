@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Fingerprint, IdentityError,
-    files::{create_private_dir, failed},
+    files::{create_private_dir, failed, is_missing},
 };
 use crate::mutex::lock;
 
@@ -21,52 +21,80 @@ use crate::mutex::lock;
 #[derive(Debug)]
 pub struct KnownHosts {
     path: PathBuf,
-    keys: BTreeMap<String, Fingerprint>,
+    hosts: BTreeMap<String, KnownHost>,
+}
+
+#[derive(Debug)]
+struct KnownHost {
+    key: Fingerprint,
+    /// The same line twice is what two first contacts at once may leave behind.
+    lines: Vec<usize>,
 }
 
 impl KnownHosts {
     /// Loads a file; one that does not exist knows no hosts.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let mut keys = BTreeMap::new();
-        for_each_entry(path, |line| {
+        let mut hosts = BTreeMap::new();
+        for_each_entry(path, |number, line| {
             let (host, key) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
             check_host(host).map_err(|reason| format!("{host:?}: {reason}"))?;
             let key: Fingerprint = key.trim().parse().map_err(|e: IdentityError| e.to_string())?;
-            match keys.insert(host.to_owned(), key) {
-                // The same line twice is what two first contacts at once leave behind.
-                Some(other) if other != key => {
-                    Err(format!("{host} has another key above: remove the line that is wrong"))
-                }
-                _ => Ok(()),
+            let known =
+                hosts.entry(host.to_owned()).or_insert(KnownHost { key, lines: Vec::new() });
+            if known.key != key {
+                return Err(format!("{host} has another key above: remove the line that is wrong"));
             }
+            known.lines.push(number);
+            Ok(())
         })?;
-        Ok(Self { path: path.to_owned(), keys })
+        Ok(Self { path: path.to_owned(), hosts })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The key of a host, given as `host:port`.
     pub fn lookup(&self, host: &str) -> Option<Fingerprint> {
-        self.keys.get(host).copied()
+        self.hosts.get(host).map(|known| known.key)
+    }
+
+    /// The lines that say what the key of a host is, counted from one.
+    pub fn lines(&self, host: &str) -> &[usize] {
+        self.hosts.get(host).map_or(&[], |known| &known.lines)
     }
 
     /// Adds the key of a host (`host:port`) here and at the end of the file.
     ///
-    /// Adding a known key again does nothing; a host's key is never changed.
+    /// Adding a known key again does nothing; a host's key is never changed, also where another process
+    /// has added it meanwhile.
     pub fn add(&mut self, host: &str, key: Fingerprint) -> Result<(), IdentityError> {
         check_host(host)
             .map_err(|reason| IdentityError::BadName { name: host.to_owned(), reason })?;
+        if self.is_known(host, key)? {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        append_line(&path, &format!("{host} {key}\n"), || {
+            *self = Self::load(&path)?;
+            self.is_known(host, key)
+        })?;
+        *self = Self::load(&path)?;
+        Ok(())
+    }
+
+    /// Whether this very key is known; another one is an error.
+    fn is_known(&self, host: &str, key: Fingerprint) -> Result<bool, IdentityError> {
         match self.lookup(host) {
-            Some(known) if known == key => Ok(()),
-            Some(known) => Err(IdentityError::HostKeyChanged {
+            Some(known) if known != key => Err(IdentityError::HostKeyChanged {
                 path: self.path.clone(),
+                line: self.lines(host).first().copied().unwrap_or_default(),
                 host: host.to_owned(),
                 known,
                 offered: key,
             }),
-            None => {
-                append_line(&self.path, &format!("{host} {key}\n"))?;
-                self.keys.insert(host.to_owned(), key);
-                Ok(())
-            }
+            known => Ok(known.is_some()),
         }
     }
 }
@@ -82,7 +110,7 @@ impl AuthorizedKeys {
     /// Loads a file; one that does not exist authorises nobody.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let mut keys = BTreeSet::new();
-        for_each_entry(path, |line| {
+        for_each_entry(path, |_, line| {
             keys.insert(authorized_key(line)?);
             Ok(())
         })?;
@@ -108,10 +136,13 @@ pub struct AuthorizedKeysFile {
     read: Mutex<ReadKeys>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct ReadKeys {
+    /// Of the file that the keys are from; without it, the file is read again.
     stamp: Option<Stamp>,
     keys: BTreeSet<Fingerprint>,
+    /// What is wrong with it, which has been said.
+    told: BTreeSet<String>,
 }
 
 /// What changes with a file: device, inode, length, and when its content and it were changed.
@@ -125,39 +156,78 @@ impl AuthorizedKeysFile {
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let stamp = stamp(path);
         let keys = AuthorizedKeys::load(path)?.keys;
-        Ok(Self { path: path.to_owned(), read: Mutex::new(ReadKeys { stamp, keys }) })
+        let read = ReadKeys { stamp, keys, told: BTreeSet::new() };
+        Ok(Self { path: path.to_owned(), read: Mutex::new(read) })
     }
 
     /// Whether this key may come in, as the file is now. A line that cannot be understood lets nobody
-    /// in, and neither does a file that cannot be read; both are warned of.
+    /// in. Where the file cannot be read for a reason that says nothing about it, such as too many open
+    /// files, it counts as it was. Both are warned of, once.
     pub fn contains(&self, key: &Fingerprint) -> bool {
         let mut read = lock(&self.read);
         let stamp = stamp(&self.path);
         if stamp.is_none() || stamp != read.stamp {
-            *read = ReadKeys { stamp, keys: self.read_again() };
+            for warning in read.update(&self.path, stamp, fs::read(&self.path)) {
+                tracing::warn!("{warning}");
+            }
         }
         read.keys.contains(key)
     }
+}
 
-    fn read_again(&self) -> BTreeSet<Fingerprint> {
-        let path = self.path.display();
-        let text = match fs::read_to_string(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                tracing::warn!("cannot read {path}: {error}: none of its keys is accepted");
-                String::new()
+impl ReadKeys {
+    /// Takes over what was read. Returns what was not said about it before.
+    fn update(
+        &mut self,
+        path: &Path,
+        stamp: Option<Stamp>,
+        contents: io::Result<Vec<u8>>,
+    ) -> Vec<String> {
+        let shown = path.display();
+        let mut wrong = BTreeSet::new();
+        match contents {
+            Ok(text) => {
+                self.keys.clear();
+                for (number, line) in entries(&String::from_utf8_lossy(&text)) {
+                    match authorized_key(line) {
+                        Ok(key) => drop(self.keys.insert(key)),
+                        Err(reason) => {
+                            wrong.insert(format!(
+                                "{shown}, line {number}: {reason}: it is passed over"
+                            ));
+                        }
+                    }
+                }
+                self.stamp = stamp;
             }
-            Ok(text) => text,
-        };
-        let mut keys = BTreeSet::new();
-        for (number, line) in entries(&text) {
-            match authorized_key(line) {
-                Ok(key) => drop(keys.insert(key)),
-                Err(reason) => tracing::warn!("{path}, line {number}: {reason}: it is passed over"),
+            Err(error) if is_missing(&error) => {
+                self.keys.clear();
+                self.stamp = stamp;
+            }
+            Err(error) if is_about_the_file(&error) => {
+                self.keys.clear();
+                self.stamp = stamp;
+                wrong.insert(format!("cannot read {shown}: {error}: none of its keys is accepted"));
+            }
+            Err(error) => {
+                // It is tried again at the next opportunity.
+                self.stamp = None;
+                wrong.insert(format!(
+                    "cannot read {shown}: {error}: the keys that it had count until it can be read"
+                ));
             }
         }
-        keys
+        let new = wrong.difference(&self.told).cloned().collect();
+        self.told = wrong;
+        new
     }
+}
+
+/// Whether an error says that the file is not to be read, and not that it cannot be read just now.
+fn is_about_the_file(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, PermissionDenied};
+    let is_loop = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
+    matches!(error.kind(), IsADirectory | PermissionDenied) || is_loop
 }
 
 /// `None` if a later change could look the same.
@@ -180,14 +250,14 @@ fn authorized_key(line: &str) -> Result<Fingerprint, String> {
 /// error and not skipped: a typing mistake must not silently change who is trusted.
 fn for_each_entry(
     path: &Path,
-    mut entry: impl FnMut(&str) -> Result<(), String>,
+    mut entry: impl FnMut(usize, &str) -> Result<(), String>,
 ) -> Result<(), IdentityError> {
     let text = match fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if is_missing(&error) => return Ok(()),
         text => text.map_err(failed("read", path))?,
     };
     for (line, text) in entries(&text) {
-        entry(text).map_err(|reason| IdentityError::BadLine {
+        entry(line, text).map_err(|reason| IdentityError::BadLine {
             path: path.to_owned(),
             line,
             reason,
@@ -212,24 +282,51 @@ fn check_host(host: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Appends with one write in append mode, so that lines of several processes do not mix.
-fn append_line(path: &Path, line: &str) -> Result<(), IdentityError> {
+/// Appends a line, unless `is_there` says that it is there by now: nobody else appends meanwhile. What
+/// cannot be written whole is taken back, as half a line would make the file useless.
+fn append_line(
+    path: &Path,
+    line: &str,
+    is_there: impl FnOnce() -> Result<bool, IdentityError>,
+) -> Result<(), IdentityError> {
+    let failed = || failed("write", path);
     if let Some(dir) = path.parent() {
         create_private_dir(dir)?;
     }
-    let append = || {
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path)?;
+    let is_new = !path.exists();
+    let open = || OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
+    let mut file = open().map_err(|error| failed()(error))?;
+    lock_file(&file);
+    if is_there()? {
+        return Ok(());
+    }
+    let mut append = || {
+        let before = file.metadata()?.len();
         // A file edited by hand may lack its last newline.
         let mut last = [b'\n'];
-        if file.metadata()?.len() > 0 {
+        if before > 0 {
             file.seek(SeekFrom::End(-1))?;
             file.read_exact(&mut last)?;
         }
         let gap = if last == [b'\n'] { "" } else { "\n" };
-        file.write_all(format!("{gap}{line}").as_bytes())
+        let written = file.write_all(format!("{gap}{line}").as_bytes());
+        if written.is_err() {
+            file.set_len(before)?;
+            if is_new && before == 0 {
+                fs::remove_file(path)?;
+            }
+        }
+        written
     };
-    append().map_err(failed("write", path))
+    append().map_err(|error| failed()(error))
+}
+
+/// Waits until no other process appends. File systems without locks are taken on trust: one write in append
+/// mode does not mix with others.
+fn lock_file(file: &fs::File) {
+    if let Err(error) = rustix::fs::flock(file, rustix::fs::FlockOperation::LockExclusive) {
+        tracing::debug!(%error, "not locked");
+    }
 }
 
 #[cfg(test)]
@@ -296,7 +393,7 @@ mod tests {
         let (_dir, path) = with_file(&format!("a:1 {A}\n"));
         let mut hosts = KnownHosts::load(&path).unwrap();
         let error = hosts.add("a:1", B.parse().unwrap()).unwrap_err();
-        assert!(matches!(error, IdentityError::HostKeyChanged { .. }));
+        assert!(matches!(error, IdentityError::HostKeyChanged { line: 1, .. }));
         for bad in ["no port:1", "#a:1", "a:1\nb:2", "a"] {
             assert!(matches!(
                 hosts.add(bad, B.parse().unwrap()),
@@ -304,6 +401,19 @@ mod tests {
             ));
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), format!("a:1 {A}\n"));
+    }
+
+    #[test]
+    fn what_another_process_has_added_meanwhile_counts() {
+        let (_dir, path) = with_file("# mine\n");
+        let load = || KnownHosts::load(&path).unwrap();
+        let (mut one, mut two, mut three) = (load(), load(), load());
+        one.add("a:1", A.parse().unwrap()).unwrap();
+        two.add("a:1", A.parse().unwrap()).unwrap();
+        let error = three.add("a:1", B.parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("line 2"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("# mine\na:1 {A}\n"));
+        assert_eq!(two.lines("a:1"), [2]);
     }
 
     #[test]
@@ -322,7 +432,7 @@ mod tests {
                 scope.spawn(move || hosts.add(&format!("a:{port}"), A.parse().unwrap()).unwrap());
             }
         });
-        assert_eq!(KnownHosts::load(&path).unwrap().keys.len(), 50);
+        assert_eq!(KnownHosts::load(&path).unwrap().hosts.len(), 50);
     }
 
     #[test]
@@ -362,5 +472,51 @@ mod tests {
 
         fs::write(&path, "mistyped").unwrap();
         assert!(AuthorizedKeysFile::load(&path).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_for_the_moment_counts_as_it_was() {
+        use rustix::io::Errno;
+        let path = Path::new("authorized_keys");
+        let [a, b] = [A, B].map(|key| key.parse::<Fingerprint>().unwrap());
+        let stamp = Some((1, 1, 1, [1, 1], [1, 1]));
+        for (errno, stays) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOMEM, true),
+            (Errno::IO, true),
+            (Errno::STALE, true),
+            (Errno::NOENT, false),
+            (Errno::NOTDIR, false),
+            (Errno::ACCESS, false),
+            (Errno::ISDIR, false),
+        ] {
+            let mut read = ReadKeys::default();
+            read.update(path, stamp, Ok(format!("{A}\n").into_bytes()));
+            assert_eq!(read.stamp, stamp);
+            read.update(path, stamp, Err(errno.into()));
+            assert_eq!(read.keys.contains(&a), stays, "{errno}");
+            assert_eq!(read.stamp.is_none(), stays, "{errno}: it is tried again");
+            read.update(path, stamp, Ok(format!("{B}\n").into_bytes()));
+            assert_eq!([a, b].map(|key| read.keys.contains(&key)), [false, true], "{errno}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_authorized_keys_is_said_once() {
+        let path = Path::new("authorized_keys");
+        let mut read = ReadKeys::default();
+        let mut update = |contents| read.update(path, None, contents);
+        let bad = |last: &str| Ok(format!("mistyped\n{A} Jos\u{e9}\n{last}").into_bytes());
+        let said = update(bad(""));
+        assert_eq!(said.len(), 1);
+        assert!(said[0].starts_with("authorized_keys, line 1: \"mistyped\""), "{said:?}");
+        assert!(update(bad("")).is_empty());
+        let said = update(bad("SHA256:\n"));
+        assert!(said.len() == 1 && said[0].contains("line 3"), "{said:?}");
+        let denied = || Err(rustix::io::Errno::ACCESS.into());
+        assert_eq!([update(denied()).len(), update(denied()).len()], [1, 0]);
+        assert!(update(Ok(format!("{A} Jos\u{e9}").into_bytes())).is_empty());
+        assert_eq!(update(bad("")).len(), 1, "it was right in between");
     }
 }

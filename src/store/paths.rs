@@ -13,6 +13,7 @@ use etcetera::base_strategy::Xdg;
 use serde::{Deserialize, Serialize};
 
 use crate::congestion::PathMemory;
+use crate::identity::make_private_dir;
 
 /// What is older says too little about the path as it is now.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -53,8 +54,8 @@ impl PathCache {
     /// none.
     pub fn of_user() -> Option<Self> {
         let dir = match std::env::var_os("QBULK_CACHE_DIR") {
-            Some(dir) => PathBuf::from(dir),
-            None => Xdg::new().ok()?.cache_dir().join("qbulk"),
+            Some(dir) if !dir.is_empty() => PathBuf::from(dir),
+            _ => Xdg::new().ok()?.cache_dir().join("qbulk"),
         };
         Some(Self::in_dir(&dir))
     }
@@ -90,7 +91,7 @@ impl PathCache {
             entries.remove(&oldest);
         }
         let dir = self.file.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(dir)?;
+        make_private_dir(dir)?;
         let mut temp = tempfile::NamedTempFile::new_in(dir)?;
         temp.write_all(&serde_json::to_vec_pretty(&entries)?)?;
         temp.persist(&self.file)?;
@@ -120,17 +121,23 @@ fn now_s() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
     fn a_path_is_recalled_until_the_file_is_deleted_or_damaged() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = PathCache::in_dir(&dir.path().join("new"));
+        let folder = dir.path().join("new");
+        let cache = PathCache::in_dir(&folder);
         let key = PathKey { server: "192.0.2.1".parse().unwrap(), local: None };
         let other = PathKey { local: Some("192.0.2.9".parse().unwrap()), ..key.clone() };
         let memory = PathMemory { rtt_min: Duration::from_millis(50), in_flight_bytes: 6_000_000 };
         assert_eq!(cache.recall(&key), None);
         cache.remember(&key, memory).unwrap();
+        for (path, mode) in [(&folder, 0o700), (&cache.file, 0o600)] {
+            assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, mode);
+        }
         assert_eq!(cache.recall(&key), Some(memory));
         assert_eq!(cache.recall(&other), None);
         fs::write(&cache.file, b"{ \"192.0.2.1\": 3").unwrap();

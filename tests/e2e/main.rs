@@ -8,6 +8,7 @@ mod fault;
 mod halves;
 mod hostile;
 mod interrupted;
+mod keys;
 mod limits;
 mod network;
 mod odd;

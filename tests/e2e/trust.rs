@@ -1,6 +1,7 @@
 //! Who may write where: keys, known hosts, certificates.
 
 use std::fs;
+use std::net::{IpAddr, UdpSocket};
 use std::process::Command;
 
 use crate::common::{Host, Ran, Serve, names, run};
@@ -91,6 +92,55 @@ fn a_server_is_remembered_at_first_sight_and_held_to_its_key() {
     }
     assert!(names(&impostor.root("")).is_empty());
     assert_eq!(fs::read_to_string(&known_hosts).unwrap(), known);
+}
+
+#[test]
+fn where_a_server_is_known_no_other_key_is_accepted_not_even_ones_own() {
+    let (host, other) = (Host::new(), Host::new().id());
+    let serve = Serve::start(&host);
+    assert_eq!(push(&host, &serve, &[]).code, 0, "one's own key is accepted on this host");
+    let known_hosts = host.config().join("known_hosts");
+    let known = format!("# mine\n\n{} {other}\n", serve.address);
+    fs::write(&known_hosts, &known).unwrap();
+    fs::remove_file(host.root("file")).unwrap();
+    for args in [&[] as &[&str], &["--accept-new"]] {
+        let ran = push(&host, &serve, args);
+        ran.assert_failed(4, "HAS CHANGED");
+        ran.assert_failed(4, &host.id());
+        ran.assert_failed(4, &format!("remove line 3 of {}", known_hosts.display()));
+    }
+    let source = host.src("file");
+    let ran = host.verify(&[source.as_ref(), serve.url("").as_ref()]);
+    ran.assert_failed(4, "HAS CHANGED");
+    assert!(names(&host.root("")).is_empty());
+    assert_eq!(fs::read_to_string(&known_hosts).unwrap(), known);
+}
+
+/// An address of this host that is not loopback, if it has one.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    // Nothing is sent.
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().unwrap().ip())
+}
+
+#[test]
+fn elsewhere_ones_own_key_is_asked_for_like_any_other() {
+    let Some(outer) = outer_address() else { return eprintln!("skipped: no network at all") };
+    let host = Host::new();
+    let mut command = host.qbulk();
+    command.args(Serve::arguments(&host)).args(["--listen", &format!("{outer}:0")]);
+    let serve = Serve::spawn(&host, command);
+    push(&host, &serve, &[]).assert_failed(4, "--accept-new");
+    assert!(names(&host.root("")).is_empty() && !host.config().join("known_hosts").exists());
+    assert_eq!(push(&host, &serve, &["--accept-new"]).code, 0);
+    assert_eq!(push(&host, &serve, &[]).code, 0, "it is remembered");
+
+    // An address of the same server that is elsewhere is enough to be asked.
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let further = format!("{outer}:{}", serve.address.port());
+    push(&host, &serve, &["--server", &further]).assert_failed(4, "--accept-new");
 }
 
 /// An authority, a server with a certificate from it for 127.0.0.1, and a client.
