@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 use cap_std::fs::Dir;
 
-use super::folder_of;
 use super::journal::{Entry, Journal, Stamp};
 use super::systems::{Systems, readable};
 use super::temp::TempFile;
+use super::{copy, folder_of, is_full};
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
@@ -243,6 +243,9 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
             let published = synced.and_then(|()| file.temp.publish(&file.name));
+            if published.as_ref().is_err_and(|error| !is_full(error)) {
+                file.temp.discard();
+            }
             let result = published.map(|parent| self.touch(parent, folder_of(&file.path)));
             (self.on_commit)(Committed::File(&file.path), result);
             self.note_file(file);
@@ -280,6 +283,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         for (temp, piece) in &pieces {
             match (failed.get(&Arc::as_ptr(temp)), &mut self.journal) {
                 (Some(error), _) => {
+                    temp.spoil(copy(error));
                     (self.on_commit)(Committed::Piece(piece.path()), Err(copy(error)));
                 }
                 (None, Some(journal)) => {
@@ -350,8 +354,4 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             }
         }
     }
-}
-
-fn copy(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }

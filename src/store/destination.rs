@@ -63,7 +63,11 @@ pub fn kind_at(root: &Dir, destination: &Path) -> io::Result<Destination> {
         Ok(found) if found.is_dir() => Ok(Destination::Folder),
         Ok(_) => Ok(Destination::File),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Destination::Missing),
-        Err(error) => Err(error),
+        // A link that leads out, or nowhere in particular, is something to replace as a whole.
+        Err(error) => match root.symlink_metadata(destination) {
+            Ok(found) if found.is_symlink() => Ok(Destination::File),
+            Ok(_) | Err(_) => Err(error),
+        },
     }
 }
 

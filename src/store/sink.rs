@@ -4,12 +4,14 @@
 //! of it, neither by its name nor by a link on the way.
 
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
 use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::commit::{Committed, Committer, Complete, GROUP};
 use super::folders::Folders;
@@ -21,7 +23,7 @@ use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Outcome, Tally};
 use super::temp::{TempFile, temp_name};
-use super::{folder_of, name_of, os, reason};
+use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
 use crate::wire::{
@@ -93,6 +95,8 @@ struct Partial {
     meta: Meta,
     source: [u8; 16],
     bytes: u64,
+    /// It came in one piece: nothing more of it is to come.
+    is_whole: bool,
     temp: OnceLock<Result<Arc<TempFile>, String>>,
     /// Nobody wants it any more, whoever may still be making its temporary file.
     is_unwanted: AtomicBool,
@@ -111,7 +115,7 @@ impl Sink {
     pub fn new(root: Arc<Dir>, tag: String, journal: Option<Journal>) -> io::Result<Self> {
         let push_tag = journal.as_ref().map(|journal| journal.owner().tag());
         let kept = journal.as_ref().map_or_else(Kept::default, |journal| Kept::of(&root, journal));
-        let tally = Arc::new(Tally::default());
+        let tally = Arc::new(Tally::new(Arc::clone(&root)));
         let told = Arc::clone(&tally);
         let systems = Arc::new(Systems::of(&root));
         let committer =
@@ -119,10 +123,14 @@ impl Sink {
                 match (committed, result) {
                     (Committed::File(_), Ok(())) => told.add_file(),
                     (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
+                    // The file fails with its next piece, or when it is to get its name.
                     (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
                     (Committed::File(path), Err(error)) => {
                         told.note_fatal(path, &error);
                         told.note_file(path, reason(&error));
+                        if is_full(&error) {
+                            told.put_off();
+                        }
                     }
                     (Committed::Folder(path), Err(error)) => told.fail(path, &error),
                 }
@@ -217,7 +225,9 @@ impl Sink {
         self.folders.finish();
         self.check_disk()?;
         self.kept.remove();
-        self.committer.close();
+        if !self.tally.has_put_off() {
+            self.committer.close();
+        }
         Ok(self.tally.outcome())
     }
 
@@ -266,11 +276,14 @@ impl Sink {
             return Ok(None);
         }
         let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
-        if let Err(error) = written {
+        if let Err(error) = temp.spoilt().and(written) {
             self.tally.note_fatal(&partial.path, &error);
-            // What is durable of the file stays for when there is room again.
             self.check_disk()?;
-            return self.give_up(piece.item, &partial, reason(&error));
+            return if is_full(&error) {
+                self.put_off(piece.item, &partial, reason(&error))
+            } else {
+                self.give_up(piece.item, &partial, reason(&error))
+            };
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
@@ -315,7 +328,10 @@ impl Sink {
     /// written at once, and in full, finds out by that.
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
-            let (parent, _) = self.folders.parent(&partial.path)?;
+            let (parent, file_name) = self.folders.parent(&partial.path)?;
+            if piece.len < piece.file_bytes {
+                check_name(&parent, &file_name)?;
+            }
             let name = match &self.push_tag {
                 Some(tag) if piece.len < piece.file_bytes => {
                     part_name(tag, &file_key(&piece.path, &piece.source))
@@ -381,6 +397,20 @@ impl Sink {
         Ok(Some(Complete { temp, name, path, source, hash }))
     }
 
+    /// There is no room for more of a file. What is durable of it stays for when there is.
+    fn put_off(
+        &self,
+        item: u64,
+        partial: &Partial,
+        reason: String,
+    ) -> Result<Option<Complete>, SinkError> {
+        self.tally.put_off();
+        if partial.is_whole || self.forget(item, |_| ())? {
+            self.tally.note_file(&partial.path, reason);
+        }
+        Ok(None)
+    }
+
     /// A file fails, and will not be complete; it is told once, however many of its pieces fail.
     fn give_up(
         &self,
@@ -388,24 +418,24 @@ impl Sink {
         partial: &Partial,
         reason: String,
     ) -> Result<Option<Complete>, SinkError> {
-        if self.forget(item)? {
+        if partial.is_whole || self.forget(item, Partial::discard)? {
             self.tally.note_file(&partial.path, reason);
         }
         Ok(None)
     }
 
     fn discard(&self, item: u64) -> Result<(), SinkError> {
-        if self.forget(item)? {
+        if self.forget(item, Partial::discard)? {
             self.tally.add_discarded();
         }
         Ok(())
     }
 
     /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
-    fn forget(&self, item: u64) -> Result<bool, SinkError> {
+    fn forget(&self, item: u64, leave: impl Fn(&Partial)) -> Result<bool, SinkError> {
         let mut partials = lock(&self.partials);
         if let Some(partial) = partials.files.remove(&item) {
-            partial.discard();
+            leave(&partial);
         }
         partials.early_seals.remove(&item);
         let first = partials.discarded.insert(item);
@@ -444,6 +474,7 @@ impl Drop for Sink {
             }
         }
         let is_kept = partials.values().any(|partial| partial.is_kept());
+        let is_kept = is_kept || self.tally.has_put_off();
         if !is_kept && self.kept.is_empty() && !self.tally.has_files() {
             self.committer.close();
         }
@@ -458,6 +489,7 @@ impl Partial {
             meta: piece.meta,
             source: piece.source,
             bytes: piece.file_bytes,
+            is_whole: piece.len == piece.file_bytes,
             temp: OnceLock::new(),
             is_unwanted: AtomicBool::new(false),
             progress: Mutex::new(progress),
@@ -489,6 +521,16 @@ impl Partial {
 fn entry(piece: &Piece) -> Entry {
     let &Piece { source, file_bytes, offset, len, hash, .. } = piece;
     Entry::Piece { path: piece.path.clone(), source, file_bytes, offset, len, hash }
+}
+
+/// A file of many pieces whose name is taken by a folder, or cannot be a name here, fails before they are
+/// sent.
+fn check_name(parent: &Dir, name: &OsStr) -> io::Result<()> {
+    match parent.symlink_metadata(name) {
+        Ok(found) if found.is_dir() => Err(Errno::ISDIR.into()),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 fn too_many() -> SinkError {

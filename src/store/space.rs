@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::io;
 
+use cap_std::fs::Dir;
 use rustix::fs::{FallocateFlags, StatFs};
 use rustix::io::Errno;
 
 /// How `statfs` says tmpfs, which allocates page by page, with the file locked meanwhile, and has no disk
 /// for files to be in order on.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// A file system with less free than this is full.
+const FULL_BYTES: u64 = 1 << 20;
 
 /// Room for the whole file, so that a full disk is known at once and the file is in one place.
 pub(super) fn allocate(file: &File, bytes: u64, sparse: bool) -> io::Result<()> {
@@ -49,6 +53,16 @@ fn is_reserved(reserved: Result<(), Errno>) -> io::Result<bool> {
         }
         Err(_) => Ok(false),
     }
+}
+
+/// Whether the file system that a folder is on has next to no room for anything. Where that cannot be told
+/// it counts as full: somebody was told so.
+pub(super) fn is_system_full(folder: &Dir) -> bool {
+    rustix::fs::fstatvfs(folder).map_or(true, |system| {
+        let free = system.f_bavail.saturating_mul(system.f_frsize);
+        // Some make inodes as they go, and count none.
+        free < FULL_BYTES || system.f_files > 0 && system.f_favail == 0
+    })
 }
 
 /// For file systems that reserve nothing.

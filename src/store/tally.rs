@@ -1,11 +1,12 @@
 //! What a transfer has left behind so far.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
-use rustix::io::Errno;
+use cap_std::fs::Dir;
 
+use super::space::is_system_full;
 use super::{reason, shown};
 use crate::mutex::lock;
 
@@ -39,8 +40,9 @@ pub struct Outcome {
 }
 
 /// Counts what becomes of files, folders and links.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Tally {
+    root: Arc<Dir>,
     files: AtomicU64,
     bytes: AtomicU64,
     failed_files: AtomicU64,
@@ -49,9 +51,24 @@ pub(super) struct Tally {
     failures: Mutex<(Vec<Failed>, u64)>,
     /// Why nothing more can be written.
     fatal: OnceLock<String>,
+    has_put_off: AtomicBool,
 }
 
 impl Tally {
+    /// Of a transfer to what is below `root`.
+    pub(super) fn new(root: Arc<Dir>) -> Self {
+        Self {
+            root,
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            failed_files: AtomicU64::new(0),
+            discarded_files: AtomicU64::new(0),
+            failures: Mutex::default(),
+            fatal: OnceLock::new(),
+            has_put_off: AtomicBool::new(false),
+        }
+    }
+
     /// Something could not be written because of `error`.
     pub(super) fn fail(&self, path: &[u8], error: &io::Error) {
         self.note_fatal(path, error);
@@ -73,13 +90,24 @@ impl Tally {
         }
     }
 
-    /// What fails one file may well fail all.
+    /// What fails one file is the failure of what lies there: a quota, a mount, a broken block. Only where
+    /// the root as a whole is full nothing more can come of the transfer.
     pub(super) fn note_fatal(&self, path: &[u8], error: &io::Error) {
-        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        if matches!(errno, Some(Errno::NOSPC | Errno::DQUOT | Errno::ROFS | Errno::IO)) {
+        if error.kind() == io::ErrorKind::StorageFull && is_system_full(&self.root) {
             let path = shown(path);
             self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
         }
+    }
+
+    /// There was no room for a file: a later run is to go on with what is there, whatever becomes of this
+    /// one.
+    pub(super) fn put_off(&self) {
+        self.has_put_off.store(true, Relaxed);
+    }
+
+    /// Whether there was a file for which there was no room.
+    pub(super) fn has_put_off(&self) -> bool {
+        self.has_put_off.load(Relaxed)
     }
 
     /// Why nothing more can be written, if that is so.

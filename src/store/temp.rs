@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
@@ -35,6 +35,8 @@ pub struct TempFile {
     published: AtomicBool,
     kept: AtomicBool,
     unwanted: AtomicBool,
+    /// Why some of what was written to it may be lost.
+    spoilt: OnceLock<io::Error>,
 }
 
 impl TempFile {
@@ -75,6 +77,7 @@ impl TempFile {
             published: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             unwanted: AtomicBool::new(false),
+            spoilt: OnceLock::new(),
         }
     }
 
@@ -100,6 +103,16 @@ impl TempFile {
         self.unwanted.store(true, Relaxed);
     }
 
+    /// Some of what was written to it may be lost, and the system tells so only once: it gets no name.
+    pub fn spoil(&self, error: io::Error) {
+        self.spoilt.get_or_init(|| error);
+    }
+
+    /// Why some of what was written to it may be lost, if that is so.
+    pub fn spoilt(&self) -> io::Result<()> {
+        self.spoilt.get().map_or(Ok(()), |error| Err(super::copy(error)))
+    }
+
     /// Whether the file stays under its temporary name.
     pub fn is_kept(&self) -> bool {
         self.kept.load(Relaxed) && !self.unwanted.load(Relaxed) && !self.is_published()
@@ -112,6 +125,7 @@ impl TempFile {
 
     /// Gives the file its name. Returns the folder that it is in.
     pub fn publish(&self, name: &OsStr) -> io::Result<Arc<Dir>> {
+        self.spoilt()?;
         self.parent.rename(&self.temp_name, &self.parent, name)?;
         self.published.store(true, Relaxed);
         Ok(Arc::clone(&self.parent))

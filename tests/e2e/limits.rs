@@ -1,11 +1,11 @@
 //! Targets that cannot take what is sent.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Host, Serve, hash, names, random, run, tree, unfinished};
+use crate::common::{Host, Serve, eventually, hash, names, random, run, tree, unfinished};
 use crate::relay::{Path as Lane, Relay};
 
 #[test]
@@ -83,10 +83,10 @@ fn a_full_disk_ends_the_transfer_which_goes_on_once_there_is_room() {
     let serve = Serve::start(&host);
     fs::write(host.src("large"), random(1, 32 << 20)).unwrap();
     let ran = host.push(host.src("large"), &serve.url(""));
-    ran.assert_failed(5, "No space left on device");
-    serve.event("aborted");
-    assert!(unfinished(&root).is_empty());
+    ran.assert_failed(1, "No space left on device");
+    serve.event("finished");
     assert_eq!(fs::read(host.root("large")).unwrap(), b"old");
+    assert_eq!(names(&root), ["large"]);
 
     // Many small ones fill it as well; those that are there are whole.
     let top = host.src("tree");
@@ -148,4 +148,100 @@ fn a_disk_that_is_full_in_the_middle_of_a_file_keeps_what_is_there() {
     assert_eq!(hash(&host.src("holed")), hash(&host.root("holed")));
     assert_eq!(names(&root), ["holed"]);
     drop(serve);
+}
+
+/// One folder's mount is full or read-only: the rest arrives, and only that is to be sent again.
+#[test]
+fn what_lies_on_a_full_or_read_only_mount_fails_and_the_rest_arrives() {
+    let host = Host::new();
+    for folder in ["tree/full", "tree/fixed"] {
+        fs::create_dir_all(host.root(folder)).unwrap();
+    }
+    let (full, fixed) = (host.root("tree/full"), host.root("tree/fixed"));
+    let (Some(full), Some(fixed)) = (Mount::new(&full), Mount::new(&fixed)) else {
+        eprintln!("what_lies_on_a_full...: skipped: no file system can be mounted here");
+        return;
+    };
+    let remount = |how: &str| {
+        let mut mount = Command::new("mount");
+        let status = mount.args(["-o", &format!("remount,{how}")]).arg(fixed.0).status();
+        assert!(status.unwrap().success());
+    };
+    fs::write(host.root("tree/full/ballast"), random(1, 7 << 20)).unwrap();
+    remount("ro");
+    let top = host.src("tree");
+    for folder in ["full", "fixed", "well"] {
+        fs::create_dir_all(top.join(folder)).unwrap();
+        fs::write(top.join(folder).join("large"), random(2, 5 << 20)).unwrap();
+        for number in 0..20 {
+            fs::write(top.join(folder).join(number.to_string()), random(number, 3_000)).unwrap();
+        }
+    }
+    let serve = Serve::start(&host);
+    let ran = host.push(&top, &serve.url(""));
+    ran.assert_failed(1, "No space left on device");
+    ran.assert_failed(1, "Read-only file system");
+    assert_eq!(tree(&top.join("well")), tree(&host.root("tree/well")));
+    assert_eq!(ran.summary()["failed"], 1 + 21 + 1, "{ran:?}");
+
+    fs::remove_file(host.root("tree/full/ballast")).unwrap();
+    remount("rw");
+    let ran = host.push(&top, &serve.url(""));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for name in names(&top).iter().filter(|name| top.join(name).is_file()) {
+        assert_eq!(hash(&top.join(name)), hash(&host.root("tree").join(name)), "{name}");
+    }
+    assert!(unfinished(&host.root("")).is_empty());
+    drop((serve, full, fixed));
+}
+
+#[test]
+fn what_has_failed_for_good_leaves_nothing() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::write(host.src("large"), random(1, 8 << 20)).unwrap();
+    fs::create_dir_all(host.root("taken/large")).unwrap();
+    let ran = host.push(host.src("large"), &serve.url("taken/"));
+    ran.assert_failed(1, "Is a directory");
+    assert_eq!(names(&host.root("")), ["taken", "taken/large"]);
+
+    // Taken only after the file has been looked for.
+    let relay = Relay::start(serve.address, Lane { bytes_per_s: 4e6, ..Lane::default() });
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            eventually("it is under way", || !unfinished(&host.root("late")).is_empty());
+            fs::create_dir(host.root("late/large")).unwrap();
+        });
+        let url = relay.url("late/");
+        host.push(host.src("large"), &url)
+    });
+    ran.assert_failed(1, "Is a directory");
+    assert_eq!(names(&host.root("late")), ["large"]);
+    drop(serve);
+}
+
+#[test]
+fn a_file_pushed_onto_a_link_that_leads_out_replaces_the_link() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::write(host.src("file"), b"content").unwrap();
+    fs::write(host.outside("file"), b"theirs").unwrap();
+    for (name, target) in [
+        ("out", host.outside("file")),
+        ("folder", host.outside("")),
+        ("above", "../outside/file".into()),
+        ("loop", "loop".into()),
+        ("nowhere", "missing".into()),
+    ] {
+        symlink(target, host.root(name)).unwrap();
+        let ran = host.push(host.src("file"), &serve.url(name));
+        assert_eq!(ran.code, 0, "{name}: {ran:?}");
+        assert!(fs::symlink_metadata(host.root(name)).unwrap().is_file(), "{name}");
+        assert_eq!(fs::read(host.root(name)).unwrap(), b"content", "{name}");
+    }
+    // A link on the way is still not followed.
+    symlink(host.outside(""), host.root("way")).unwrap();
+    assert_ne!(host.push(host.src("file"), &serve.url("way/new")).code, 0);
+    assert_eq!(names(&host.outside("")), ["file"]);
+    assert_eq!(fs::read(host.outside("file")).unwrap(), b"theirs");
 }
