@@ -12,10 +12,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use cap_std::ambient_authority;
-use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, VarInt};
 use tokio::task::JoinSet;
@@ -30,7 +28,9 @@ use crate::net::endpoint::{self, DATAGRAM_BYTES_MAX, RECEIVE_BUFFER_LIMIT};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::{self, ServerTrust};
 use crate::store::clean::{Left, clean};
+use crate::store::own::OwnNames;
 use crate::store::reason;
+use crate::store::root::Root;
 use crate::wire::CLOSE_STOPPING;
 
 /// Where to listen, and what to write to.
@@ -94,7 +94,8 @@ pub struct Server {
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
     keep_unfinished: Duration,
-    root: Arc<Dir>,
+    root: Arc<Root>,
+    names: OwnNames,
     limits: Limits,
     discards: bool,
 }
@@ -102,12 +103,13 @@ pub struct Server {
 impl Server {
     /// Opens the root folder and the socket. Needs a tokio runtime.
     pub fn bind(config: ServeConfig) -> Result<Self, Error> {
-        let root = Dir::open_ambient_dir(&config.root, ambient_authority()).map_err(|error| {
+        let root = Root::open(&config.root).map_err(|error| {
             let root = config.root.display();
             Error::Disk(format!("cannot open the root folder {root}: {}", reason(&error)))
         })?;
         raise_file_limit();
         let secret = config.identity.secret("qbulk server endpoint 1");
+        let names = own_names(&config.identity);
         let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
         let listen = |error: std::io::Error| {
             Error::Connect(format!("cannot listen on {}: {}", config.listen, reason(&error)))
@@ -122,6 +124,7 @@ impl Server {
             datagram_bytes_max: config.datagram_bytes_max,
             keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
+            names,
             limits: config.limits,
             discards: false,
         })
@@ -165,6 +168,7 @@ impl Server {
         }
         let desk = Arc::new(Desk::new(
             Arc::clone(&self.root),
+            self.names.clone(),
             self.discards,
             report,
             self.tls,
@@ -173,7 +177,8 @@ impl Server {
         ));
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
-        cleaning.spawn(clean_often(self.root, self.keep_unfinished, Arc::clone(&stop_cleaning)));
+        let stop_clean = Arc::clone(&stop_cleaning);
+        cleaning.spawn(clean_often(self.root, self.names, self.keep_unfinished, stop_clean));
         let handshakes = Arc::new(Handshakes::default());
         let mut tasks = JoinSet::new();
         tokio::pin!(drain, stop);
@@ -227,19 +232,35 @@ impl Server {
     }
 }
 
-async fn clean_often(root: Arc<Dir>, age_min: Duration, stop: Arc<AtomicBool>) {
+/// The names that the server with this identity gives to what is not finished.
+pub fn own_names(identity: &Identity) -> OwnNames {
+    OwnNames::new(identity.secret("qbulk names of unfinished files 1"))
+}
+
+async fn clean_often(root: Arc<Root>, names: OwnNames, age_min: Duration, stop: Arc<AtomicBool>) {
     let mut interval = tokio::time::interval(CLEAN_INTERVAL);
+    let (began, began_at) = (Instant::now(), SystemTime::now());
     loop {
         interval.tick().await;
-        let (root, stop) = (Arc::clone(&root), Arc::clone(&stop));
+        // If the clock was put forward meanwhile, everything looks older than it is.
+        let age = began_at.elapsed().unwrap_or_default();
+        let age_min = age_min + age.saturating_sub(began.elapsed());
+        let (root, names, stop) = (Arc::clone(&root), names.clone(), Arc::clone(&stop));
         let clean = move || {
+            let root = match root.current() {
+                Ok(root) => root,
+                Err(error) => {
+                    tracing::warn!("{error}");
+                    return 0;
+                }
+            };
             let mut removed = 0_u64;
             let decide = |_: &Left<'_>| {
                 let goes_on = !stop.load(Relaxed);
                 removed += u64::from(goes_on);
                 goes_on
             };
-            clean(&root, age_min, decide, |left, error| {
+            clean(&root, &names, age_min, decide, |left, error| {
                 tracing::warn!(path = %left.path.display(), %error, "cannot be removed");
             });
             removed

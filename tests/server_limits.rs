@@ -14,6 +14,7 @@ use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
+use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
     CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, Run,
@@ -181,7 +182,8 @@ impl Disk {
     fn new() -> Self {
         let dir = tempfile::tempdir().expect("set up");
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("set up");
-        let sink = Sink::new(Arc::new(root), "test".into(), None).expect("set up");
+        let sink =
+            Sink::new(Arc::new(root), OwnNames::new([1; 32]), "test".into(), None).expect("set up");
         Self { dir, sink }
     }
 

@@ -8,17 +8,19 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use clap::Args;
 use qbulk::error::Error;
+use qbulk::serve::own_names;
 use qbulk::store::clean::{Left, clean};
 use qbulk::store::reason;
 
-use super::duration;
+use super::{IdentityArgs, duration, trust};
 
 const EXAMPLES: &str = "\
 A push that is interrupted leaves its unfinished files under temporary names (.qbulk-*.part) and a \
 journal (.qbulk-*.journal), so that the same push goes on there when it is run again. A server removes \
 what nobody has gone on with for --keep-unfinished; this command removes it at once:
   qbulk clean /srv/data
-What belongs to a running transfer stays.";
+Run it as the user who serves the folder, with the same --cert and --key if the server has them: only what that \
+server has made is removed. What belongs to a running transfer stays.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -31,6 +33,8 @@ pub(crate) struct CleanArgs {
     /// Only show what would be removed.
     #[arg(long)]
     dry_run: bool,
+    #[command(flatten)]
+    identity: IdentityArgs,
 }
 
 impl CleanArgs {
@@ -45,13 +49,22 @@ impl CleanArgs {
             println!("{}", crate::report::printable(&path.to_string_lossy()));
             !self.dry_run
         };
-        let removed = clean(&root, self.older_than, decide, |left, error| {
+        let identity = trust::identity(&self.identity)?;
+        let names = own_names(&identity);
+        let cleaned = clean(&root, &names, self.older_than, decide, |left, error| {
             failed += 1;
             let path = self.root.join(left.path);
             eprintln!("qbulk: {}: {}", path.display(), reason(&error));
         });
         let verb = if self.dry_run { "would be removed" } else { "removed" };
-        eprintln!("{} {verb}", crate::report::count(removed, "file"));
+        eprintln!("{} {verb}", crate::report::count(cleaned.found, "file"));
+        if cleaned.foreign > 0 {
+            eprintln!(
+                "{} with such a name stays: not made by the server of {}",
+                crate::report::count(cleaned.foreign, "file"),
+                identity.fingerprint()
+            );
+        }
         Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsStr;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,6 +29,8 @@ use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls;
 use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Owner};
+use crate::store::own::{OwnNames, RESERVED, has_reserved};
+use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{reason, shown};
 use crate::wire::{
@@ -48,6 +51,8 @@ const DRAINING: &str = "the server is being stopped, and takes no new transfers:
 const LOST: &str = "its client was lost";
 /// How long whoever still writes for a transfer that has ended may take, before it is told of.
 const RELEASE_TIME: Duration = Duration::from_secs(10);
+/// How long it is waited for an earlier run of the same push to end, so as to go on where it was.
+const EARLIER_TIME: Duration = Duration::from_secs(5);
 /// So many transfers that have ended are remembered, for connections that come too late.
 const OVER_MAX: usize = 1_024;
 
@@ -64,7 +69,8 @@ enum Over {
 
 /// Where connections are brought together to transfers.
 pub(super) struct Desk {
-    root: Arc<Dir>,
+    root: Arc<Root>,
+    names: OwnNames,
     verifier: Verifier,
     discards: bool,
     report: ServeReporter,
@@ -85,7 +91,8 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(
-        root: Arc<Dir>,
+        root: Arc<Root>,
+        names: OwnNames,
         discards: bool,
         report: ServeReporter,
         tls: Arc<QuicServerConfig>,
@@ -96,6 +103,7 @@ impl Desk {
         Self {
             verifier: Verifier::new(Arc::clone(&root)),
             root,
+            names,
             discards,
             report,
             tls,
@@ -303,20 +311,28 @@ impl Desk {
         self.end_earlier(key, &hello.push);
         self.clients.may_begin(key.0)?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
-        let owner = Owner::new(key.0.as_bytes(), &hello.push);
+        let names = self.names.clone();
+        let owner = names.owner(key.0.as_bytes(), &hello.push);
         let discards = self.discards;
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
-                let found = inspect(&root, Path::new(OsStr::from_bytes(&path)))?;
-                let journal = if discards { None } else { open_journal(&root, owner)? };
-                let sink = Sink::new(root, name, journal)?;
-                Ok((found, if discards { sink.discarding() } else { sink }))
+                let folder = root.current().map_err(|error| error.to_string())?;
+                let begin = || {
+                    let found = inspect(&folder, &names, Path::new(OsStr::from_bytes(&path)))?;
+                    let journal =
+                        if discards { None } else { open_journal(&folder, &names, owner) };
+                    let sink =
+                        Sink::new(Arc::clone(&folder), names, name, journal)?.served_at(root);
+                    Ok((found, if discards { sink.discarding() } else { sink }))
+                };
+                begin().map_err(|error: io::Error| {
+                    format!("cannot write to {:?}: {}", shown(&path), reason(&error))
+                })
             }
         })
         .await
-        .map_err(|error| error.to_string())?
-        .map_err(|error| format!("cannot write to {:?}: {}", shown(&path), reason(&error)))?;
+        .map_err(|error| error.to_string())??;
 
         let mut transfers = lock(&self.transfers);
         let seat = self.clients.begin(key.0)?;
@@ -439,23 +455,17 @@ pub(super) fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u
     if !path.is_empty() && !is_path_safe(&path) {
         return Err(format!("the destination {:?} is not allowed", shown(&path)));
     }
+    if has_reserved(&path) {
+        return Err(format!("the destination {:?} is not allowed: {RESERVED}", shown(&path)));
+    }
     Ok(path)
 }
 
-/// The journal of a push; `None` where the root cannot hold one.
-fn open_journal(root: &Arc<Dir>, owner: Owner) -> std::io::Result<Option<Journal>> {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull, WouldBlock};
-    match Journal::open(Arc::clone(root), owner) {
-        Ok(journal) => Ok(Some(journal)),
-        Err(error)
-            if matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem | StorageFull) =>
-        {
-            tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
-            Ok(None)
-        }
-        Err(error) if error.kind() == WouldBlock => Err(std::io::Error::other(
-            "an earlier run of the same push has not ended yet: try again",
-        )),
-        Err(error) => Err(error),
+/// The journal of a push; `None` where the root cannot hold one: that is no reason not to take it.
+fn open_journal(root: &Arc<Dir>, names: &OwnNames, owner: Owner) -> Option<Journal> {
+    let journal = Journal::open(root, names, owner, EARLIER_TIME);
+    if let Err(error) = &journal {
+        tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
     }
+    journal.ok()
 }

@@ -17,6 +17,7 @@ use super::conn::ConnError;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
+use crate::store::root::Root;
 use crate::store::{reason, shown};
 use crate::wire::{
     CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
@@ -41,13 +42,13 @@ pub(super) struct Asked {
 
 /// What clients that compare have in common.
 pub(super) struct Verifier {
-    root: Arc<Dir>,
+    root: Arc<Root>,
     clients: Semaphore,
     hashes: Arc<Semaphore>,
 }
 
 impl Verifier {
-    pub(super) fn new(root: Arc<Dir>) -> Self {
+    pub(super) fn new(root: Arc<Root>) -> Self {
         let (clients, hashes) = (Semaphore::new(CLIENTS_MAX), Semaphore::new(HASHES_MAX));
         Self { root, clients, hashes: Arc::new(hashes) }
     }
@@ -63,7 +64,7 @@ impl Verifier {
         let _room = self.clients.try_acquire().map_err(|_| {
             ConnError::Refused("the server compares for too many clients: try again later".into())
         })?;
-        let destination = self.welcome(&asked).await.map_err(ConnError::Refused)?;
+        let (root, destination) = self.welcome(&asked).await.map_err(ConnError::Refused)?;
         let (sender, queue) = channel(QUEUE);
         let Asked { connection, answers, mut messages, .. } = asked;
         let mut sending = JoinSet::new();
@@ -73,7 +74,7 @@ impl Verifier {
         let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
         sender.send(welcome).await.map_err(lost)?;
 
-        let mut session = Session::new(Arc::clone(&self.root), Arc::clone(&self.hashes));
+        let mut session = Session::new(root, Arc::clone(&self.hashes));
         let mut compared = 0;
         loop {
             // What is answered is forgotten before the client can hear of it and ask for more.
@@ -102,14 +103,17 @@ impl Verifier {
         }
     }
 
-    /// What is at the destination, if it may be looked at.
-    async fn welcome(&self, asked: &Asked) -> Result<Destination, String> {
+    /// The root as it is now, and what is at the destination, if it may be looked at.
+    async fn welcome(&self, asked: &Asked) -> Result<(Arc<Dir>, Destination), String> {
         let path = super::desk::destination_path(asked.version, &asked.destination)?;
         let root = Arc::clone(&self.root);
-        let name = shown(&path);
-        let look = move || kind_at(&root, Path::new(OsStr::from_bytes(&path)));
-        let found = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
-        found.map_err(|error| format!("cannot look at {name:?}: {}", reason(&error)))
+        let look = move || {
+            let root = root.current().map_err(|error| error.to_string())?;
+            let found = kind_at(&root, Path::new(OsStr::from_bytes(&path)));
+            let failed = |error| format!("cannot look at {:?}: {}", shown(&path), reason(&error));
+            Ok((root, found.map_err(failed)?))
+        };
+        tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?
     }
 }
 

@@ -3,17 +3,17 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::journal::JOURNAL_SUFFIX;
 use super::lock::{Lock, lock_file};
-use super::temp::{TEMP_PREFIX, TEMP_SUFFIX};
+use super::own::{OwnNames, is_reserved_name};
+use super::temp::{FileId, TempFile};
 
 /// Where there are no locks, a file that was not written to for so long counts as left behind.
 const UNLOCKED_AGE_MIN: Duration = Duration::from_secs(3_600);
@@ -25,17 +25,27 @@ pub struct Left<'a> {
     pub path: &'a Path,
 }
 
-/// Removes unfinished files and journals from `root` and all folders below it, unless `decide` says
-/// otherwise; `failed` is told what cannot be removed. What a running transfer writes to is locked and
-/// stays; so does what was written to less than `age_min` ago. Returns on how many `decide` was asked,
-/// less what could not be removed.
+/// What was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// On how much `decide` was asked, less what could not be removed.
+    pub found: u64,
+    /// What is called like something unfinished, and was not made by this server: it stays.
+    pub foreign: u64,
+}
+
+/// Removes unfinished files and journals that have one of `names` from `root` and all folders below it,
+/// unless `decide` says otherwise; `failed` is told what cannot be removed. What a running transfer writes
+/// to is locked and stays; so does what was written to less than `age_min` ago.
 pub fn clean(
     root: &Dir,
+    names: &OwnNames,
     age_min: Duration,
     mut decide: impl FnMut(&Left<'_>) -> bool,
     mut failed: impl FnMut(&Left<'_>, io::Error),
-) -> u64 {
-    let mut found = 0;
+) -> Cleaned {
+    let mut cleaned = Cleaned::default();
+    let now = Now::of(root, names, age_min);
     let mut folders = vec![PathBuf::new()];
     while let Some(path) = folders.pop() {
         let is_root = path.as_os_str().is_empty();
@@ -48,88 +58,156 @@ pub fn clean(
             let path = path.join(&name);
             if kind.is_ok_and(|kind| kind.is_dir()) {
                 folders.push(path);
-            } else if is_temp_name(&name)
-                && is_old(&folder, &name, age_min)
-                && let Ok(_locked) = lock_deserted(&folder, &name)
+            } else if is_reserved_name(&name) && !names.is_own(&name) {
+                cleaned.foreign += 1;
+            } else if names.is_own(&name)
+                && now.is_old(&folder, &name, age_min)
+                && let Ok(deserted) = Deserted::lock(&folder, &name, &now)
             {
                 let left = Left { path: &path };
-                match decide(&left).then(|| folder.remove_file(&name)) {
+                match decide(&left).then(|| deserted.remove(&folder, &name)) {
                     Some(Err(error)) => failed(&left, error),
-                    Some(Ok(())) | None => found += 1,
+                    Some(Ok(())) | None => cleaned.found += 1,
                 }
             }
         }
     }
-    found
+    cleaned
 }
 
-fn is_temp_name(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(TEMP_PREFIX.as_bytes())
-        && [TEMP_SUFFIX, JOURNAL_SUFFIX].iter().any(|suffix| name.ends_with(suffix.as_bytes()))
+/// What time it is: for this host and, as the two may differ, for the file system, which says when files
+/// were written to.
+struct Now {
+    host: SystemTime,
+    system: Option<SystemTime>,
 }
 
-fn is_old(folder: &Dir, name: &OsStr, age_min: Duration) -> bool {
-    let modified = folder.symlink_metadata(name).and_then(|found| found.modified());
-    // What is from the future is as old as can be told.
-    modified.is_ok_and(|at| at.into_std().elapsed().unwrap_or_default() >= age_min)
+impl Now {
+    fn of(root: &Dir, names: &OwnNames, age_min: Duration) -> Self {
+        let touched = || {
+            let name = names.part("now", format!("{:016x}", rand::random::<u64>()));
+            let file = TempFile::create(Arc::new(root.try_clone()?), name)?;
+            file.file().metadata()?.modified()
+        };
+        // Nothing is too young then, and a folder that is only looked at is left as it is.
+        let system = if age_min.is_zero() { None } else { touched().ok() };
+        Self { host: SystemTime::now(), system }
+    }
+
+    /// Whether a file is old by whatever clock.
+    fn is_old(&self, folder: &Dir, name: &OsStr, age_min: Duration) -> bool {
+        let modified = folder.symlink_metadata(name).and_then(|found| found.modified());
+        modified.is_ok_and(|at| {
+            // What is from the future is as young as can be.
+            let age = |now: SystemTime| now.duration_since(at.into_std()).unwrap_or_default();
+            age(self.host) >= age_min && self.system.is_none_or(|now| age(now) >= age_min)
+        })
+    }
 }
 
-/// Locks a file that nobody works on. A link has no lock and is on its way to its name for no time.
-fn lock_deserted(folder: &Dir, name: &OsStr) -> Result<Option<File>, Errno> {
-    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
-        Err(Errno::LOOP) => return Ok(None),
-        opened => File::from(opened?),
-    };
-    match lock_file(&file) {
-        Lock::Taken => Ok(Some(file)),
-        Lock::Unknown if is_old(folder, name, UNLOCKED_AGE_MIN) => Ok(Some(file)),
-        Lock::Busy | Lock::Unknown => Err(Errno::WOULDBLOCK),
+/// A file or link that nobody works on.
+struct Deserted {
+    id: FileId,
+    /// A link has no lock, and is on its way to its name for no time.
+    _locked: Option<File>,
+}
+
+impl Deserted {
+    fn lock(folder: &Dir, name: &OsStr, now: &Now) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+            Err(Errno::LOOP) => {
+                return Ok(Self { id: FileId::at(folder, name)?, _locked: None });
+            }
+            opened => File::from(opened?),
+        };
+        match lock_file(&file) {
+            Lock::Taken => {}
+            Lock::Unknown if now.is_old(folder, name, UNLOCKED_AGE_MIN) => {}
+            Lock::Busy | Lock::Unknown => return Err(Errno::WOULDBLOCK.into()),
+        }
+        Ok(Self { id: FileId::of(&file)?, _locked: Some(file) })
+    }
+
+    fn remove(&self, folder: &Dir, name: &OsStr) -> io::Result<()> {
+        self.id.remove(folder, name)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::sync::Arc;
-    use std::time::SystemTime;
 
     use cap_std::ambient_authority;
 
     use super::*;
-    use crate::store::temp::{TempFile, temp_name};
+
+    const AGE: Duration = Duration::from_secs(1_000);
+
+    fn names() -> OwnNames {
+        OwnNames::new([1; 32])
+    }
+
+    fn left(path: &Path, at: SystemTime) {
+        File::create(path).unwrap().set_modified(at).unwrap();
+    }
+
+    fn removed(root: &Dir, remove: bool) -> Cleaned {
+        clean(root, &names(), AGE, |_| remove, |left, _| panic!("{left:?}"))
+    }
 
     #[test]
-    fn what_nobody_writes_any_more_is_removed() {
-        const AGE: Duration = Duration::from_secs(1_000);
+    fn what_nobody_writes_any_more_is_removed_if_this_server_has_made_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
-        let old = |file: &File| file.set_modified(SystemTime::now() - 2 * AGE).unwrap();
+        let old = SystemTime::now() - 2 * AGE;
         fs::create_dir_all(path("a/b")).unwrap();
-        for name in [
-            ".qbulk-0-1.part",
-            ".qbulk-0.journal",
-            "a/b/.qbulk-0-2.part",
-            "a/file.part",
-            "a/.qbulk-0",
-        ] {
-            old(&File::create(path(name)).unwrap());
+        let (names, others) = (names(), OwnNames::new([2; 32]));
+        let owner = names.owner(&[1; 32], &[2; 16]);
+        let own =
+            [names.part("0", 1), names.journal(&owner, 0), format!("a/b/{}", names.part("0", 2))];
+        let foreign = [
+            others.part("0", 1),
+            format!("a/{}", others.journal(&owner, 0)),
+            "a/.qbulk-0-1.part".into(),
+            "a/b/.qbulk-mine.journal".into(),
+        ];
+        let data = ["a/file.part".to_owned(), "a/.qbulk-0".to_owned()];
+        for name in own.iter().chain(&foreign).chain(&data) {
+            left(&path(name), old);
         }
-        File::create(path("a/.qbulk-0-3.part")).unwrap();
+        let young = format!("a/{}", names.part("0", 3));
+        File::create(path(&young)).unwrap();
         let parent = Arc::new(root.open_dir("a").unwrap());
-        let written = TempFile::create(parent, temp_name("0", 4)).unwrap();
-        old(written.file());
+        let written = TempFile::create(parent, names.part("0", 4)).unwrap();
+        written.file().set_modified(old).unwrap();
 
-        let removed = |remove: bool| clean(&root, AGE, |_| remove, |left, _| panic!("{left:?}"));
-        assert_eq!(removed(false), 3);
-        assert!(path(".qbulk-0-1.part").exists());
-        assert_eq!(removed(true), 3);
-        assert_eq!(removed(true), 0);
-        for name in ["a/file.part", "a/.qbulk-0", "a/.qbulk-0-3.part", "a/.qbulk-0-4.part"] {
-            assert!(path(name).exists(), "{name}");
-        }
-        assert!(!path(".qbulk-0-1.part").exists() && !path("a/b/.qbulk-0-2.part").exists());
+        let all = Cleaned { found: 3, foreign: 4 };
+        assert_eq!(removed(&root, false), all);
+        assert!(path(&own[0]).exists());
+        assert_eq!(removed(&root, true), all);
+        assert_eq!(removed(&root, true), Cleaned { found: 0, foreign: 4 });
+        assert!(own.iter().all(|name| !path(name).exists()));
+        assert!(foreign.iter().chain(&data).chain([&young]).all(|name| path(name).exists()));
+        assert!(path(&format!("a/{}", names.part("0", 4))).exists());
+    }
+
+    #[test]
+    fn what_is_old_by_one_clock_only_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
+        let name = names().part("0", 1);
+        let real = SystemTime::now();
+        left(&dir.path().join(&name), real);
+        let is_old = |host, system| Now { host, system }.is_old(&root, OsStr::new(&name), AGE);
+        let (ahead, behind) = (real + 2 * AGE, real - 2 * AGE);
+        assert!(is_old(ahead, Some(ahead)) && is_old(ahead, None));
+        assert!(!is_old(ahead, Some(real)), "this host's clock is ahead");
+        assert!(!is_old(real, Some(ahead)), "the file system's is");
+        assert!(!is_old(behind, Some(behind)) && !is_old(ahead, Some(behind)));
+        let now = Now::of(&root, &names(), AGE);
+        assert!(now.system.is_some());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "it was only touched");
     }
 }

@@ -8,11 +8,12 @@ use cap_std::fs::Dir;
 use rustix::fs::{Access, AtFlags};
 use rustix::io::Errno;
 
-use super::temp::{TempFile, temp_name};
+use super::own::OwnNames;
+use super::temp::TempFile;
 use crate::wire::Destination;
 
 /// Looks at a destination before a transfer: what is there, and whether it can be written.
-pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
+pub fn inspect(root: &Dir, names: &OwnNames, destination: &Path) -> io::Result<Destination> {
     let mut below = destination;
     let kind = kind_at(root, destination)?;
     if kind != Destination::Folder {
@@ -30,16 +31,16 @@ pub fn inspect(root: &Dir, destination: &Path) -> io::Result<Destination> {
             Err(error) => return Err(error),
         }
     };
-    check_access(&folder)?;
+    check_access(&folder, names)?;
     Ok(kind)
 }
 
 /// Whether names can be made in a folder. The system is asked; where it cannot be asked (some sandboxes
 /// of containers let nobody), it is tried.
-fn check_access(folder: &Dir) -> io::Result<()> {
+fn check_access(folder: &Dir, names: &OwnNames) -> io::Result<()> {
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     let asked = rustix::fs::accessat(folder, ".", wanted, AtFlags::EACCESS);
-    decide(asked, || try_access(folder))
+    decide(asked, || try_access(folder, names))
 }
 
 fn decide(asked: Result<(), Errno>, attempt: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -49,8 +50,8 @@ fn decide(asked: Result<(), Errno>, attempt: impl FnOnce() -> io::Result<()>) ->
     }
 }
 
-fn try_access(folder: &Dir) -> io::Result<()> {
-    let name = temp_name("try", rand::random::<u64>());
+fn try_access(folder: &Dir, names: &OwnNames) -> io::Result<()> {
+    let name = names.part("try", rand::random::<u64>());
     TempFile::create(Arc::new(folder.try_clone()?), name).map(drop)
 }
 
@@ -81,8 +82,9 @@ mod tests {
     fn where_the_system_cannot_be_asked_it_is_tried() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
+        let names = OwnNames::new([1; 32]);
         for errno in [Errno::NOSYS, Errno::PERM, Errno::INVAL] {
-            assert!(decide(Err(errno), || try_access(&folder)).is_ok(), "{errno:?}");
+            assert!(decide(Err(errno), || try_access(&folder, &names)).is_ok(), "{errno:?}");
             let refused = decide(Err(errno), || Err(Errno::ROFS.into()));
             assert_eq!(refused.unwrap_err().raw_os_error(), Some(Errno::ROFS.raw_os_error()));
         }

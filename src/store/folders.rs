@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::commit::Committer;
 use super::meta::{default_folder_mode, set_meta, set_mode};
+use super::own::{RESERVED, has_reserved};
 use super::systems::{Systems, readable};
 use super::tally::Tally;
 use super::{folder_of, name_of, os};
@@ -63,6 +64,7 @@ impl Folders {
         if path.is_empty() {
             return Ok(()); // the root is the server's own
         }
+        not_reserved(path)?;
         self.folder(path)?;
         self.remember(path, Some(meta));
         Ok(())
@@ -122,6 +124,7 @@ impl Folders {
 
     /// The folder that `path` is in, made if it is missing, and the name within it.
     pub(super) fn parent(&self, path: &[u8]) -> io::Result<(Arc<Dir>, OsString)> {
+        not_reserved(path)?;
         Ok((self.folder(folder_of(path))?, name_of(path)))
     }
 
@@ -173,4 +176,9 @@ impl Folders {
         }
         Ok(folder)
     }
+}
+
+/// Clients cannot have the names that the server needs for itself.
+fn not_reserved(path: &[u8]) -> io::Result<()> {
+    if has_reserved(path) { Err(io::Error::other(RESERVED)) } else { Ok(()) }
 }

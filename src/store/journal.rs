@@ -26,14 +26,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::lock::{Lock, lock_file};
-use super::temp::TEMP_PREFIX;
+use super::own::OwnNames;
+use super::temp::FileId;
 use crate::wire::{
     PATH_BYTES_MAX, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all, put_bytes,
     put_varint,
 };
 
-/// What the names of journals end with; they begin like those of temporary files.
-pub const JOURNAL_SUFFIX: &str = ".journal";
 /// The format's version.
 const VERSION: u8 = 1;
 const MARK: [u8; 4] = [b'Q', b'J', VERSION, 0xa7];
@@ -41,20 +40,19 @@ const HEAD_BYTES: usize = MARK.len() + 2;
 const CHECK_BYTES: usize = 16;
 /// The fields of an entry beside its path take less than this, in bytes.
 const ENTRY_BYTES_MAX: usize = PATH_BYTES_MAX + 128;
-/// How long to wait for an earlier run of the same push to let go of its journal.
-const LOCK_TIME: Duration = Duration::from_secs(5);
+/// How often to look whether an earlier run of the same push has let go of its journal.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+/// Journals of one push that there may be at a time, of runs that know nothing of each other.
+const GENERATIONS_MAX: u32 = 8;
 
 /// Whose push a journal is about: the client, and which of its pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner([u8; 32]);
 
 impl Owner {
-    /// The push that `client` calls `push`.
-    pub fn new(client: &[u8; 32], push: &[u8; 16]) -> Self {
-        let mut hasher = blake3::Hasher::new_derive_key("qbulk journal owner 1");
-        hasher.update(client).update(push);
-        Self(*hasher.finalize().as_bytes())
+    /// The one with this secret: see [`OwnNames::owner`].
+    pub(super) fn new(secret: [u8; 32]) -> Self {
+        Self(secret)
     }
 
     /// What names on the disk have of it.
@@ -264,6 +262,8 @@ pub fn read_entries(
 pub struct Journal {
     owner: Owner,
     root: Arc<Dir>,
+    names: OwnNames,
+    generation: u32,
     name: String,
     file: File,
     /// Its length when it was opened: what earlier runs have left.
@@ -273,35 +273,130 @@ pub struct Journal {
     buffer: Vec<u8>,
 }
 
+/// What is under a journal's name.
+enum Place {
+    Free,
+    /// A journal that nobody writes to, which is this process's now.
+    Left(Journal),
+    /// A journal of a run that has not ended.
+    Held,
+    /// Nothing that this server has put there, or can use.
+    Taken(io::Error),
+}
+
 impl Journal {
-    /// Opens the journal of `owner` in `root`, or makes one. Waits a while for an earlier run of the
-    /// same push to end.
-    pub fn open(root: Arc<Dir>, owner: Owner) -> io::Result<Self> {
-        let name = format!("{TEMP_PREFIX}{}{JOURNAL_SUFFIX}", owner.tag());
-        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW;
+    /// Opens the journal of `owner` in `root`, or makes one. Waits for up to `patience` for an earlier run
+    /// of the same push to end. If it does not, or something else has the journal's name, this run has one
+    /// of its own.
+    pub fn open(
+        root: &Arc<Dir>,
+        names: &OwnNames,
+        owner: Owner,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let began = Instant::now();
         loop {
-            let mode = Mode::RUSR | Mode::WUSR;
-            let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let file: File = rustix::fs::openat(&*root, name.as_str(), flags, mode)?.into();
-            match lock_file(&file) {
-                // Whoever had it before may have removed it meanwhile.
-                Lock::Taken | Lock::Unknown if file.metadata()?.nlink() > 0 => {
-                    let found = file.metadata()?;
-                    let (kept_bytes, kept_at) = (found.len(), found.modified()?);
-                    let buffer = Vec::new();
-                    return Ok(Self { owner, root, name, file, kept_bytes, kept_at, buffer });
+            let mut is_held = false;
+            let (mut left, mut free, mut taken) = (None::<Self>, None, None);
+            for generation in 0..GENERATIONS_MAX {
+                match Self::look(root, names, owner, generation) {
+                    Place::Free => free = free.or(Some(generation)),
+                    // One that holds something is better than an earlier one that does not.
+                    Place::Left(journal)
+                        if left.as_ref().is_none_or(|left| left.kept_bytes == 0) =>
+                    {
+                        left = Some(journal);
+                    }
+                    Place::Left(_) => {}
+                    Place::Held => is_held = true,
+                    Place::Taken(error) => {
+                        tracing::warn!(%error, "a journal's name is taken by something else");
+                        taken = Some(error);
+                    }
                 }
-                Lock::Taken | Lock::Unknown => {}
-                Lock::Busy if began.elapsed() > LOCK_TIME => return Err(Errno::WOULDBLOCK.into()),
-                Lock::Busy => thread::sleep(LOCK_INTERVAL),
+            }
+            if is_held && began.elapsed() < patience {
+                drop(left);
+                thread::sleep(LOCK_INTERVAL);
+                continue;
+            }
+            if let Some(journal) = left {
+                return Ok(journal);
+            }
+            let Some(generation) = free else {
+                return Err(taken.unwrap_or_else(|| Errno::AGAIN.into()));
+            };
+            // Somebody else may be quicker.
+            if let Some(journal) = Self::create(root, names, owner, generation)? {
+                return Ok(journal);
             }
         }
     }
 
-    /// Whose it is.
-    pub fn owner(&self) -> Owner {
-        self.owner
+    fn look(root: &Arc<Dir>, names: &OwnNames, owner: Owner, generation: u32) -> Place {
+        let name = names.journal(&owner, generation);
+        let file = match open(root, &name, OFlags::empty()) {
+            Err(Errno::NOENT) => return Place::Free,
+            Err(error) => return Place::Taken(error.into()),
+            Ok(file) => file,
+        };
+        if lock_file(&file) == Lock::Busy {
+            return Place::Held;
+        }
+        match Self::of(Arc::clone(root), names.clone(), owner, generation, file) {
+            // Whoever had it before may have removed it meanwhile.
+            Ok(None) => Place::Free,
+            Ok(Some(journal)) => Place::Left(journal),
+            Err(error) => Place::Taken(error),
+        }
+    }
+
+    fn create(
+        root: &Arc<Dir>,
+        names: &OwnNames,
+        owner: Owner,
+        generation: u32,
+    ) -> io::Result<Option<Self>> {
+        let name = names.journal(&owner, generation);
+        let file = match open(root, &name, OFlags::CREATE | OFlags::EXCL) {
+            Err(Errno::EXIST) => return Ok(None),
+            opened => opened?,
+        };
+        if lock_file(&file) == Lock::Busy {
+            return Ok(None);
+        }
+        Self::of(Arc::clone(root), names.clone(), owner, generation, file)
+    }
+
+    /// A file that is locked, if it still has its name.
+    fn of(
+        root: Arc<Dir>,
+        names: OwnNames,
+        owner: Owner,
+        generation: u32,
+        file: File,
+    ) -> io::Result<Option<Self>> {
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        if found.nlink() == 0 {
+            return Ok(None);
+        }
+        let name = names.journal(&owner, generation);
+        let (kept_bytes, kept_at) = (found.len(), found.modified()?);
+        let buffer = Vec::new();
+        Ok(Some(Self { owner, root, names, generation, name, file, kept_bytes, kept_at, buffer }))
+    }
+
+    /// What the names of its unfinished files have of it.
+    pub fn tag(&self) -> String {
+        format!("{}{:x}", self.owner.tag(), self.generation)
+    }
+
+    /// What makes these names.
+    pub fn names(&self) -> &OwnNames {
+        &self.names
     }
 
     /// Whether a file was changed in any way after the last of an earlier run's entries was written.
@@ -338,8 +433,14 @@ impl Journal {
 
     /// The transfer is complete, or nothing is kept of it.
     pub fn remove(&self) -> io::Result<()> {
-        self.root.remove_file(&self.name)
+        FileId::of(&self.file)?.remove(&self.root, &self.name)
     }
+}
+
+fn open(root: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
+    let flags = flags | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW;
+    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    rustix::fs::openat(root, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
 }
 
 /// What earlier runs have left in a journal.
@@ -462,13 +563,16 @@ mod tests {
     fn one_process_at_a_time_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
-        let mut first = Journal::open(Arc::clone(&root), OWNER).unwrap();
+        let open = |root| {
+            Journal::open(&root, &OwnNames::new([1; 32]), OWNER, Duration::from_secs(60)).unwrap()
+        };
+        let mut first = open(Arc::clone(&root));
         assert_eq!(first.kept_bytes, 0);
         first.add(&piece(0, 1));
         first.write().unwrap();
         let second = thread::spawn({
             let root = Arc::clone(&root);
-            move || Journal::open(root, OWNER).unwrap()
+            move || open(root)
         });
         thread::sleep(3 * LOCK_INTERVAL);
         assert!(!second.is_finished());
@@ -480,11 +584,76 @@ mod tests {
         second.reader().read(|entry| entries.push(entry)).unwrap();
         assert_eq!(entries, [piece(0, 1), piece(1 << 20, 2)]);
 
-        let third = thread::spawn(move || Journal::open(root, OWNER).unwrap());
+        let third = thread::spawn(move || open(root));
         thread::sleep(3 * LOCK_INTERVAL);
         second.remove().unwrap();
         drop(second);
         assert_eq!(third.join().unwrap().kept_bytes, 0, "a new one");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// The journals of one push in a folder of its own.
+    struct Place {
+        dir: tempfile::TempDir,
+        root: Arc<Dir>,
+        names: OwnNames,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let root = Arc::new(Dir::open_ambient_dir(&dir, ambient_authority()).unwrap());
+            Self { dir, root, names: OwnNames::new([1; 32]) }
+        }
+
+        fn path(&self, generation: u32) -> std::path::PathBuf {
+            self.dir.path().join(self.names.journal(&OWNER, generation))
+        }
+
+        fn open(&self) -> Journal {
+            Journal::open(&self.root, &self.names, OWNER, Duration::ZERO).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_taken_by_something_else_costs_nothing() {
+        use std::os::unix::fs::symlink;
+        let place = Place::new();
+        std::fs::write(place.dir.path().join("precious"), b"precious").unwrap();
+        std::fs::create_dir(place.path(0)).unwrap();
+        symlink("precious", place.path(1)).unwrap();
+        let mut journal = place.open();
+        assert_eq!(journal.generation, 2);
+        journal.add(&piece(0, 1));
+        journal.write().unwrap();
+        drop(journal);
+        let again = place.open();
+        assert_eq!((again.generation, again.kept_bytes > 0), (2, true), "and it is found again");
+        again.remove().unwrap();
+        assert_eq!(std::fs::read(place.dir.path().join("precious")).unwrap(), b"precious");
+        assert!(place.path(0).is_dir() && place.path(1).is_symlink());
+    }
+
+    #[test]
+    fn runs_side_by_side_have_journals_and_unfinished_files_of_their_own() {
+        let place = Place::new();
+        let first = place.open();
+        let mut second = place.open();
+        assert_ne!(first.tag(), second.tag());
+        second.add(&piece(0, 1));
+        second.write().unwrap();
+        let tag = second.tag();
+        drop((first, second));
+        assert_eq!(place.open().tag(), tag, "what holds something is gone on with");
+    }
+
+    #[test]
+    fn a_journal_whose_name_another_has_now_is_not_removed() {
+        let place = Place::new();
+        let journal = place.open();
+        std::fs::remove_file(place.path(0)).unwrap();
+        std::fs::write(place.path(0), b"theirs").unwrap();
+        journal.remove().unwrap_err();
+        assert_eq!(std::fs::read(place.path(0)).unwrap(), b"theirs");
     }
 }

@@ -11,8 +11,9 @@ use std::time::Duration;
 use cap_std::fs::Dir;
 
 use super::journal::{Entry, Journal, JournalReader, Stamp};
+use super::own::OwnNames;
 use super::sink::PARTIAL_MAX;
-use super::temp::{TempFile, temp_name};
+use super::temp::TempFile;
 use super::{folder_of, os};
 use crate::buffers::Buffers;
 use crate::hashtree::{HashTree, PieceHasher};
@@ -23,8 +24,8 @@ use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
 const GRACE: Duration = Duration::from_millis(100);
 
 /// The temporary name of a file that a later run can go on with.
-pub(super) fn part_name(push_tag: &str, file: &FileKey) -> String {
-    temp_name(push_tag, format!("{:032x}", u128::from_be_bytes(*file)))
+pub(super) fn part_name(names: &OwnNames, push_tag: &str, file: &FileKey) -> String {
+    names.part(push_tag, format!("{:032x}", u128::from_be_bytes(*file)))
 }
 
 /// Files that earlier runs have left, whole or in part.
@@ -68,14 +69,15 @@ impl Kept {
         if let Err(error) = read {
             tracing::warn!(%error, "a journal cannot be read: less is kept of an earlier run");
         }
-        let tag = journal.owner().tag();
+        let (names, tag) = (journal.names(), journal.tag());
         let part = |(file, (path, bytes, tree)): (FileKey, (Vec<u8>, u64, HashTree))| {
             let folder = folder_of(&path);
             let parent = match folder {
                 b"" => root.try_clone(),
                 folder => root.open_dir(os(folder)),
             };
-            let temp = TempFile::reopen(Arc::new(parent.ok()?), part_name(&tag, &file), bytes)?;
+            let name = part_name(names, &tag, &file);
+            let temp = TempFile::reopen(Arc::new(parent.ok()?), name, bytes)?;
             temp.keep();
             let is_suspect = journal.is_changed_since(temp.file(), GRACE).unwrap_or(true);
             Some((file, Part { temp: Arc::new(temp), tree, bytes, is_suspect }))

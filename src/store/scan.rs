@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
+use super::own::{RESERVED, has_reserved};
 use super::reason;
 use crate::event::Failure;
 use crate::wire::{Meta, is_path_safe};
@@ -168,6 +169,9 @@ fn entry(start: &Start, path: &Path, is_symlink: bool) -> Result<Entry, Failure>
     let remote = join(&start.name, below.as_os_str().as_bytes());
     if !remote.is_empty() && !is_path_safe(&remote) {
         return Err(fail("its path is too long to be sent".into()));
+    }
+    if has_reserved(&remote) {
+        return Err(fail(RESERVED.into()));
     }
     Ok(Entry { local: path.to_owned(), remote, kind })
 }

@@ -18,11 +18,13 @@ use super::folders::Folders;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
 use super::meta::{set_meta, timestamps};
+use super::own::OwnNames;
+use super::root::Root;
 use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Outcome, Tally};
-use super::temp::{TempFile, temp_name};
+use super::temp::{FileId, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
@@ -65,6 +67,7 @@ impl From<WireError> for SinkError {
 #[derive(Debug)]
 pub struct Sink {
     root: Arc<Dir>,
+    names: OwnNames,
     tag: String,
     /// Names what later runs of the same push may go on with; `None` if they cannot.
     push_tag: Option<String>,
@@ -76,6 +79,8 @@ pub struct Sink {
     committer: Arc<Committer>,
     /// Content is verified and not written.
     discards: bool,
+    /// What the root is served as.
+    served: Option<Arc<Root>>,
 }
 
 /// Files that are not whole yet.
@@ -110,10 +115,15 @@ struct Progress {
 }
 
 impl Sink {
-    /// Writes below `root`; `tag` tells this transfer's temporary files from others'. Goes on with what
-    /// the journal knows of earlier runs.
-    pub fn new(root: Arc<Dir>, tag: String, journal: Option<Journal>) -> io::Result<Self> {
-        let push_tag = journal.as_ref().map(|journal| journal.owner().tag());
+    /// Writes below `root`. What is under way is called by `names`, and `tag` tells it from other
+    /// transfers'. Goes on with what the journal knows of earlier runs.
+    pub fn new(
+        root: Arc<Dir>,
+        names: OwnNames,
+        tag: String,
+        journal: Option<Journal>,
+    ) -> io::Result<Self> {
+        let push_tag = journal.as_ref().map(Journal::tag);
         let kept = journal.as_ref().map_or_else(Kept::default, |journal| Kept::of(&root, journal));
         let tally = Arc::new(Tally::new(Arc::clone(&root)));
         let told = Arc::clone(&tally);
@@ -140,6 +150,7 @@ impl Sink {
             Folders::new(Arc::clone(&root), systems, Arc::clone(&committer), Arc::clone(&tally));
         Ok(Self {
             root,
+            names,
             tag,
             push_tag,
             kept,
@@ -149,7 +160,15 @@ impl Sink {
             is_distrusted: AtomicBool::new(false),
             committer,
             discards: false,
+            served: None,
         })
+    }
+
+    /// The root is the one that is served as `root`, which is looked at again at the end.
+    #[must_use]
+    pub fn served_at(mut self, root: Arc<Root>) -> Self {
+        self.served = Some(root);
+        self
     }
 
     /// Verifies contents and throws them away: files stay empty.
@@ -224,6 +243,11 @@ impl Sink {
         self.committer.flush();
         self.folders.finish();
         self.check_disk()?;
+        if self.served.as_ref().is_some_and(|served| !served.is(&self.root)) {
+            let reason =
+                "the root folder was moved or replaced under way: nothing is where it should be";
+            return Err(SinkError::Disk(reason.into()));
+        }
         self.kept.remove();
         if !self.tally.has_put_off() {
             self.committer.close();
@@ -332,13 +356,15 @@ impl Sink {
             if piece.len < piece.file_bytes {
                 check_name(&parent, &file_name)?;
             }
-            let name = match &self.push_tag {
+            let temp = match &self.push_tag {
                 Some(tag) if piece.len < piece.file_bytes => {
-                    part_name(tag, &file_key(&piece.path, &piece.source))
+                    let file = file_key(&piece.path, &piece.source);
+                    let temp =
+                        TempFile::create(Arc::clone(&parent), part_name(&self.names, tag, &file));
+                    temp.or_else(|error| self.create_unnamed(parent, piece.item, error))?
                 }
-                _ => temp_name(&self.tag, piece.item),
+                _ => TempFile::create(parent, self.names.part(&self.tag, piece.item))?,
             };
-            let temp = TempFile::create(parent, name)?;
             if !self.discards && piece.content_bytes() < partial.bytes {
                 allocate(temp.file(), partial.bytes, piece.sparse)?;
             }
@@ -348,6 +374,22 @@ impl Sink {
             self.tally.note_fatal(&partial.path, &error);
             reason(&error)
         })
+    }
+
+    /// Makes a file that no later run goes on with, as the name by which one would is taken by something
+    /// that this server has not put there.
+    fn create_unnamed(
+        &self,
+        parent: Arc<Dir>,
+        item: u64,
+        error: io::Error,
+    ) -> io::Result<TempFile> {
+        if !is_taken(&error) {
+            return Err(error);
+        }
+        let temp = TempFile::create(parent, self.names.part(&self.tag, item))?;
+        temp.discard();
+        Ok(temp)
     }
 
     fn seal(&self, item: u64, hash: [u8; 32]) -> Result<Option<Complete>, SinkError> {
@@ -447,15 +489,17 @@ impl Sink {
 
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
         let (parent, name) = self.folders.parent(path)?;
-        let temp_name = temp_name(&self.tag, item);
+        let temp_name = self.names.part(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
+        let made = FileId::at(&parent, OsStr::new(&temp_name))?;
         let times = timestamps(meta);
         let placed =
             rustix::fs::utimensat(&*parent, temp_name.as_str(), &times, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(io::Error::from)
+                .and_then(|()| made.check(&parent, &temp_name))
                 .and_then(|()| parent.rename(&temp_name, &parent, name));
         if placed.is_err() {
-            parent.remove_file(&temp_name)?;
+            made.remove(&parent, &temp_name)?;
         }
         self.committer.touched(parent, folder_of(path));
         placed
@@ -531,6 +575,12 @@ fn check_name(parent: &Dir, name: &OsStr) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Whether a file could not be made because of what is there under its name.
+fn is_taken(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(errno, Some(Errno::EXIST | Errno::ISDIR | Errno::TXTBSY | Errno::PERM | Errno::ACCESS))
 }
 
 fn too_many() -> SinkError {

@@ -276,14 +276,38 @@ fn what_nobody_goes_on_with_can_be_removed() {
     assert_eq!(dry.stdout.lines().count(), 2, "{dry:?}");
     let young = run(host.qbulk().args(["clean", "--older-than", "1h"]).arg(host.root("")));
     assert_eq!((young.code, young.stdout.as_str()), (0, ""));
-    assert_eq!(clean().stdout.lines().count(), 2);
-    assert_eq!(names(&host.root("")), ["file"]);
+    let other = run(host
+        .qbulk()
+        .arg("clean")
+        .arg(host.root(""))
+        .env("QBULK_CONFIG_DIR", host.dir.path().join("other")));
+    assert!(
+        other.code == 0 && other.stdout.is_empty() && other.stderr.contains("2 files with such")
+    );
 
-    // A server removes by itself what is too old.
-    let left = host.root(".qbulk-0123456789abcdef-0.part");
+    // A server removes by itself what is too old, and nothing that it has not made.
     let old = SystemTime::now() - Duration::from_secs(100);
-    File::create(&left).unwrap().set_modified(old).unwrap();
+    let foreign = [host.root(".qbulk-0123456789abcdef-0.part"), host.root(".qbulk-x.journal")];
+    for path in &foreign {
+        File::create(path).unwrap();
+    }
+    for path in unfinished(&host.root("")) {
+        File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
     let serve = Serve::with(&host, &["--keep-unfinished", "50s"]);
-    eventually("it is removed", || !left.exists());
+    eventually("it is removed", || unfinished(&host.root("")).len() == 2);
     assert_eq!(serve.stop(), Some(0));
+    assert!(foreign.iter().all(|path| path.exists()));
+    assert_eq!(clean().stdout, "");
+}
+
+#[test]
+fn what_nobody_goes_on_with_can_be_removed_at_once() {
+    let Underway { host, serve, mut push, _relay } = Underway::start();
+    push.kill().unwrap();
+    push.wait().unwrap();
+    assert_eq!(serve.stop(), Some(0));
+    let ran = run(host.qbulk().arg("clean").arg(host.root("")));
+    assert_eq!(ran.stdout.lines().count(), 2, "{ran:?}");
+    assert_eq!(names(&host.root("")), ["file"]);
 }

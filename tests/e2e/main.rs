@@ -14,6 +14,7 @@ mod network;
 mod odd;
 mod receipt;
 mod relay;
+mod root;
 mod sandbox;
 mod scene;
 mod soak;

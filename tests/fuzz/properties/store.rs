@@ -12,10 +12,10 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use qbulk::congestion::{Budget, BudgetConfig, PathMemory};
 use qbulk::hashtree::hash_parts;
-use qbulk::store::journal::{Entry, Owner, Stamp, read_entries};
+use qbulk::store::journal::{Entry, Stamp, read_entries};
+use qbulk::store::own::{OwnNames, is_reserved};
 use qbulk::store::paths::{PathCache, PathKey};
 use qbulk::store::sink::{Applied, Sink};
-use qbulk::store::temp::TEMP_PREFIX;
 use qbulk::wire::{Header, Piece, Record};
 
 /// Larger files are left out: they test the file system.
@@ -38,13 +38,11 @@ pub fn sink(data: &[u8]) {
     fs::create_dir(&root).expect("a folder");
 
     let opened = Dir::open_ambient_dir(&root, ambient_authority()).expect("the root");
-    let sink = Sink::new(Arc::new(opened), "tag".into(), None).expect("a sink");
+    let sink =
+        Sink::new(Arc::new(opened), OwnNames::new([1; 32]), "tag".into(), None).expect("a sink");
     let mut files: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
     let mut is_well = true;
     for (stripe, record) in records.into_iter().enumerate() {
-        if has_temp_name(&record) {
-            continue;
-        }
         let Some((record, content)) = completed(record, &mut files) else { continue };
         let mut bytes = Vec::new();
         record.encode(&mut bytes);
@@ -69,17 +67,6 @@ pub fn sink(data: &[u8]) {
     assert_eq!(fs::read_dir(&outside).expect("the folder").count(), 1);
     assert_eq!(fs::read(outside.join("kept")).expect("the file"), b"kept");
     assert_no_temporary_files(&root);
-}
-
-/// A client may give such names, and then they are files as any other.
-fn has_temp_name(record: &Record) -> bool {
-    let (Record::Folder { path, .. }
-    | Record::Symlink { path, .. }
-    | Record::Piece(Piece { path, .. })) = record
-    else {
-        return false;
-    };
-    path.windows(TEMP_PREFIX.len()).any(|part| part == TEMP_PREFIX.as_bytes())
 }
 
 /// The record as an honest client would send it, with content; `None` for what is too large.
@@ -130,7 +117,7 @@ fn assert_no_temporary_files(dir: &Path) {
     for entry in fs::read_dir(dir).expect("a folder") {
         let entry = entry.expect("an entry");
         let name = entry.file_name();
-        assert!(!name.to_string_lossy().starts_with(TEMP_PREFIX), "{} is left", name.display());
+        assert!(!is_reserved(name.as_encoded_bytes()), "{} is left", name.display());
         if entry.file_type().expect("a type").is_dir() {
             assert_no_temporary_files(&entry.path());
         }
@@ -140,7 +127,7 @@ fn assert_no_temporary_files(dir: &Path) {
 /// A journal that has anything at all between two entries still has these two and, of what one has where
 /// one of its bytes was changed, nothing.
 pub fn journal(data: &[u8]) {
-    let owner = Owner::new(&[1; 32], &[2; 16]);
+    let owner = OwnNames::new([0; 32]).owner(&[1; 32], &[2; 16]);
     let path: Vec<u8> = data.iter().map(|byte| byte % 26 + b'a').take(200).collect();
     let path = if path.is_empty() { b"a".to_vec() } else { path };
     let first = Entry::Piece {
@@ -166,7 +153,7 @@ pub fn journal(data: &[u8]) {
     read_entries(&owner, bytes.as_slice(), |entry| found.push(entry)).expect("read from memory");
     assert_eq!(found, [first, last]);
     // Nobody else's push finds anything in it.
-    let other = Owner::new(&[1; 32], &[3; 16]);
+    let other = OwnNames::new([0; 32]).owner(&[1; 32], &[3; 16]);
     read_entries(&other, bytes.as_slice(), |entry| panic!("{entry:?}")).expect("read from memory");
 }
 
