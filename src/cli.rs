@@ -12,6 +12,7 @@ mod url;
 mod verify;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use qbulk::error::Error;
 
 pub(crate) use self::push::{PushArgs, local as local_push};
 pub(crate) use self::serve::ServeArgs;
@@ -147,10 +149,10 @@ impl Cli {
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
         let mut command = match file::add_defaults(Self::command()) {
             Ok(command) => command,
-            Err(message) => Self::command().error(ErrorKind::ValueValidation, message).exit(),
+            Err(message) => end(&Self::command().error(ErrorKind::ValueValidation, message)),
         };
-        let matches = command.try_get_matches_from_mut(args).unwrap_or_else(|error| error.exit());
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.format(&mut command).exit())
+        let matches = command.try_get_matches_from_mut(args).unwrap_or_else(|error| end(&error));
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| end(&error.format(&mut command)))
     }
 
     /// What is told, and how, where the command has a say in it.
@@ -162,6 +164,19 @@ impl Cli {
             _ => None,
         }
     }
+}
+
+/// Shows help, or what is wrong, and ends the process. Help that cannot be shown is an error as well;
+/// who reads only its beginning has it.
+fn end(error: &clap::Error) -> ! {
+    let shown = error.print().and_then(|()| io::stdout().flush());
+    let code = match shown {
+        Err(failed) if !error.use_stderr() && failed.kind() != io::ErrorKind::BrokenPipe => {
+            Error::Disk(String::new()).exit_code().into()
+        }
+        _ => error.exit_code(),
+    };
+    std::process::exit(code)
 }
 
 /// A number of bytes, as in `64KiB` or `5MB`.

@@ -16,7 +16,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::cli;
-use crate::report::PushReport;
+use crate::report::{PushReport, say};
 
 /// Pushes a generated file of `bytes` bytes to a server in the same process, and compares what arrived.
 pub(crate) async fn run(
@@ -31,7 +31,7 @@ pub(crate) async fn run(
     let dir = temp.tempdir().map_err(disk)?;
     let (source, root) = (dir.path().join("generated.bin"), dir.path().join("root"));
     fs::create_dir(&root).map_err(disk)?;
-    eprintln!("generating {} in {}", source.display(), dir.path().display());
+    say(&format!("generating {} in {}", source.display(), dir.path().display()));
     generate(&source, bytes).map_err(disk)?;
 
     let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
@@ -40,7 +40,7 @@ pub(crate) async fn run(
     let server =
         Server::bind(ServeConfig::new(listen, root.clone(), Arc::clone(&identity), trust))?;
     let address = server.local_addr();
-    eprintln!("qbulk serve listens on {address}; qbulk push sends to it over ten connections");
+    say(&format!("serve listens on {address}; push sends to it over ten connections"));
     let (stop_server, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(Arc::new(|_| ()), async move { drop(stopped.await) }));
     let config = cli::local_push(source.clone(), address, &identity);
@@ -54,7 +54,7 @@ pub(crate) async fn run(
     if hash(&source).map_err(disk)? != hash(&arrived).map_err(disk)? {
         return Err(Error::Peer("what arrived is not what was sent".into()));
     }
-    eprintln!("both files have the same BLAKE3 hash; removing them");
+    say("both files have the same BLAKE3 hash; removing them");
     Ok(summary)
 }
 

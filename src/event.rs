@@ -72,6 +72,8 @@ pub struct Progress {
     pub found_bytes: u64,
     /// Whether the whole source has been looked through, so that the two above are final.
     pub scan_done: bool,
+    /// Those of the items that the receiver has dealt with, in earlier runs as well.
+    pub confirmed_items: u64,
     /// Bytes that the receiver has verified and written, in earlier runs as well.
     pub confirmed_bytes: u64,
     /// Those of them that it had kept of earlier runs.

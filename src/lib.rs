@@ -43,6 +43,8 @@
 //! # }
 //! ```
 
+#![deny(clippy::print_stdout, clippy::print_stderr)] // a library has nothing to say there
+
 pub mod buffers;
 pub mod certs;
 mod clock;

@@ -118,6 +118,8 @@ enum Event {
 struct Flight {
     ready: Ready,
     content_bytes: u64,
+    /// Items that are whole with it.
+    items: u64,
 }
 
 struct Push {
@@ -145,6 +147,7 @@ struct Push {
     inbox: mpsc::UnboundedReceiver<Event>,
     tasks: JoinSet<()>,
     confirmed_bytes: u64,
+    confirmed_items: u64,
     rate: Rate,
     progress_at: Instant,
     connections: Connections,
@@ -217,6 +220,7 @@ impl Push {
             inbox,
             tasks: JoinSet::new(),
             confirmed_bytes: 0,
+            confirmed_items: 0,
             rate: Rate::default(),
             progress_at: now,
             connections: Connections::default(),
@@ -340,6 +344,7 @@ impl Push {
     fn read(&mut self, stripe: &Stripe) -> Flight {
         let parts = self.source.parts(stripe);
         let content_bytes = parts.iter().map(|part| part.len).sum();
+        let items = parts.iter().filter(|part| part.ends_item()).count() as u64;
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
@@ -354,7 +359,7 @@ impl Push {
             drop(events.send(Event::Prepared { sealed, failures }));
             ready_in.send_replace(Some(prepared));
         });
-        Flight { ready, content_bytes }
+        Flight { ready, content_bytes, items }
     }
 
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
@@ -536,6 +541,7 @@ impl Push {
         if let Some(flight) = self.flights.remove(&stripe) {
             self.connections.confirmed(conn);
             self.confirmed_bytes += flight.content_bytes;
+            self.confirmed_items += flight.items;
         }
         self.pool.handle(Input::Confirmed(conn, stripe), now);
     }

@@ -112,12 +112,13 @@ fn every_event_is_documented_as_it_is() {
         VerifyEvent::VerifySummary(VerifySummary::default()),
     ];
     let error = serde_json::json!({ "event": "error", "code": 0, "message": "" });
+    let lost = serde_json::json!({ "event": "lost", "lines": 0 });
     let emitted: Schema = push
         .iter()
         .map(|event| serde_json::to_value(event).expect("JSON"))
         .chain(serve.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain(verify.iter().map(|event| serde_json::to_value(event).expect("JSON")))
-        .chain([error])
+        .chain([error, lost])
         .map(|event| fields(&event))
         .collect();
     assert_eq!(emitted, documented());

@@ -1,18 +1,19 @@
 //! `qbulk clean`: removing what unfinished transfers have left.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 use clap::Args;
-use qbulk::error::Error;
+use qbulk::error::{EXIT_SOME_FAILED, Error};
 use qbulk::serve::own_names;
 use qbulk::store::clean::{Left, clean};
 use qbulk::store::reason;
 
 use super::{IdentityArgs, duration, trust};
+use crate::out;
+use crate::report::{count, say};
 
 const EXAMPLES: &str = "\
 A push that is interrupted leaves its unfinished files under temporary names (.qbulk-*.part) and a \
@@ -39,14 +40,14 @@ pub(crate) struct CleanArgs {
 
 impl CleanArgs {
     /// Removes what is left, and names it.
-    pub(crate) fn run(&self) -> Result<ExitCode, Error> {
+    pub(crate) fn run(&self) -> Result<u8, Error> {
         let root = Dir::open_ambient_dir(&self.root, ambient_authority()).map_err(|error| {
             Error::Disk(format!("cannot open {}: {}", self.root.display(), reason(&error)))
         })?;
         let mut failed = 0_u64;
         let decide = |left: &Left<'_>| {
             let path = self.root.join(left.path);
-            println!("{}", crate::report::printable(&path.to_string_lossy()));
+            out::print(&path.to_string_lossy());
             !self.dry_run
         };
         let identity = trust::identity(&self.identity)?;
@@ -54,17 +55,21 @@ impl CleanArgs {
         let cleaned = clean(&root, &names, self.older_than, decide, |left, error| {
             failed += 1;
             let path = self.root.join(left.path);
-            eprintln!("qbulk: {}: {}", path.display(), reason(&error));
+            say(&format!("{}: {}", path.display(), reason(&error)));
         });
         let verb = if self.dry_run { "would be removed" } else { "removed" };
-        eprintln!("{} {verb}", crate::report::count(cleaned.found, "file"));
+        say(&format!("{} {verb}", count(cleaned.found, "file")));
         if cleaned.foreign > 0 {
-            eprintln!(
-                "{} with such a name stays: not made by the server of {}",
-                crate::report::count(cleaned.foreign, "file"),
+            say(&format!(
+                "{} with such a name {}: not made by the server of {}",
+                count(cleaned.foreign, "file"),
+                if cleaned.foreign == 1 { "stays" } else { "stay" },
                 identity.fingerprint()
-            );
+            ));
         }
-        Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        if self.dry_run {
+            out::printed()?; // there is nothing else to it
+        }
+        Ok(if failed > 0 { EXIT_SOME_FAILED } else { 0 })
     }
 }

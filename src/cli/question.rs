@@ -1,8 +1,10 @@
 //! Questions that the user answers with yes or no.
 
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, BufRead, IsTerminal};
 
 use tokio::sync::oneshot;
+
+use crate::out;
 
 /// Whether somebody is there to be asked.
 pub(super) fn can_ask() -> bool {
@@ -14,15 +16,14 @@ pub(super) async fn confirmed(question: String) -> bool {
     let (answered, answer) = oneshot::channel();
     // Not one of the runtime's threads, which the process waits for: this one may read for ever.
     std::thread::spawn(move || {
-        let answer = ask(&question, &mut io::stdin().lock(), &mut io::stderr());
+        let answer = ask(&question, &mut io::stdin().lock(), out::ask);
         answered.send(answer).ok();
     });
     answer.await.unwrap_or(false)
 }
 
 /// Asks until the answer is one; the end of what is typed is a no.
-fn ask(question: &str, typed: &mut impl BufRead, to: &mut impl Write) -> bool {
-    let mut say = |text: &str| drop(to.write_all(text.as_bytes()).and_then(|()| to.flush()));
+fn ask(question: &str, typed: &mut impl BufRead, mut say: impl FnMut(&str)) -> bool {
     say(question);
     let mut line = Vec::new();
     loop {
@@ -55,9 +56,9 @@ mod tests {
             (b"", false, 0),
             (b"maybe", false, 1),
         ] {
-            let mut said = Vec::new();
-            assert_eq!(ask("Trust it? ", &mut &*typed, &mut said), answer, "{typed:?}");
-            let said = String::from_utf8(said).unwrap();
+            let mut said = String::new();
+            let say = |text: &str| said.push_str(text);
+            assert_eq!(ask("Trust it? ", &mut &*typed, say), answer, "{typed:?}");
             assert_eq!(said.matches("Please answer").count(), repeats, "{typed:?}");
             assert!(said.starts_with("Trust it? "));
         }

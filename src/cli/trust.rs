@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use super::IdentityArgs;
 use super::question::{can_ask, confirmed};
 use super::url::Destination;
+use crate::report::say;
 
 /// A server that does not answer is asked from another port this often, and from this many.
 const ATTEMPT_INTERVAL: Duration = Duration::from_millis(500);
@@ -85,13 +86,13 @@ impl Asked {
         });
         match added {
             Ok(path) if is_told => {
-                eprintln!("qbulk: {server} is now known by {shown} (in {})", path.display());
+                say(&format!("{server} is now known by {shown} (in {})", path.display()));
             }
             Err(error @ (IdentityError::Io { .. } | IdentityError::NoConfigDir)) if is_told => {
-                eprintln!(
-                    "qbulk: warning: {server} is trusted by its key {shown} this once and not \
+                say(&format!(
+                    "warning: {server} is trusted by its key {shown} this once and not \
                      remembered: {error}"
-                );
+                ));
             }
             Ok(_) | Err(IdentityError::Io { .. } | IdentityError::NoConfigDir) => {}
             Err(error) => return Err(error.into()),

@@ -53,6 +53,7 @@ impl Push {
             found_items: scanned.items.load(Relaxed),
             found_bytes: scanned.bytes.load(Relaxed),
             scan_done: scanned.done.load(Relaxed),
+            confirmed_items: self.source.kept_files + self.confirmed_items,
             confirmed_bytes: self.source.kept_bytes + self.confirmed_bytes,
             kept_bytes: self.source.kept_bytes,
             bytes_per_s: self.rate.update(now, self.confirmed_bytes),

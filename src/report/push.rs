@@ -1,151 +1,269 @@
 //! What `qbulk push` tells.
 
-use std::io::IsTerminal;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use qbulk::event::{Progress, PushEvent, Summary};
+use qbulk::error::Error;
+use qbulk::event::{Failure, Progress, PushEvent, Summary};
 
-use super::{count, json, printable, rate, size};
+use super::losses::Losses;
+use super::units::{bit_rate, count, others, rate, size};
+use super::{json, message, say, say_in_passing};
 use crate::cli::OutputArgs;
+use crate::out::{self, Status, Weight};
 
 /// How often a plain line says how far it is.
 pub(super) const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// A rate of the first moments says nothing about so long a time.
+const ETA_MAX_S: u64 = 30 * 24 * 3_600;
+
 /// Tells a push's events.
-pub(crate) enum PushReport {
-    Json,
-    Quiet,
-    Bar(ProgressBar),
-    Lines(Mutex<Instant>),
+pub(crate) struct PushReport {
+    output: OutputArgs,
+    told: Mutex<Told>,
+}
+
+/// What was told so far, and what is still to be.
+struct Told {
+    line_at: Instant,
+    /// Why it is interrupted, while it is.
+    interrupted: Option<String>,
+    losses: Losses,
+    /// The most that has arrived, and what was found by then, in bytes.
+    arrived_bytes: u64,
+    found_bytes: u64,
 }
 
 impl PushReport {
     pub(crate) fn new(output: OutputArgs) -> Self {
-        if output.json {
-            json::start();
-            Self::Json
-        } else if output.quiet {
-            Self::Quiet
-        } else if std::io::stderr().is_terminal() {
-            Self::Bar(bar())
-        } else {
-            Self::Lines(Mutex::new(Instant::now()))
-        }
+        json::start();
+        let told = Told {
+            line_at: Instant::now(),
+            interrupted: None,
+            losses: Losses::default(),
+            arrived_bytes: 0,
+            found_bytes: 0,
+        };
+        Self { output, told: Mutex::new(told) }
     }
 
     pub(crate) fn tell(&self, event: &PushEvent) {
-        match (self, event) {
-            (Self::Json, event) => json::push(event),
-            (_, PushEvent::Failed(failure)) => {
-                let (path, reason) = (printable(&failure.path), printable(&failure.reason));
-                self.line(&format!("qbulk: {path}: {reason}"));
+        if let PushEvent::Progress(progress) = event {
+            let mut told = self.told();
+            told.arrived_bytes = told.arrived_bytes.max(progress.confirmed_bytes);
+            told.found_bytes = told.found_bytes.max(progress.found_bytes);
+        }
+        if self.output.json {
+            json::push(event);
+        } else if let PushEvent::Failed(Failure { path, reason, .. }) = event {
+            say(&format!("{path}: {reason}"));
+        } else if !self.output.quiet {
+            self.tell_fully(event);
+        }
+    }
+
+    fn tell_fully(&self, event: &PushEvent) {
+        match event {
+            PushEvent::Condemned { conn, verdict, stripes } => {
+                self.told().losses.add(*conn, verdict, *stripes);
             }
-            (Self::Quiet, _) => {}
-            (_, PushEvent::Condemned { conn, verdict, stripes }) if *stripes > 0 => {
-                let why = verdict.replace('_', " ");
-                self.line(&format!(
-                    "qbulk: connection {conn} is given up ({why}): others take over {stripes} stripes"
-                ));
-            }
-            (_, PushEvent::Interrupted { reason, .. }) => {
-                self.line(&format!("qbulk: {}: trying to go on", printable(reason)));
-            }
-            (Self::Bar(bar), PushEvent::Progress(progress)) => show(bar, progress),
-            (Self::Lines(last), PushEvent::Progress(progress)) => {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.elapsed() >= LINE_INTERVAL {
-                    *last = Instant::now();
-                    eprintln!("qbulk: {}", line(progress));
+            PushEvent::Interrupted { reason, .. } => {
+                let mut told = self.told();
+                told.losses.forget();
+                // It is tried about once a second.
+                if told.interrupted.as_ref() != Some(reason) {
+                    say(&format!("{reason}: trying to go on"));
+                    told.interrupted = Some(reason.clone());
                 }
             }
-            (_, PushEvent::Summary(summary)) => {
-                self.end();
-                eprintln!("{}", text(summary));
+            PushEvent::Connected { .. } => self.connected(),
+            PushEvent::Progress(progress) => {
+                let mut told = self.told();
+                for line in told.losses.due(progress.elapsed_s, progress.connections) {
+                    say(&line);
+                }
+                if out::has_status_line() {
+                    out::show(Some(status(progress)));
+                } else if told.line_at.elapsed() >= LINE_INTERVAL {
+                    told.line_at = Instant::now();
+                    say_in_passing(&status(progress).text());
+                }
+            }
+            PushEvent::Summary(summary) => {
+                out::show(None);
+                for line in self.told().losses.all() {
+                    say(&line);
+                }
+                out::say(&text(summary), Weight::Kept);
+                if self.output.verbose > 0 {
+                    out::say(&details(summary), Weight::Kept);
+                }
             }
             _ => {}
         }
     }
 
-    /// Takes the bar away.
-    pub(crate) fn end(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
+    fn connected(&self) {
+        if self.told().interrupted.take().is_some() {
+            say("connected again, and going on");
         }
     }
 
-    fn line(&self, line: &str) {
-        match self {
-            Self::Bar(bar) => bar.suspend(|| eprintln!("{line}")),
-            _ => eprintln!("{line}"),
-        }
+    /// Says why the push has failed as a whole, and what is kept of it. Returns the exit code.
+    pub(crate) fn fail(&self, error: &Error) -> u8 {
+        out::show(None);
+        let Told { arrived_bytes, found_bytes, .. } = *self.told();
+        let kept = match arrived_bytes {
+            0 => String::new(),
+            bytes => format!(
+                ": {} of {} found have arrived; the same command goes on from what the server keeps of it",
+                size(bytes),
+                size(found_bytes)
+            ),
+        };
+        message(error, &format!("{error}{kept}"), self.output.json);
+        error.exit_code()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-pub(super) fn bar() -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr_with_hz(5));
-    let template = "{bar:24} {percent:>3}% {binary_bytes}/{binary_total_bytes} {msg}";
-    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| {
-        ProgressStyle::default_bar() // not reached: the template is known to be good
-    }));
-    bar
-}
-
-fn show(bar: &ProgressBar, progress: &Progress) {
-    bar.set_length(progress.found_bytes);
-    bar.set_position(progress.confirmed_bytes);
-    let eta = if progress.finishing {
-        "making it durable".into()
-    } else if !progress.scan_done {
-        format!("{} found so far", progress.found_items)
-    } else if progress.bytes_per_s > 0.0 {
-        let left = progress.found_bytes.saturating_sub(progress.confirmed_bytes) as f64;
-        let seconds = Duration::from_secs((left / progress.bytes_per_s) as u64);
-        format!("ETA {}", humantime::format_duration(seconds))
-    } else {
-        String::new()
+/// What matters most comes first: in a narrow terminal the rest is left out.
+fn status(progress: &Progress) -> Status {
+    let Progress { found_bytes, confirmed_bytes, found_items, confirmed_items, .. } = *progress;
+    let so_far = if progress.scan_done { "" } else { " found so far" };
+    let share = match found_bytes {
+        0 => 0.0,
+        _ => confirmed_bytes as f64 / found_bytes as f64,
     };
-    let Progress { active, reserve, takeovers, .. } = progress;
-    bar.set_message(format!(
-        "{} | {eta} | {active} active, {reserve} in reserve, {takeovers} taken over",
-        rate(progress.bytes_per_s)
-    ));
+    let is_known = progress.scan_done && found_bytes > 0;
+    let speed = match progress.connections {
+        0 if confirmed_bytes == 0 => "connecting".into(),
+        0 => "no connection".into(),
+        _ if progress.finishing => "making it durable".into(),
+        _ => bit_rate(progress.bytes_per_s),
+    };
+    let taken_over = match progress.takeovers {
+        0 => String::new(),
+        takeovers => format!("{takeovers} taken over"),
+    };
+    Status {
+        share: is_known.then_some(share),
+        parts: vec![
+            format!("{} of {}{so_far}", size(confirmed_bytes), size(found_bytes)),
+            speed,
+            eta(
+                progress.scan_done,
+                found_bytes.saturating_sub(confirmed_bytes),
+                progress.bytes_per_s,
+            ),
+            format!("{confirmed_items} of {}", count(found_items, "item")),
+            format!("{} active", progress.active),
+            format!("{} in reserve", progress.reserve),
+            taken_over,
+        ],
+    }
 }
 
-fn line(progress: &Progress) -> String {
-    let Progress { active, reserve, takeovers, .. } = progress;
-    let total = if progress.scan_done { "" } else { " found so far" };
-    format!(
-        "{} of {}{total}, {}, {active} active, {reserve} in reserve, {takeovers} taken over",
-        size(progress.confirmed_bytes),
-        size(progress.found_bytes),
-        rate(progress.bytes_per_s)
-    )
+/// How long the rest takes, if that can be said.
+pub(super) fn eta(scan_done: bool, left_bytes: u64, bytes_per_s: f64) -> String {
+    if !scan_done || left_bytes == 0 || bytes_per_s < 1.0 {
+        return String::new();
+    }
+    let seconds = (left_bytes as f64 / bytes_per_s).ceil() as u64;
+    if seconds > ETA_MAX_S {
+        return String::new();
+    }
+    format!("ETA {}", humantime::format_duration(Duration::from_secs(seconds)))
 }
 
 fn text(summary: &Summary) -> String {
-    let Summary { files, others, seconds, failed, takeovers, stripes_again, .. } = summary;
-    let failed = match (failed, summary.failed_unnamed) {
+    let there: Vec<_> = [
+        (summary.files > 0).then(|| count(summary.files, "file")),
+        (summary.others > 0).then(|| others(summary.others)),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let failed = match (summary.failed, summary.failed_unnamed) {
         (0, _) => String::new(),
-        (failed, 0) => format!(", {failed} FAILED"),
+        (failed, 0) => format!("; {failed} FAILED"),
         (failed, unnamed) => {
-            format!(", {failed} FAILED: those named above, and {unnamed} more at the server")
+            format!("; {failed} FAILED: those named above, and {unnamed} more at the server")
         }
     };
+    if there.is_empty() {
+        let nothing =
+            if summary.failed == 0 { "there was nothing to send" } else { "nothing was delivered" };
+        return format!("{nothing}{failed}");
+    }
     let kept = match summary.kept_bytes {
         0 => String::new(),
         bytes => format!(" ({} of it from an earlier run)", size(bytes)),
     };
+    let bytes = match summary.files {
+        0 => String::new(),
+        _ => format!(", {}{kept}", size(summary.bytes)),
+    };
+    let speed = match summary.bytes_per_s {
+        1.0.. => format!(", {}", rate(summary.bytes_per_s)),
+        _ => String::new(),
+    };
     format!(
-        "{}, {others} folders and links, {}{kept} in {seconds:.2} s, {}, verified and durable{failed}\n\
-         {} connections, {takeovers} taken over, {stripes_again} of {} stripes sent again, padding {} ({:.1}%)",
-        count(*files, "file"),
-        size(summary.bytes),
-        rate(summary.bytes_per_s),
-        summary.connections_opened,
-        summary.stripes,
+        "{}{bytes} in {:.2} s{speed}, verified and durable{failed}",
+        there.join(", "),
+        summary.seconds
+    )
+}
+
+/// What the connections did, for who wants to know.
+fn details(summary: &Summary) -> String {
+    format!(
+        "{}, {} taken over, {} of {} sent again, {} of padding ({:.1}% of what was sent)",
+        count(summary.connections_opened, "connection"),
+        summary.takeovers,
+        summary.stripes_again,
+        count(summary.stripes, "stripe"),
         size(summary.padding_sent_bytes),
         summary.padding_percent,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_verified_and_durable_where_nothing_is() {
+        let summary = Summary { failed: 4, seconds: 1.0, ..Summary::default() };
+        assert_eq!(text(&summary), "nothing was delivered; 4 FAILED");
+        assert_eq!(text(&Summary::default()), "there was nothing to send");
+        let some = Summary { files: 1, bytes: 2, bytes_per_s: 2.0, ..summary };
+        assert_eq!(
+            text(&some),
+            "1 file, 2 B in 1.00 s, 16 bit/s (2 B/s), verified and durable; 4 FAILED"
+        );
+        let folder = Summary { others: 1, seconds: 0.5, ..Summary::default() };
+        assert_eq!(text(&folder), "1 folder or link in 0.50 s, verified and durable");
+    }
+
+    #[test]
+    fn the_status_counts_files_and_is_never_at_100_before_the_end() {
+        let progress = Progress {
+            found_items: 2,
+            confirmed_items: 1,
+            found_bytes: 1_000,
+            confirmed_bytes: 1_000,
+            scan_done: true,
+            connections: 3,
+            ..Progress::default()
+        };
+        let parts = status(&progress).parts;
+        assert!(parts.contains(&"1 of 2 items".into()), "{parts:?}");
+        let waiting = status(&Progress { connections: 0, confirmed_bytes: 500, ..progress }).parts;
+        assert!(waiting.contains(&"no connection".into()), "{waiting:?}");
+    }
 }

@@ -3,8 +3,10 @@
 use qbulk::event::ServeEvent;
 use qbulk::identity::Fingerprint;
 
-use super::{count, json, printable, rate, size};
+use super::json;
+use super::units::{count, rate, size};
 use crate::cli::OutputArgs;
+use crate::out::{self, Weight};
 
 /// Tells a server's events.
 pub(crate) struct ServeReport {
@@ -25,7 +27,7 @@ impl ServeReport {
         } else if !self.output.quiet
             || matches!(event, ServeEvent::Aborted { .. } | ServeEvent::Refused { .. })
         {
-            eprintln!("qbulk: {}", printable(&self.line(event)));
+            out::say(&format!("{} qbulk: {}", json::now(), self.line(event)), Weight::Kept);
         }
     }
 

@@ -1,79 +1,53 @@
 //! What `qbulk verify` tells.
 
-use std::io::{IsTerminal, Write};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use indicatif::ProgressBar;
 use qbulk::event::{VerifyEvent, VerifyProgress, VerifySummary};
 
-use super::push::{LINE_INTERVAL, bar};
-use super::{count, json, printable, rate, size};
+use super::push::{LINE_INTERVAL, eta};
+use super::units::{bit_rate, count, others, rate, size};
+use super::{json, say_in_passing};
 use crate::cli::OutputArgs;
+use crate::out::{self, Status, Weight};
 
 /// Tells a verification's events.
-pub(crate) enum VerifyReport {
-    Json,
-    Quiet,
-    Bar(ProgressBar),
-    Lines(Mutex<Instant>),
+pub(crate) struct VerifyReport {
+    output: OutputArgs,
+    line_at: Mutex<Instant>,
 }
 
 impl VerifyReport {
     pub(crate) fn new(output: OutputArgs) -> Self {
-        if output.json {
-            json::start();
-            Self::Json
-        } else if output.quiet {
-            Self::Quiet
-        } else if std::io::stderr().is_terminal() {
-            Self::Bar(bar())
-        } else {
-            Self::Lines(Mutex::new(Instant::now()))
-        }
+        json::start();
+        Self { output, line_at: Mutex::new(Instant::now()) }
     }
 
     pub(crate) fn tell(&self, event: &VerifyEvent) {
-        match (self, event) {
-            (Self::Json, event) => json::verify(event),
-            (_, VerifyEvent::Difference(difference)) => {
-                let (path, differs) = (printable(&difference.path), words(&difference.differs));
-                self.line(&format!("{path}: {differs}"));
+        match event {
+            event if self.output.json => json::verify(event),
+            VerifyEvent::Difference(difference) => {
+                out::print(&format!("{}: {}", difference.path, words(&difference.differs)));
             }
-            (_, VerifyEvent::NotCompared(failure)) => {
-                let (path, reason) = (printable(&failure.path), printable(&failure.reason));
-                self.line(&format!("{path}: not compared: {reason}"));
+            VerifyEvent::NotCompared(failure) => {
+                out::print(&format!("{}: not compared: {}", failure.path, failure.reason));
             }
-            (Self::Quiet, _) => {}
-            (Self::Bar(bar), VerifyEvent::VerifyProgress(progress)) => show(bar, progress),
-            (Self::Lines(last), VerifyEvent::VerifyProgress(progress)) => {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                if last.elapsed() >= LINE_INTERVAL {
-                    *last = Instant::now();
-                    eprintln!("qbulk: {}", line(progress));
+            _ if self.output.quiet => {}
+            VerifyEvent::VerifyProgress(progress) if out::has_status_line() => {
+                out::show(Some(status(progress)));
+            }
+            VerifyEvent::VerifyProgress(progress) => {
+                let mut line_at = self.line_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if line_at.elapsed() >= LINE_INTERVAL {
+                    *line_at = Instant::now();
+                    say_in_passing(&status(progress).text());
                 }
             }
-            (_, VerifyEvent::VerifySummary(summary)) => {
-                self.end();
-                eprintln!("{}", text(summary));
+            VerifyEvent::VerifySummary(summary) => {
+                out::show(None);
+                out::say(&text(summary), Weight::Kept);
             }
             _ => {}
-        }
-    }
-
-    /// Takes the bar away.
-    pub(crate) fn end(&self) {
-        if let Self::Bar(bar) = self {
-            bar.finish_and_clear();
-        }
-    }
-
-    fn line(&self, line: &str) {
-        // If nobody reads it any more, the exit code still tells.
-        let print = || drop(writeln!(std::io::stdout().lock(), "{line}"));
-        match self {
-            Self::Bar(bar) => bar.suspend(print),
-            _ => print(),
         }
     }
 }
@@ -95,40 +69,42 @@ fn words(differs: &[&str]) -> String {
     words.join(", ")
 }
 
-fn show(bar: &ProgressBar, progress: &VerifyProgress) {
-    bar.set_length(progress.found_bytes);
-    bar.set_position(progress.hashed_bytes);
-    let eta = if !progress.scan_done {
-        format!("{} found so far", progress.found_items)
-    } else if progress.bytes_per_s > 0.0 {
-        let left = progress.found_bytes.saturating_sub(progress.hashed_bytes) as f64;
-        let seconds = Duration::from_secs((left / progress.bytes_per_s) as u64);
-        format!("ETA {}", humantime::format_duration(seconds))
-    } else {
-        String::new()
+fn status(progress: &VerifyProgress) -> Status {
+    let VerifyProgress { found_bytes, hashed_bytes, scan_done, .. } = *progress;
+    let so_far = if scan_done { "" } else { " found so far" };
+    let share = match found_bytes {
+        0 => 0.0,
+        _ => hashed_bytes as f64 / found_bytes as f64,
     };
-    let compared = progress.compared_items;
-    bar.set_message(format!("{} | {eta} | {compared} compared", rate(progress.bytes_per_s)));
-}
-
-fn line(progress: &VerifyProgress) -> String {
-    let total = if progress.scan_done { "" } else { " found so far" };
-    format!(
-        "{} of {}{total} hashed, {}, {} compared",
-        size(progress.hashed_bytes),
-        size(progress.found_bytes),
-        rate(progress.bytes_per_s),
-        count(progress.compared_items, "item")
-    )
+    let is_known = scan_done && found_bytes > 0;
+    Status {
+        share: is_known.then_some(share),
+        parts: vec![
+            format!("{} of {}{so_far} hashed", size(hashed_bytes), size(found_bytes)),
+            bit_rate(progress.bytes_per_s),
+            eta(scan_done, found_bytes.saturating_sub(hashed_bytes), progress.bytes_per_s),
+            format!(
+                "{} of {} compared",
+                progress.compared_items,
+                count(progress.found_items, "item")
+            ),
+        ],
+    }
 }
 
 fn text(summary: &VerifySummary) -> String {
-    let VerifySummary { files, others, missing, different, metadata, not_compared, .. } = summary;
-    let same = format!(
-        "{}, {}, and {others} folders and links the same",
-        count(*files, "file"),
-        size(summary.bytes)
-    );
+    let VerifySummary { missing, different, metadata, not_compared, .. } = summary;
+    let same = match (summary.files, summary.others) {
+        (0, 0) => "nothing the same".into(),
+        (files, 0) => format!("{}, {}, the same", count(files, "file"), size(summary.bytes)),
+        (0, folders) => format!("{} the same", others(folders)),
+        (files, folders) => format!(
+            "{}, {}, and {} the same",
+            count(files, "file"),
+            size(summary.bytes),
+            others(folders)
+        ),
+    };
     let differ: Vec<_> = [
         (missing, "MISSING"),
         (different, "DIFFERENT"),
@@ -139,6 +115,32 @@ fn text(summary: &VerifySummary) -> String {
     .filter(|(number, _)| **number > 0)
     .map(|(number, what)| format!("; {number} {what}"))
     .collect();
-    let differ = differ.concat();
-    format!("{same}{differ}; {:.2} s, {}", summary.seconds, rate(summary.bytes_per_s))
+    let same = if summary.is_same() && summary.files + summary.others == 0 {
+        "there was nothing to compare".into()
+    } else {
+        same
+    };
+    let speed = match summary.bytes_per_s {
+        1.0.. => format!(", {}", rate(summary.bytes_per_s)),
+        _ => String::new(),
+    };
+    format!("{same}{}; {:.2} s{speed}", differ.concat(), summary.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_that_has_hashed_nothing_has_no_speed() {
+        let nothing = VerifySummary { missing: 1, seconds: 0.5, ..VerifySummary::default() };
+        assert_eq!(text(&nothing), "nothing the same; 1 MISSING; 0.50 s");
+        let empty = VerifySummary { seconds: 0.5, ..VerifySummary::default() };
+        assert_eq!(text(&empty), "there was nothing to compare; 0.50 s");
+        let same = VerifySummary { files: 1, bytes: 3, others: 1, bytes_per_s: 1e6, ..empty };
+        assert_eq!(
+            text(&same),
+            "1 file, 3 B, and 1 folder or link the same; 0.50 s, 8.00 Mbit/s (976.6 KiB/s)"
+        );
+    }
 }

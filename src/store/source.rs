@@ -79,6 +79,16 @@ pub struct Part {
     pub len: u64,
 }
 
+impl Part {
+    /// Whether the item is whole with it, once others of it have arrived before.
+    pub fn ends_item(&self) -> bool {
+        match &self.item.kind {
+            SourceKind::Found(Kind::File(info)) => self.len == info.bytes,
+            SourceKind::Found(_) | SourceKind::Seal { .. } => true,
+        }
+    }
+}
+
 /// A stripe, ready to be sent as often as it takes.
 #[derive(Clone, Debug)]
 pub struct Prepared {

@@ -12,6 +12,7 @@ mod keys;
 mod limits;
 mod network;
 mod odd;
+mod output;
 mod receipt;
 mod relay;
 mod root;

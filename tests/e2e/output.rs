@@ -1,0 +1,221 @@
+//! Who reads what is said may have gone, have no room, or not read: no transfer minds.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use rustix::fs::{FileType, Mode};
+use rustix::process::{Signal, kill_process};
+use serde_json::Value;
+
+use crate::common::{Host, Serve, eventually, finish, free_address, names, pid, random};
+
+/// More of what cannot be sent than there is room for in a pipe.
+const PIPES: usize = 2_000;
+
+fn full() -> Stdio {
+    File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+/// A pipe that has gone at its other end.
+fn gone() -> Stdio {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    OwnedFd::from(writer).into()
+}
+
+/// What fails by name, each with a line.
+fn pipes(host: &Host, count: usize) {
+    for index in 0..count {
+        let path = host.src(format!("pipe{index}"));
+        rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+    }
+}
+
+#[test]
+fn nothing_that_is_said_ends_a_command_that_has_something_to_do() {
+    let host = Host::new();
+    host.id();
+    let server = Serve::start(&host);
+    fs::write(host.src("file"), b"content").unwrap();
+    let (url, src, root) = (server.url(""), host.src("file"), host.root(""));
+    let (src, root) = (src.to_str().unwrap(), root.to_str().unwrap());
+    let elsewhere = format!("{url}elsewhere/");
+    for broken in [full as fn() -> Stdio, gone] {
+        for (args, code) in [
+            (&["push", "-vv", src, &url] as &[&str], 0),
+            (&["push", "--json", src, &url], 0),
+            (&["push", "/nowhere", &url], 6),
+            (&["push", "--json", "/nowhere", &url], 6),
+            (&["verify", "-v", src, &url], 0),
+            (&["verify", "--json", src, &url], 0),
+            (&["verify", src, &elsewhere], 1),
+            (&["clean", root, "--older-than", "1h"], 0),
+            (&["demo", "--size", "1MB"], 0),
+            (&["push"], 2),
+            (&["serve", "--listen", "192.0.2.1:1"], 3),
+        ] {
+            let mut command = host.qbulk();
+            command.args(args).stdout(broken()).stderr(broken());
+            let status = command.status().unwrap();
+            assert_eq!(status.code(), Some(code), "{args:?}");
+        }
+    }
+    assert_eq!(fs::read(host.root("file")).unwrap(), b"content");
+}
+
+#[test]
+fn what_is_run_for_its_output_alone_says_by_its_exit_code_that_it_could_not_be_written() {
+    let host = Host::new();
+    let dir = host.outside("certs");
+    let ca = ["cert", "ca", "--dir", dir.to_str().unwrap()];
+    for args in [&["id"] as &[&str], &ca] {
+        let child = host.qbulk().args(args).stdout(full()).stderr(Stdio::piped()).spawn().unwrap();
+        finish(child).assert_failed(6, "cannot write to standard output");
+    }
+    for args in [&["--help"] as &[&str], &["push", "--help"], &["--version"]] {
+        let status = host.qbulk().args(args).stdout(full()).stderr(Stdio::null()).status().unwrap();
+        assert_eq!(status.code(), Some(6), "{args:?}");
+    }
+    assert!(dir.join("ca.key").exists());
+}
+
+#[test]
+fn files_that_fail_are_named_or_not_and_the_others_arrive() {
+    let host = Host::new();
+    pipes(&host, 50);
+    for index in 0..50 {
+        fs::write(host.src(format!("file{index}")), b"content").unwrap();
+    }
+    let server = Serve::start(&host);
+    for broken in [full as fn() -> Stdio, gone] {
+        let to = format!("{:?}", broken as *const ());
+        let mut command = host.qbulk();
+        command.args(["push".into(), host.src("")]).arg(server.url(&to)).stderr(broken());
+        assert_eq!(command.status().unwrap().code(), Some(1));
+        assert_eq!(names(&host.root(&to)).len(), 50);
+    }
+}
+
+/// A server that writes its log to `stderr`.
+fn serve_to(host: &Host, stderr: Stdio, args: &[&str]) -> (std::process::Child, String) {
+    let address = free_address();
+    let root = host.root("");
+    let mut command: Command = host.qbulk();
+    command.args(["serve", "--listen", &address.to_string(), "--root", root.to_str().unwrap()]);
+    let child = command.args(args).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
+    (child, format!("qbulk://{address}/"))
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_takes_transfers() {
+    let host = Host::new();
+    host.id();
+    fs::write(host.src("file"), random(1, 3 << 20)).unwrap();
+    let (unread, writer) = std::io::pipe().unwrap();
+    for stderr in [gone(), full(), OwnedFd::from(writer).into()] {
+        let (mut child, url) = serve_to(&host, stderr, &["-vv"]);
+        // The second finds a log that is full by now, if it can be.
+        for _ in 0..2 {
+            let ran = host.push(host.src("file"), &url);
+            assert_eq!(ran.code, 0, "{ran:?}");
+            fs::remove_file(host.root("file")).unwrap();
+        }
+        kill_process(pid(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    }
+    drop(unread);
+}
+
+#[test]
+fn a_push_ends_though_nobody_reads_what_it_says() {
+    let host = Host::new();
+    pipes(&host, PIPES);
+    fs::write(host.src("file"), b"content").unwrap();
+    let server = Serve::start(&host);
+    let mut command = host.qbulk();
+    command.args(["push".into(), host.src("")]).arg(server.url("")).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let unread = child.stderr.take();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_eq!(names(&host.root("")), ["file"]);
+    drop(unread);
+}
+
+#[test]
+fn a_slow_reader_of_json_gets_every_line() {
+    let host = Host::new();
+    pipes(&host, PIPES);
+    fs::write(host.src("file"), b"content").unwrap();
+    let server = Serve::start(&host);
+    let mut command = host.pushing(&[host.src("").as_os_str()], &server.url(""));
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It begins to read when all is over.
+    server.event("finished");
+    let ran = finish(child);
+    assert_eq!(ran.code, 1);
+    let failed = ran.events().iter().filter(|event| event["event"] == "failed").count();
+    assert_eq!((failed as u64, &ran.summary()["failed"]), (PIPES as u64, &Value::from(PIPES)));
+}
+
+#[test]
+fn a_reader_that_takes_one_line_has_that() {
+    let host = Host::new();
+    fs::write(host.src("file"), random(2, 1 << 20)).unwrap();
+    let server = Serve::start(&host);
+    let mut command = host.pushing(&[host.src("file").as_os_str()], &server.url(""));
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("begun"), "{first}");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(host.root("file").exists());
+}
+
+#[test]
+fn a_server_outlives_its_terminal() {
+    let host = Host::new();
+    fs::write(host.src("file"), b"content").unwrap();
+    let server = Serve::start(&host);
+    kill_process(pid(&server.child), Signal::HUP).unwrap();
+    assert_eq!(host.push(host.src("file"), &server.url("")).code, 0);
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_push_is_interrupted_when_its_terminal_goes_unless_that_is_ignored() {
+    let host = Host::new();
+    fs::write(host.src("file"), random(3, 20 << 20)).unwrap();
+    let server = Serve::start(&host);
+    for (setup, code) in [("true", 130), ("trap '' HUP", 0)] {
+        let mut command = host.qbulk_after(setup);
+        command.args(["push", "--limit", "20MB"]).arg(host.src("file")).arg(server.url(""));
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        server.event("started");
+        kill_process(pid(&child), Signal::HUP).unwrap();
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(code), "{setup}: {said}");
+        assert_eq!(said.contains("interrupted"), code == 130, "{said}");
+    }
+}
+
+#[test]
+fn a_log_holds_times_and_no_colours() {
+    let host = Host::new();
+    host.id();
+    fs::write(host.src("file"), b"content").unwrap();
+    let log = host.outside("log");
+    let (mut child, url) = serve_to(&host, File::create(&log).unwrap().into(), &["-vv"]);
+    assert_eq!(host.push(host.src("file"), &url).code, 0);
+    eventually("the log", || fs::read_to_string(&log).unwrap().contains("done, 1 file"));
+    kill_process(pid(&child), Signal::TERM).unwrap();
+    child.wait().unwrap();
+    let log = fs::read_to_string(&log).unwrap();
+    assert!(!log.contains('\u{1b}'), "{log}");
+    for line in log.lines() {
+        let time = line.split(' ').next().unwrap();
+        assert!(time.starts_with("20") && time.ends_with('Z'), "{line}");
+    }
+}
