@@ -2,7 +2,6 @@
 
 pub(crate) mod clean;
 mod file;
-mod net;
 mod peer;
 mod push;
 mod question;

@@ -12,6 +12,7 @@ mod retry;
 mod source;
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +26,7 @@ use self::failures::Failures;
 use self::names::{push_number, starts};
 use self::progress::Rate;
 use self::reach::Reach;
+pub use self::reach::no_way;
 use self::recall::{KeptFiles, Recall};
 use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
@@ -34,8 +36,10 @@ use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{Failure, PushEvent, Summary};
+use crate::net::address::ServerAddress;
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
+use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
 use crate::store::paths::{PathCache, PathKey};
 use crate::store::shown;
@@ -53,8 +57,6 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
-/// Without any connection for this long, a push is given up whatever it was told.
-const STUCK_TIME_MIN: Duration = Duration::from_secs(5);
 /// Stripes may arrive damaged this often: more means that something is broken.
 const DAMAGED_MAX: u32 = 100;
 
@@ -79,22 +81,31 @@ pub async fn push(
         let client = config.identity.fingerprint();
         let receipt = config.receipt.clone().map(|path| Receipt::create(path, client, started));
         let receipt = receipt.transpose()?.map(Arc::new);
-        let mut push = Push::start(config, Arc::clone(&report), receipt)?;
-        push.began = began;
-        let result = push.run_until(&mut stop).await;
-        let error = match result {
-            Ok(summary) => {
-                let sent_bytes = sent_bytes + summary.sent_bytes;
-                let summary = Summary { sent_bytes, interruptions, ..summary };
-                push.finish_receipt(&summary).await?;
-                report(PushEvent::Summary(summary.clone()));
-                return Ok(summary);
-            }
-            Err(error) => error,
+        // The server may be somewhere else by now.
+        let found = tokio::select! {
+            found = find(&config.servers, &config.resolver, &config.bind) => found,
+            () = &mut stop => return Err(Error::Interrupted),
         };
-        sent_bytes += push.confirmed_bytes;
-        let was_accepted = push.reach.is_accepted();
-        let alive_at = was_accepted.then(|| push.pool.alive_at());
+        let (error, alive_at) = match found {
+            Err(error) => (error, None),
+            Ok(addresses) => {
+                let mut push = Push::start(config, addresses, Arc::clone(&report), receipt)?;
+                push.began = began;
+                let error = match push.run_until(&mut stop).await {
+                    Ok(summary) => {
+                        let sent_bytes = sent_bytes + summary.sent_bytes;
+                        let summary = Summary { sent_bytes, interruptions, ..summary };
+                        push.finish_receipt(&summary).await?;
+                        report(PushEvent::Summary(summary.clone()));
+                        return Ok(summary);
+                    }
+                    Err(error) => error,
+                };
+                sent_bytes += push.confirmed_bytes;
+                (error, push.reach.is_accepted().then(|| push.pool.alive_at()))
+            }
+        };
+        let was_accepted = alive_at.is_some();
         let Some(wait) = retry.wait_after(&error, alive_at, clock::now()) else {
             return Err(error);
         };
@@ -105,6 +116,26 @@ pub async fn push(
             () = tokio::time::sleep(wait) => {}
             () = &mut stop => return Err(Error::Interrupted),
         }
+    }
+}
+
+/// Looks a server up, and whether it can be reached from all of `bind`.
+pub async fn find(
+    servers: &[ServerAddress],
+    resolver: &Arc<dyn Resolver>,
+    bind: &[SocketAddr],
+) -> Result<Addresses, Error> {
+    let found = Addresses::look_up(servers, Arc::clone(resolver)).await;
+    let addresses = found.map_err(|error| Error::Connect(error.to_string()))?;
+    let all = addresses.all();
+    let reaches = |local: &SocketAddr| all.iter().any(|to| local.is_ipv4() == to.is_ipv4());
+    match bind.iter().find(|local| !reaches(local)) {
+        None => Ok(addresses),
+        Some(local) => Err(Error::Usage(format!(
+            "{} cannot reach {}: one is IPv4 and the other IPv6",
+            local.ip(),
+            all[0].ip()
+        ))),
     }
 }
 
@@ -129,7 +160,7 @@ struct Push {
     pool: Pool,
     route: Arc<Route>,
     budget: SharedBudget,
-    path: PathKey,
+    local: Option<IpAddr>,
     paths: Option<PathCache>,
     transfer: [u8; 16],
     /// The number that this run has in common with others of the same push.
@@ -167,24 +198,31 @@ struct Push {
 impl Push {
     fn start(
         config: PushConfig,
+        addresses: Addresses,
         report: PushReporter,
         receipt: Option<Arc<Receipt>>,
     ) -> Result<Self, Error> {
         let source = Source::new(starts(&config.sources)?, receipt.clone());
         let number = push_number(&config.sources, &config.destination);
-        let pool = PoolConfig { stuck_after: config.retry_for.max(STUCK_TIME_MIN), ..config.pool };
+        let pool = PoolConfig {
+            stuck_after: config.retry_for,
+            up_within: config.connect_timeout,
+            ..config.pool
+        };
         let now = clock::now();
         let transfer: [u8; 16] = rand::random();
         let (events, inbox) = mpsc::unbounded_channel();
-        let path = PathKey {
-            server: config.servers[0].ip().to_canonical(),
-            local: config.bind.first().copied(),
-        };
-        let remembered = config.paths.as_ref().and_then(|paths| paths.recall(&path));
+        let all = addresses.all();
+        let local = config.bind.first().map(SocketAddr::ip);
+        let remembered = config.paths.as_ref().and_then(|paths| {
+            // Of several addresses, the one that worked.
+            let path = |address: &SocketAddr| PathKey::new(address.ip(), local);
+            all.iter().find_map(|address| paths.recall(&path(address)))
+        });
         let memory = config.budget.memory.or(remembered);
         let budget = SharedBudget::new(BudgetConfig { memory, ..config.budget }, now);
         let route = Route {
-            servers: config.servers,
+            addresses,
             server_name: config.server_name.clone(),
             bind: config.bind,
             sockets: config.sockets,
@@ -194,7 +232,8 @@ impl Push {
             limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         };
         let server = config.server_name;
-        let reach = Reach::new(server.clone(), route.servers[0], config.connect_timeout, now);
+        let places = route.addresses.places();
+        let reach = Reach::new(server.clone(), all, places, config.connect_timeout, now);
         Ok(Self {
             failures: Failures::new(Arc::clone(&report), receipt.clone()),
             reach,
@@ -204,7 +243,7 @@ impl Push {
             pool: Pool::new(pool, rand::random(), now),
             route: Arc::new(route),
             budget,
-            path,
+            local,
             paths: config.paths,
             transfer,
             number,
@@ -314,7 +353,8 @@ impl Push {
         };
         let events = self.events.clone();
         let report = move |event| drop(events.send(Event::Link(conn, event)));
-        self.tasks.spawn(Arc::clone(&self.route).run(conn, hello, report));
+        let is_lost = self.links.is_empty() || self.pool.is_dark(clock::now());
+        self.tasks.spawn(Arc::clone(&self.route).run(conn, is_lost, hello, report));
     }
 
     fn stop_priming(&mut self, conn: ConnId, end: PrimeEnd) {
@@ -586,8 +626,12 @@ impl Push {
 
     /// Keeps what was learned about the path for the next push.
     fn remember_path(&self) {
-        let (Some(paths), Some(memory)) = (&self.paths, self.budget.memory()) else { return };
-        if let Err(error) = paths.remember(&self.path, memory) {
+        let chosen = self.route.addresses.chosen();
+        let (Some(paths), Some(memory), Some(server)) = (&self.paths, self.budget.memory(), chosen)
+        else {
+            return;
+        };
+        if let Err(error) = paths.remember(&PathKey::new(server.ip(), self.local), memory) {
             tracing::debug!(%error, "the path is not remembered");
         }
     }

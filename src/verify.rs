@@ -5,7 +5,7 @@ mod peer;
 mod tally;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use self::tally::{Scanned, Tally};
 use crate::error::Error;
 use crate::event::{Failure, VerifyEvent, VerifySummary};
 use crate::identity::Identity;
+use crate::net::address::ServerAddress;
+use crate::net::lookup::Resolver;
 use crate::net::tls::ClientTrust;
 use crate::push::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
@@ -41,14 +43,16 @@ const HASHES_MAX: usize = 4;
 pub struct VerifyConfig {
     /// Files and folders, as for a push.
     pub sources: Vec<PathBuf>,
-    /// The server's address.
-    pub server: SocketAddr,
+    /// Where the server is.
+    pub server: ServerAddress,
+    /// How that is looked up.
+    pub resolver: Arc<dyn Resolver>,
     /// The server's name: for its certificate, and for messages.
     pub server_name: String,
     /// Where to look, relative to the server's root; a trailing slash means a folder, as for a push.
     pub destination: Vec<u8>,
-    /// The local address; `None` lets the system choose.
-    pub bind: Option<IpAddr>,
+    /// The local address, with port 0; `None` lets the system choose.
+    pub bind: Option<SocketAddr>,
     /// Who we are.
     pub identity: Arc<Identity>,
     /// Whom we accept.

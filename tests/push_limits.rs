@@ -161,13 +161,13 @@ async fn a_local_address_that_this_host_does_not_have_is_its_own_mistake() {
     let host = Host::new();
     fs::write(host.source("file"), b"content").unwrap();
     // TEST-NET-3 (RFC 5737) is nobody's.
-    let nowhere = "203.0.113.7".parse().expect("an address");
+    let nowhere = "203.0.113.7:0".parse().expect("an address");
     let mut config = host.config("file", host.server());
     config.bind = vec![nowhere];
     let error = host.push(config.clone()).await.expect_err("there is no such address here");
     assert_eq!(error.exit_code(), 6, "{error}");
 
-    config.bind = vec![nowhere, "127.0.0.1".parse().expect("an address")];
+    config.bind = vec![nowhere, "127.0.0.1:0".parse().expect("an address")];
     let summary = host.push(config).await.expect("one of the two is there");
     assert_eq!((summary.files, summary.failed), (1, 0));
 }

@@ -1,7 +1,7 @@
 //! What all commands that connect to a server have in common: whom to trust, and how to get there.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
+use qbulk::net::address::{ServerAddress, parse_local};
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 
 use super::url::Destination;
@@ -54,11 +55,12 @@ pub(super) struct NetworkArgs {
     #[arg(
         long,
         value_name = "IP",
+        value_parser = parse_local,
         env = "QBULK_BIND",
         value_delimiter = ',',
         help_heading = "Network"
     )]
-    pub(super) bind: Vec<IpAddr>,
+    pub(super) bind: Vec<SocketAddr>,
     /// The largest datagram, in bytes of UDP payload; the path's own limit is found anyway.
     #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
         value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
@@ -73,31 +75,17 @@ impl TrustArgs {
     pub(super) fn asked(
         &self,
         destination: &Destination,
-        servers: &[SocketAddr],
-        timeout: Duration,
+        servers: &[ServerAddress],
+        network: &NetworkArgs,
     ) -> trust::Asked {
         trust::Asked {
             server: destination.server(),
-            address: servers[0],
-            is_here: trust::is_here(destination, servers),
+            servers: servers.to_vec(),
+            bind: network.bind.clone(),
             fingerprints: self.fingerprint.clone(),
             accept_new: self.accept_new,
             ca: self.ca.clone(),
-            timeout,
-        }
-    }
-}
-
-impl NetworkArgs {
-    /// That each local address can reach one of the server's.
-    pub(super) fn check(&self, servers: &[SocketAddr]) -> Result<(), Error> {
-        let reaches = |ip: &IpAddr| servers.iter().any(|to| ip.is_ipv4() == to.is_ipv4());
-        match self.bind.iter().find(|ip| !reaches(ip)) {
-            None => Ok(()),
-            Some(ip) => Err(Error::Usage(format!(
-                "--bind {ip} cannot reach {}: one is IPv4 and the other IPv6",
-                servers[0].ip()
-            ))),
+            timeout: network.connect_timeout,
         }
     }
 }

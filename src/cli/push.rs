@@ -12,13 +12,14 @@ use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::Identity;
+use qbulk::net::address::ServerAddress;
 use qbulk::net::tls::ClientTrust;
 use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::paths::PathCache;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::{OutputArgs, bytes, duration, net, rate, share, stripe_bytes, trust};
+use super::{OutputArgs, bytes, duration, rate, share, stripe_bytes, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -198,13 +199,12 @@ impl PushArgs {
         let pool = self.pool()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
-        let servers = tokio::select! {
-            servers = net::resolve(&destination, &self.server) => servers?,
-            () = &mut stop => return Err(Error::Interrupted),
-        };
-        self.network.check(&servers)?;
-        let timeout = self.network.connect_timeout;
-        let asked = self.trust.asked(&destination, &servers, timeout);
+        let mut servers = vec![destination.address()];
+        for further in &self.server {
+            let further = ServerAddress::parse(further, destination.port);
+            servers.push(further.map_err(|error| Error::Usage(format!("--server: {error}")))?);
+        }
+        let asked = self.trust.asked(&destination, &servers, &self.network);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
@@ -219,7 +219,7 @@ impl PushArgs {
             rate_max: self.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
-            connect_timeout: timeout,
+            connect_timeout: self.network.connect_timeout,
             retry_for: self.retry_for,
             ..PushConfig::new(
                 sources,

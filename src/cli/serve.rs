@@ -9,6 +9,7 @@ use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
 use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
+use qbulk::net::address::parse_listen;
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
@@ -28,7 +29,7 @@ away; a second signal ends it at once. Finished files stay, and unfinished trans
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
     /// The UDP address to listen on.
-    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", env = "QBULK_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", value_parser = parse_listen, env = "QBULK_LISTEN")]
     listen: SocketAddr,
     /// The folder that all transfers are written below.
     #[arg(long, value_name = "DIR", default_value = ".", env = "QBULK_ROOT")]

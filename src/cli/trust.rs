@@ -11,15 +11,20 @@ use qbulk::certs;
 use qbulk::congestion::cubic;
 use qbulk::error::Error;
 use qbulk::identity::{Fingerprint, Identity, IdentityError, KnownHosts, config_dir};
+use qbulk::net::address::ServerAddress;
+use qbulk::net::dial::{race, unless_barred};
 use qbulk::net::endpoint::{self, PathMtu};
+use qbulk::net::link::LinkError;
+use qbulk::net::lookup::SystemResolver;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust};
+use qbulk::push::{find, no_way};
+use quinn::crypto::rustls::QuicClientConfig;
 use tokio::task::JoinSet;
 
 use super::IdentityArgs;
 use super::question::{can_ask, confirmed};
-use super::url::Destination;
 use crate::report::say;
 
 /// A server that does not answer is asked from another port this often, and from this many.
@@ -38,9 +43,10 @@ pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
 pub(crate) struct Asked {
     /// As it is listed in `known_hosts`.
     pub(crate) server: String,
-    pub(crate) address: SocketAddr,
-    /// It is on this host, and nobody on the network has a say in that.
-    pub(crate) is_here: bool,
+    /// Where it is; further addresses of it behind the first.
+    pub(crate) servers: Vec<ServerAddress>,
+    /// Local addresses to ask from.
+    pub(crate) bind: Vec<SocketAddr>,
     pub(crate) fingerprints: Vec<Fingerprint>,
     pub(crate) accept_new: bool,
     pub(crate) ca: Option<PathBuf>,
@@ -64,10 +70,11 @@ impl Asked {
         }
         let shown = self.server_key(identity).await?;
         let is_own = shown == identity.fingerprint();
-        if !(is_own && self.is_here || self.accept_new) {
+        let is_sure = is_own && is_here(&self.servers, &self.find(&self.servers).await?);
+        if !(is_sure || self.accept_new) {
             self.ask(shown, is_own).await?;
         }
-        let is_told = !(is_own && self.is_here);
+        let is_told = !is_sure;
         self.remember(known_hosts, shown, is_told)?;
         Ok(ClientTrust::Pinned([shown].into()))
     }
@@ -173,22 +180,22 @@ impl Asked {
         ))
     }
 
+    async fn find(&self, servers: &[ServerAddress]) -> Result<Vec<SocketAddr>, Error> {
+        Ok(find(servers, &(Arc::new(SystemResolver) as _), &self.bind).await?.all())
+    }
+
     /// Asks the server for its key, without showing it ours.
     async fn server_key(&self, identity: &Identity) -> Result<Fingerprint, Error> {
-        let unreachable = |why: String| {
-            Error::Connect(format!(
-                "cannot reach {} at {} (UDP): {why}; is `qbulk serve` running there, and does a firewall \
-                 let UDP port {} through?",
-                self.server,
-                self.address,
-                self.address.port()
-            ))
-        };
         let seen = Arc::new(Mutex::new(None));
         let tls = tls::client_config(identity, ClientTrust::Capture(Arc::clone(&seen)))?;
-        let mtu = PathMtu::of(self.address, endpoint::DATAGRAM_BYTES_MIN);
-        let config =
-            endpoint::client_config(Arc::new(tls), mtu, cubic(), Arc::new(Telemetry::default()));
+        let tls = Arc::new(tls);
+        let addresses = self.find(&self.servers[..1]).await?;
+        let ask = || {
+            let (tls, seen, bind) = (Arc::clone(&tls), Arc::clone(&seen), self.bind.clone());
+            let ask =
+                move |remote| attempt(Arc::clone(&tls), Arc::clone(&seen), bind.clone(), remote);
+            race(addresses.clone(), std::future::ready(Vec::new()), ask)
+        };
         let mut attempts = JoinSet::new();
         let mut next_at = tokio::time::interval(ATTEMPT_INTERVAL);
         let outcome = tokio::time::timeout(self.timeout, async {
@@ -196,25 +203,30 @@ impl Asked {
                 tokio::select! {
                     // The first port may be one that a firewall on the way drops.
                     _ = next_at.tick(), if attempts.len() < ATTEMPTS_MAX => {
-                        attempts.spawn(attempt(config.clone(), self.address, mtu));
+                        attempts.spawn(ask());
                     }
                     Some(Ok(ended)) = attempts.join_next() => break ended,
                 }
             }
-        })
-        .await;
-        let key = *seen.lock().unwrap_or_else(PoisonError::into_inner);
-        key.ok_or_else(|| unreachable(outcome.unwrap_or_else(|_| "no answer".into())))
+        });
+        match outcome.await {
+            Ok(Ok((_, key))) => Ok(key),
+            Ok(Err(error)) => Err(no_way(&self.server, &addresses, "no connection", Some(&error))),
+            Err(_) => Err(no_way(&self.server, &addresses, "no answer", None)),
+        }
     }
 }
 
-/// Whether a server is on this host without the network having had a say in it: a name that leads here may
-/// lead elsewhere a moment later.
-pub(crate) fn is_here(destination: &Destination, servers: &[SocketAddr]) -> bool {
-    let host = destination.host.trim_end_matches('.');
-    let is_fixed =
-        host.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost");
-    is_fixed && servers.iter().all(|server| server.ip().to_canonical().is_loopback())
+/// Whether a server that was `found` there is on this host without the network having had a say in it: a
+/// name that leads here may lead elsewhere a moment later.
+fn is_here(servers: &[ServerAddress], found: &[SocketAddr]) -> bool {
+    let is_fixed = |server: &ServerAddress| {
+        let ServerAddress::Named { host, .. } = server else { return true };
+        let host = host.trim_end_matches('.');
+        host.parse::<IpAddr>().is_ok() || host == "localhost" || host.ends_with(".localhost")
+    };
+    let is_loopback = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    servers.iter().all(is_fixed) && found.iter().all(is_loopback)
 }
 
 /// The user's known hosts; `None` where there is no place for them.
@@ -231,15 +243,31 @@ fn listed(keys: &BTreeSet<Fingerprint>) -> String {
     keys.join(" or ")
 }
 
-/// Tries to connect, from a port of its own. Returns why that has failed, as it does once the server's
-/// key is seen.
-async fn attempt(config: quinn::ClientConfig, address: SocketAddr, mtu: PathMtu) -> String {
+/// The key of a server that has been seen.
+type Seen = Arc<Mutex<Option<Fingerprint>>>;
+
+/// Tries to connect, from a port of its own. That fails once the server's key is `seen`.
+async fn attempt(
+    tls: Arc<QuicClientConfig>,
+    seen: Seen,
+    bind: Vec<SocketAddr>,
+    remote: SocketAddr,
+) -> Result<Fingerprint, LinkError> {
+    let bind = bind.into_iter().find(|local| local.is_ipv4() == remote.is_ipv4());
+    let local = bind.unwrap_or_else(|| endpoint::any_local(remote));
     let connected = async {
-        let endpoint = endpoint::client(&SystemSockets, endpoint::any_local(address), mtu)?;
-        let connecting = endpoint.connect_with(config, address, "localhost");
-        connecting.map_err(std::io::Error::other)?.await.map_err(std::io::Error::other)
+        let mtu = PathMtu::of(remote, endpoint::DATAGRAM_BYTES_MIN);
+        let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
+        let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
+        let ended = endpoint.connect_with(config, remote, "localhost")?.await;
+        let key = *seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match (key, ended) {
+            (Some(key), _) => Ok(key),
+            (None, Err(error)) => Err(error.into()),
+            (None, Ok(_)) => Err(LinkError::Protocol("it showed no key".into())),
+        }
     };
-    connected.await.map_or_else(|error| error.to_string(), |_| "it showed no key".into())
+    unless_barred(&SystemSockets, local, remote, connected).await
 }
 
 #[cfg(test)]
@@ -248,21 +276,23 @@ mod tests {
 
     #[test]
     fn only_what_no_name_service_decides_is_here() {
-        for (url, servers, is) in [
-            ("qbulk://127.0.0.1/", &["127.0.0.1:1"] as &[&str], true),
-            ("qbulk://[::1]/", &["[::1]:1"], true),
-            ("qbulk://localhost/", &["[::1]:1"], true),
-            ("qbulk://a.localhost/", &["127.0.0.1:1"], true),
-            ("qbulk://127.0.0.1/", &["127.0.0.1:1", "127.9.9.9:2"], true),
-            ("qbulk://[::ffff:127.0.0.1]/", &["[::ffff:127.0.0.1]:1"], true),
-            ("qbulk://127.0.0.1/", &["127.0.0.1:1", "192.0.2.1:1"], false),
-            ("qbulk://backup.example/", &["127.0.0.1:1"], false),
-            ("qbulk://notlocalhost/", &["127.0.0.1:1"], false),
-            ("qbulk://192.0.2.1/", &["192.0.2.1:1"], false),
-            ("qbulk://localhost/", &["192.0.2.1:1"], false),
+        for (servers, found, is) in [
+            (&["127.0.0.1"] as &[&str], &["127.0.0.1:1"] as &[&str], true),
+            (&["::1"], &["[::1]:1"], true),
+            (&["localhost"], &["[::1]:1"], true),
+            (&["a.localhost"], &["127.0.0.1:1"], true),
+            (&["127.0.0.1", "127.9.9.9:2"], &["127.0.0.1:1", "127.9.9.9:2"], true),
+            (&["::ffff:127.0.0.1"], &["[::ffff:127.0.0.1]:1"], true),
+            (&["127.0.0.1", "192.0.2.1"], &["127.0.0.1:1", "192.0.2.1:1"], false),
+            (&["127.0.0.1", "backup.example"], &["127.0.0.1:1", "127.0.0.1:1"], false),
+            (&["backup.example"], &["127.0.0.1:1"], false),
+            (&["notlocalhost"], &["127.0.0.1:1"], false),
+            (&["192.0.2.1"], &["192.0.2.1:1"], false),
+            (&["localhost"], &["192.0.2.1:1"], false),
         ] {
-            let servers: Vec<_> = servers.iter().map(|server| server.parse().unwrap()).collect();
-            assert_eq!(is_here(&url.parse().unwrap(), &servers), is, "{url} at {servers:?}");
+            let given = servers.iter().map(|server| ServerAddress::parse(server, 1).unwrap());
+            let found: Vec<_> = found.iter().map(|address| address.parse().unwrap()).collect();
+            assert_eq!(is_here(&given.collect::<Vec<_>>(), &found), is, "{servers:?}");
         }
     }
 }

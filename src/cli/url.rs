@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use qbulk::net::address::{ServerAddress, check_zone};
 use url::{Host, Url};
 
 /// The port that `qbulk serve` listens on unless told otherwise.
@@ -10,7 +11,8 @@ pub(crate) const DEFAULT_PORT: u16 = 4433;
 /// A place on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Destination {
-    /// A name or address, lower-case; without brackets.
+    /// A name or address, lower-case; without brackets. A link-local address has its zone behind it, as
+    /// in `fe80::1%eth0`.
     pub(crate) host: String,
     pub(crate) port: u16,
     /// Relative to the server's root; a trailing slash is kept.
@@ -18,13 +20,15 @@ pub(crate) struct Destination {
 }
 
 impl Destination {
-    /// What known hosts are listed by: `host:port`, IPv6 addresses in brackets.
+    /// What known hosts are listed by: `host:port`, IPv6 addresses in brackets. A zone is part of it as it
+    /// was typed: behind another interface, the same address is another host.
     pub(crate) fn server(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        self.address().to_string()
+    }
+
+    /// Where to look for the server.
+    pub(crate) fn address(&self) -> ServerAddress {
+        ServerAddress::Named { host: self.host.clone(), port: self.port }
     }
 }
 
@@ -44,7 +48,10 @@ impl FromStr for Destination {
         if server.is_empty() || server.contains(is_odd) {
             return Err(FORM.into());
         }
-        // Names and paths follow the rules that every URL reader agrees on for https.
+        // Names and paths follow the rules that every URL reader agrees on for https, but for zones, which
+        // they do not know.
+        let (server, zone) = split_zone(server)?;
+        let rest = format!("{server}/{typed}");
         let url =
             Url::parse(&format!("https://{rest}")).map_err(|error| format!("{error}; {FORM}"))?;
         if url.query().is_some() || url.fragment().is_some() {
@@ -67,10 +74,31 @@ impl FromStr for Destination {
             Some(Host::Ipv6(ip)) => ip.to_string(),
             None => return Err(FORM.into()),
         };
+        let host = zone.map_or(host.clone(), |zone| format!("{host}%{zone}"));
+        check_zone(&host)?;
         // 443 is what https leaves out.
-        let port = if has_port(server) { url.port().unwrap_or(443) } else { DEFAULT_PORT };
+        let port = if has_port(&server) { url.port().unwrap_or(443) } else { DEFAULT_PORT };
         Ok(Self { host, port, path })
     }
+}
+
+/// Takes the zone of an IPv6 address out of `HOST:PORT`, written as in RFC 6874 (`[fe80::1%25eth0]`), or as
+/// people type it (`[fe80::1%eth0]`).
+fn split_zone(server: &str) -> Result<(String, Option<String>), String> {
+    let inside = server.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let Some((host, behind)) = inside else { return Ok((server.into(), None)) };
+    let Some((ip, zone)) = host.split_once('%') else { return Ok((server.into(), None)) };
+    let zone = match zone.strip_prefix("25").filter(|zone| !zone.is_empty()) {
+        Some(escaped) => {
+            let zone = percent_encoding::percent_decode_str(escaped).decode_utf8();
+            zone.map_err(|_| format!("{server}: the name of the interface is not UTF-8"))?.into()
+        }
+        None => zone.to_owned(),
+    };
+    if zone.contains(|c: char| c == '%' || c == '/' || c.is_whitespace() || c.is_control()) {
+        return Err(format!("{server}: no interface has such a name"));
+    }
+    Ok((format!("[{ip}]{behind}"), Some(zone)))
 }
 
 /// Leading slashes and doubled ones mean nothing.
@@ -110,6 +138,12 @@ mod tests {
             ("qbulk://10.0.0.1:9//x///y", "10.0.0.1:9", "x/y"),
             ("qbulk://[2001:DB8::1]:7000/x", "[2001:db8::1]:7000", "x"),
             ("qbulk://[::1]/x", "[::1]:4433", "x"),
+            ("qbulk://[fe80::1%25eth0]:7000/x", "[fe80::1%eth0]:7000", "x"),
+            ("qbulk://[fe80::1%eth0]:7000/x", "[fe80::1%eth0]:7000", "x"),
+            ("qbulk://[FE80::1%Eth0]/x", "[fe80::1%Eth0]:4433", "x"),
+            ("qbulk://[fe80::1%2]/x", "[fe80::1%2]:4433", "x"),
+            ("qbulk://[fe80::1%25]/x", "[fe80::1%25]:4433", "x"),
+            ("qbulk://[fe80::1%25br%2dlan]/x", "[fe80::1%br-lan]:4433", "x"),
             ("qbulk://h/a%20b%3F", "h:4433", "a b?"),
             ("qbulk://h/\u{fc}", "h:4433", "\u{fc}"),
         ] {
@@ -140,6 +174,14 @@ mod tests {
             "qbulk://@host/x",
             "qbulk://:@host/x",
             "qbulk://h/%00",
+            "qbulk://[fe80::1]/x",
+            "qbulk://[fe80::1%]/x",
+            "qbulk://[fe80::1%a b]/x",
+            "qbulk://[fe80::1%25%20]/x",
+            "qbulk://[2001:db8::1%eth0]/x",
+            "qbulk://[::1%lo]/x",
+            "qbulk://10.0.0.1%eth0/x",
+            "qbulk://host%eth0/x",
         ] {
             assert!(text.parse::<Destination>().is_err(), "{text}");
         }

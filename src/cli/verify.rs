@@ -9,10 +9,11 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 use qbulk::error::Error;
 use qbulk::event::VerifySummary;
+use qbulk::net::lookup::SystemResolver;
 use qbulk::verify::{ReceiptConfig, VerifyConfig, VerifyReporter};
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::{OutputArgs, net, trust};
+use super::{OutputArgs, trust};
 
 const USAGE: &str = "qbulk verify [OPTIONS] SRC... qbulk://HOST[:PORT]/PATH
        qbulk verify [OPTIONS] --receipt FILE [DIR]";
@@ -97,29 +98,23 @@ impl VerifyArgs {
     ) -> Result<VerifySummary, Error> {
         let (sources, destination) = ends(&self.paths)?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
-        let timeout = self.network.connect_timeout;
         tokio::pin!(stop);
-        let prepare = async {
-            let server = net::resolve(&destination, &[]).await?[0];
-            self.network.check(&[server])?;
-            let asked = self.trust.asked(&destination, &[server], timeout);
-            let trust = asked.trust(&identity).await?;
-            Ok::<_, Error>((server, asked, trust))
-        };
-        let (server, asked, trust) = tokio::select! {
-            prepared = prepare => prepared?,
+        let asked = self.trust.asked(&destination, &[destination.address()], &self.network);
+        let trust = tokio::select! {
+            trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
         };
         let config = VerifyConfig {
             sources,
-            server,
+            server: destination.address(),
+            resolver: Arc::new(SystemResolver),
             server_name: destination.host,
             destination: destination.path,
             bind: self.network.bind.first().copied(),
             identity: Arc::clone(&identity),
             trust: trust.clone(),
             datagram_bytes_max: self.network.mtu,
-            connect_timeout: timeout,
+            connect_timeout: self.network.connect_timeout,
             content_only: self.content_only,
         };
         match qbulk::verify::verify(config, report, stop).await {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{
+    AsyncUdpSocket, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
+};
 
 use super::batch::{BatchRuntime, Batched, RECEIVED_BYTES_MAX};
 use super::reset::make_lasting;
@@ -53,10 +55,11 @@ impl PathMtu {
     /// Asks the system for the MTU of the route to `remote`; `limit` caps it.
     pub fn of(remote: SocketAddr, limit: u16) -> Self {
         let limit = limit.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
-        let headers = if remote.is_ipv4() { 28 } else { 48 };
         let sure = is_loopback(remote.ip());
         let max = match route_mtu(remote) {
-            Ok(mtu) => u16::try_from(mtu.saturating_sub(headers)).unwrap_or(u16::MAX),
+            Ok(mtu) => {
+                u16::try_from(mtu.saturating_sub(header_bytes(remote).into())).unwrap_or(u16::MAX)
+            }
             Err(_) => 1_452,
         };
         Self { max: max.clamp(DATAGRAM_BYTES_MIN, limit), sure }
@@ -78,7 +81,8 @@ pub fn client(
     endpoint(socket, endpoint_config()?, None)
 }
 
-/// A server's endpoint. Its clients know it by `secret` after a restart.
+/// A server's endpoint. Its clients know it by `secret` after a restart. Where the system has no IPv6, all
+/// addresses that this host has are those of IPv4.
 pub fn server(
     sockets: &dyn Sockets,
     local: SocketAddr,
@@ -88,8 +92,23 @@ pub fn server(
     let mut config = endpoint_config()?;
     make_lasting(&mut config, secret);
     // What a server sends are answers, which come one by one.
-    let socket = Batched::new(sockets.open(local)?, DATAGRAM_BYTES_MAX);
+    let socket = Batched::new(open_any(sockets, local)?, DATAGRAM_BYTES_MAX);
     endpoint(socket, config, Some(quinn::ServerConfig::with_crypto(tls)))
+}
+
+fn open_any(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let error = match sockets.open(local) {
+        Err(error) if local.ip() == Ipv6Addr::UNSPECIFIED => error,
+        opened => return opened,
+    };
+    // Somebody else's port is no reason to listen on half of the addresses.
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return Err(error);
+    }
+    let ipv4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), local.port());
+    let Ok(socket) = sockets.open(ipv4) else { return Err(error) };
+    tracing::info!(%error, "there is no IPv6 on this host: listening on IPv4 alone");
+    Ok(socket)
 }
 
 /// The address to bind to for reaching `remote` by any interface.
@@ -170,6 +189,11 @@ pub fn small_receive_buffer(limit_file: &Path) -> Option<u64> {
     (limit < RECEIVE_BUFFER_MIN).then_some(limit)
 }
 
+/// What IP and UDP put before each datagram.
+pub(super) fn header_bytes(remote: SocketAddr) -> u16 {
+    if remote.ip().to_canonical().is_ipv4() { 28 } else { 48 }
+}
+
 fn is_loopback(ip: IpAddr) -> bool {
     ip.to_canonical().is_loopback()
 }
@@ -188,6 +212,7 @@ fn route_mtu(remote: SocketAddr) -> io::Result<u32> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sockets::SystemSockets;
     use super::*;
 
     #[test]
@@ -199,6 +224,27 @@ mod tests {
         assert_eq!(small_receive_buffer(&file), Some(212_992));
         std::fs::write(&file, "67108864\n").unwrap();
         assert_eq!(small_receive_buffer(&file), None);
+    }
+
+    /// A system that fails like this where it is asked for IPv6.
+    struct WithoutIpv6(io::ErrorKind);
+
+    impl Sockets for WithoutIpv6 {
+        fn open(&self, local: SocketAddr) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+            if local.is_ipv6() { Err(self.0.into()) } else { SystemSockets.open(local) }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_ipv6_all_addresses_are_those_of_ipv4() {
+        use io::ErrorKind::{AddrInUse, AddrNotAvailable, Unsupported};
+        let (all, one) = ("[::]:0".parse().unwrap(), "[::1]:0".parse().unwrap());
+        for kind in [Unsupported, AddrNotAvailable] {
+            let socket = open_any(&WithoutIpv6(kind), all).unwrap();
+            assert_eq!(socket.local_addr().unwrap().ip(), Ipv4Addr::UNSPECIFIED);
+            assert_eq!(open_any(&WithoutIpv6(kind), one).unwrap_err().kind(), kind);
+        }
+        assert_eq!(open_any(&WithoutIpv6(AddrInUse), all).unwrap_err().kind(), AddrInUse);
     }
 
     #[test]

@@ -2,42 +2,45 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ConnectError, Connection, ConnectionError, SendStream, VarInt, WriteError};
+use quinn::{ConnectError, Connection, ConnectionError, Endpoint, SendStream, VarInt, WriteError};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::address::without_zone;
 use super::control::{ControlError, ControlReader, send_all};
+use super::dial::{race, unless_barred};
 use super::endpoint::{self, PathMtu};
+use super::knock::Barrier;
 use super::limit::{Limit, SLICE_BYTES};
+use super::lookup::Addresses;
 use super::sockets::Sockets;
 use super::telemetry::Telemetry;
-use super::tls;
+use super::{tls, words};
 use crate::congestion::Controllers;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::store::source::Prepared;
 use crate::traffic::{ConnId, Sample, StripeId};
-use crate::wire::{Control, DATAGRAM_PADDING};
+use crate::wire::{CLOSE_DONE, Control, DATAGRAM_PADDING};
 
 /// A stripe that may still be being read.
 pub type Ready = watch::Receiver<Option<Prepared>>;
 
 /// What all connections of a push have in common.
-#[derive(Clone)]
 pub struct Route {
-    /// The server's addresses; connections take turns over them.
-    pub servers: Vec<SocketAddr>,
+    /// Where the server is; connections take turns over the places that were given.
+    pub addresses: Addresses,
     /// The name in the server's certificate, where one is looked at.
     pub server_name: String,
-    /// Local addresses; connections take turns over them. Empty: the system chooses.
-    pub bind: Vec<IpAddr>,
+    /// Local addresses, with port 0; connections take turns over them. Empty: the system chooses.
+    pub bind: Vec<SocketAddr>,
     /// Where each connection gets its socket from.
     pub sockets: Arc<dyn Sockets>,
     /// Our identity, and whom we accept.
@@ -70,12 +73,38 @@ pub enum LinkError {
     /// The address or name cannot be used.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The transport has given up, or the server closed the connection.
+    /// Nothing gets there.
     #[error(transparent)]
+    Barred(#[from] Barrier),
+    /// There is nothing to try.
+    #[error("there is no address to connect to")]
+    NoAddress,
+    /// The transport has given up, or the server closed the connection.
+    #[error("{}", words::why(.0))]
     Connection(#[from] ConnectionError),
     /// The server does not keep to the protocol.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
+}
+
+impl LinkError {
+    /// Of several, the one that weighs most says most.
+    pub(super) fn weight(&self) -> u8 {
+        match self {
+            Self::NoAddress | Self::Connect(_) => 0,
+            Self::Socket(_) => 1,
+            Self::Barred(_) => 2,
+            Self::Connection(error) if !tls::is_auth_failure(error) => 3,
+            Self::Connection(_) | Self::Protocol(_) => 4,
+        }
+    }
+}
+
+/// A connection whose handshake is done, on a socket of its own.
+struct Dialled {
+    endpoint: Endpoint,
+    connection: Connection,
+    telemetry: Arc<Telemetry>,
 }
 
 /// A connection that is up.
@@ -98,30 +127,75 @@ type Streams = Arc<Mutex<HashMap<StripeId, Option<SendStream>>>>;
 
 impl Route {
     /// Opens connection `conn` from a new local port and introduces it with `hello`; reports all that
-    /// happens on it, until it is lost.
-    pub async fn run(self: Arc<Self>, conn: ConnId, hello: Control, events: impl Fn(LinkEvent)) {
-        if let Err(error) = self.open(conn, hello, &events).await {
+    /// happens on it, until it is lost. While the others are lost, as `is_lost` says, all addresses that
+    /// the server may have by now are tried.
+    pub async fn run(
+        self: Arc<Self>,
+        conn: ConnId,
+        is_lost: bool,
+        hello: Control,
+        events: impl Fn(LinkEvent),
+    ) {
+        let opened = match self.connect(conn, is_lost).await {
+            Ok(dialled) => self.introduce(dialled, hello, &events).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = opened {
             events(LinkEvent::Lost(error));
         }
     }
 
-    async fn open(
-        &self,
-        conn: ConnId,
-        hello: Control,
-        events: &impl Fn(LinkEvent),
-    ) -> Result<(), LinkError> {
-        let remote = self.servers[conn.0 as usize % self.servers.len()];
+    async fn connect(self: &Arc<Self>, conn: ConnId, is_lost: bool) -> Result<Dialled, LinkError> {
+        let place = self.place(conn);
+        let tried = self.addresses.candidates(place, is_lost);
+        let refreshed =
+            async { if is_lost { self.addresses.refresh(place).await } else { Vec::new() } };
+        let dial = |remote| {
+            let this = Arc::clone(self);
+            async move { this.dial(conn, remote).await }
+        };
+        let (remote, dialled) = race(tried.addresses.clone(), refreshed, dial).await?;
+        let chosen = self.addresses.choose(place, &tried, remote);
+        if chosen == remote {
+            return Ok(dialled);
+        }
+        dialled.connection.close(VarInt::from_u32(CLOSE_DONE), b"");
+        self.dial(conn, chosen).await
+    }
+
+    async fn dial(&self, conn: ConnId, remote: SocketAddr) -> Result<Dialled, LinkError> {
+        let local = self.local(conn, remote);
+        let connected = self.dial_from(local, remote);
+        // The first ones ask for all.
+        if (conn.0 as usize) < self.addresses.places() {
+            unless_barred(&*self.sockets, local, remote, connected).await
+        } else {
+            connected.await
+        }
+    }
+
+    async fn dial_from(&self, local: SocketAddr, remote: SocketAddr) -> Result<Dialled, LinkError> {
         let telemetry = Arc::new(Telemetry::default());
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let endpoint = endpoint::client(&*self.sockets, self.local(conn, remote), mtu)?;
+        let endpoint = endpoint::client(&*self.sockets, local, mtu)?;
         let config = endpoint::client_config(
             Arc::clone(&self.tls),
             mtu,
             Arc::clone(&self.congestion),
             Arc::clone(&telemetry),
         );
-        let connection = endpoint.connect_with(config, remote, &self.server_name)?.await?;
+        let name = without_zone(&self.server_name);
+        let connection = endpoint.connect_with(config, remote, name)?.await?;
+        Ok(Dialled { endpoint, connection, telemetry })
+    }
+
+    async fn introduce(
+        &self,
+        dialled: Dialled,
+        hello: Control,
+        events: &impl Fn(LinkEvent),
+    ) -> Result<(), LinkError> {
+        let Dialled { endpoint, connection, telemetry } = dialled;
         let (mut control_out, control_in) = connection.open_bi().await?;
         // Before there are stripes: they could use up all that the server takes in of somebody who has
         // not said yet what he wants.
@@ -170,15 +244,19 @@ impl Route {
         }
     }
 
+    fn place(&self, conn: ConnId) -> usize {
+        conn.0 as usize % self.addresses.places()
+    }
+
     fn local(&self, conn: ConnId, remote: SocketAddr) -> SocketAddr {
         let same_family: Vec<_> =
-            self.bind.iter().filter(|ip| ip.is_ipv4() == remote.is_ipv4()).collect();
+            self.bind.iter().filter(|local| local.is_ipv4() == remote.is_ipv4()).collect();
         match same_family.len() {
             0 => endpoint::any_local(remote),
             count => {
                 // Every local address is paired with every one of the server's.
-                let turn = conn.0 as usize / self.servers.len();
-                SocketAddr::new(*same_family[turn % count], 0)
+                let turn = conn.0 as usize / self.addresses.places();
+                *same_family[turn % count]
             }
         }
     }

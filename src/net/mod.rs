@@ -1,11 +1,16 @@
 //! The shell around quinn: sockets, TLS, and what connections measure.
 
+pub mod address;
 mod batch;
 pub mod control;
+pub mod dial;
 pub mod endpoint;
+pub mod knock;
 pub mod limit;
 pub mod link;
+pub mod lookup;
 mod reset;
 pub mod sockets;
 pub mod telemetry;
 pub mod tls;
+pub mod words;

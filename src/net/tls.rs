@@ -104,10 +104,8 @@ pub fn is_auth_failure(error: &ConnectionError) -> bool {
         ConnectionError::ConnectionClosed(close) => close.error_code,
         _ => return false,
     };
-    // QUIC carries TLS alerts as codes from 0x100 on (RFC 9001, section 4.8).
-    let alert = u64::from(code).checked_sub(0x100).and_then(|alert| u8::try_from(alert).ok());
     matches!(
-        alert.map(AlertDescription::from),
+        super::words::alert(code.into()),
         Some(
             AlertDescription::BadCertificate
                 | AlertDescription::UnsupportedCertificate

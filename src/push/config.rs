@@ -1,6 +1,6 @@
 //! What a push is told to do, and whom it tells.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use crate::congestion::{Algorithm, BudgetConfig};
 use crate::event::PushEvent;
 use crate::identity::Identity;
+use crate::net::address::ServerAddress;
 use crate::net::endpoint::DATAGRAM_BYTES_MAX;
+use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::paths::PathCache;
@@ -19,14 +21,18 @@ use crate::traffic::PoolConfig;
 pub struct PushConfig {
     /// Files and folders. A trailing slash means a folder's contents.
     pub sources: Vec<PathBuf>,
-    /// The server's addresses; connections take turns over them.
-    pub servers: Vec<SocketAddr>,
+    /// Where the server is; connections take turns over these. Names are looked up at each attempt, and of
+    /// the addresses that one has, one that works is used.
+    pub servers: Vec<ServerAddress>,
+    /// How they are looked up.
+    pub resolver: Arc<dyn Resolver>,
     /// The server's name: for its certificate, and for messages.
     pub server_name: String,
     /// Where to write, relative to the server's root. A trailing slash means a folder.
     pub destination: Vec<u8>,
-    /// Local addresses to send from; connections take turns over them. Empty: the system chooses.
-    pub bind: Vec<IpAddr>,
+    /// Local addresses to send from, with port 0; connections take turns over them. Empty: the system
+    /// chooses.
+    pub bind: Vec<SocketAddr>,
     /// Where connections get their sockets from.
     pub sockets: Arc<dyn Sockets>,
     /// Who we are.
@@ -58,14 +64,15 @@ impl PushConfig {
     /// serves.
     pub fn new(
         sources: Vec<PathBuf>,
-        servers: Vec<SocketAddr>,
+        servers: Vec<impl Into<ServerAddress>>,
         server_name: impl Into<String>,
         identity: Arc<Identity>,
         trust: ClientTrust,
     ) -> Self {
         Self {
             sources,
-            servers,
+            servers: servers.into_iter().map(Into::into).collect(),
+            resolver: Arc::new(SystemResolver),
             server_name: server_name.into(),
             destination: Vec::new(),
             bind: Vec::new(),

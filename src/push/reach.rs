@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use quinn::ConnectionError;
 
 use crate::error::Error;
+use crate::net::knock::Barrier;
 use crate::net::link::LinkError;
-use crate::net::tls;
+use crate::net::{tls, words};
 use crate::wire;
 
 /// Connections may be lost this often because one side did not keep to the protocol: more means that a
@@ -18,7 +19,9 @@ const BROKEN_MAX: u32 = 20;
 #[derive(Debug)]
 pub(crate) struct Reach {
     server: String,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    /// What was given as the server's address: so many connections know of each what bars the way.
+    places: usize,
     timeout: Duration,
     began: Instant,
     up_at: Option<Instant>,
@@ -26,25 +29,30 @@ pub(crate) struct Reach {
     last_error: Option<LinkError>,
     /// Connections for which this host had no socket.
     without_socket: u64,
+    /// Connections for which the system knew that nothing gets there.
+    barred: usize,
     broken: u32,
 }
 
 impl Reach {
     pub(crate) fn new(
         server: String,
-        address: SocketAddr,
+        addresses: Vec<SocketAddr>,
+        places: usize,
         timeout: Duration,
         began: Instant,
     ) -> Self {
         Self {
             server,
-            address,
+            addresses,
+            places,
             timeout,
             began,
             up_at: None,
             accepted: false,
             last_error: None,
             without_socket: 0,
+            barred: 0,
             broken: 0,
         }
     }
@@ -69,8 +77,9 @@ impl Reach {
         match &error {
             LinkError::Connection(cause) if tls::is_auth_failure(cause) => {
                 return Err(Error::Auth(format!(
-                    "{} and this host do not trust each other: {cause}",
-                    self.server
+                    "{} and this host do not trust each other: {}",
+                    self.server,
+                    words::why(cause)
                 )));
             }
             LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
@@ -96,12 +105,17 @@ impl Reach {
                 }
             }
             LinkError::Socket(_) => self.without_socket += 1,
-            LinkError::Connection(_) | LinkError::Connect(_) => {}
+            LinkError::Barred(_) => self.barred += 1,
+            LinkError::Connection(_) | LinkError::Connect(_) | LinkError::NoAddress => {}
         }
         self.last_error = Some(error);
         // A mistake on this host needs no patience; with several local addresses, one may be right.
         if self.up_at.is_none() && self.without_socket == opened {
             return Err(self.unreachable("no connection could be opened"));
+        }
+        // Nor does a way that is known to lead nowhere.
+        if self.up_at.is_none() && self.barred >= self.places {
+            return Err(self.unreachable("nothing gets there"));
         }
         Ok(())
     }
@@ -133,17 +147,7 @@ impl Reach {
         if let (None, Some(error @ LinkError::Socket(_))) = (self.up_at, &self.last_error) {
             return Error::Disk(error.to_string());
         }
-        let why = match &self.last_error {
-            Some(error) => format!("{what} ({error})"),
-            None => what.into(),
-        };
-        Error::Connect(format!(
-            "cannot reach {} at {} (UDP): {why}; is `qbulk serve` running there, and does a firewall \
-             let UDP port {} through?",
-            self.server,
-            self.address,
-            self.address.port()
-        ))
+        no_way(&self.server, &self.addresses, what, self.last_error.as_ref())
     }
 
     fn closed(&self, reason: &[u8]) -> Error {
@@ -151,6 +155,32 @@ impl Reach {
         let why = if why.is_empty() { "it closed the connection".into() } else { why };
         Error::Peer(format!("{}: {why}", self.server))
     }
+}
+
+/// That none of its `addresses` leads to `server`, as `error` says, and what may be done about it.
+pub fn no_way(
+    server: &str,
+    addresses: &[SocketAddr],
+    what: &str,
+    error: Option<&LinkError>,
+) -> Error {
+    let at: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+    let at = at.join(" and ");
+    let port = addresses.first().map_or(0, SocketAddr::port);
+    let cannot = format!("cannot reach {server} at {at} (UDP)");
+    Error::Connect(match error {
+        Some(LinkError::Barred(barrier @ Barrier::Refused)) => {
+            format!("{cannot}: {barrier}; is `qbulk serve` running there, on port {port}?")
+        }
+        Some(LinkError::Barred(barrier)) => format!("{cannot}: {barrier}"),
+        error => {
+            let why = error.map_or_else(|| what.into(), |error| format!("{what} ({error})"));
+            format!(
+                "{cannot}: {why}; is `qbulk serve` running there, and does a firewall let UDP port \
+                 {port} through?"
+            )
+        }
+    })
 }
 
 #[cfg(test)]
@@ -162,8 +192,8 @@ mod tests {
     use super::*;
 
     fn reach() -> Reach {
-        let address = SocketAddr::from(([192, 0, 2, 1], 4433));
-        Reach::new("host".into(), address, Duration::from_secs(10), Instant::now())
+        let addresses = vec![SocketAddr::from(([192, 0, 2, 1], 4433))];
+        Reach::new("host".into(), addresses, 1, Duration::from_secs(10), Instant::now())
     }
 
     fn accepted() -> Reach {
@@ -197,6 +227,21 @@ mod tests {
             reach.lost(socket(), 100).expect("there are others");
         }
         assert_eq!(reach.unreachable("").exit_code(), 3);
+    }
+
+    #[test]
+    fn a_way_that_leads_nowhere_ends_only_a_push_that_never_was_under_way() {
+        let barred = || LinkError::Barred(Barrier::Refused);
+        let error = reach().lost(barred(), 10).expect_err("nobody is there");
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("on port 4433?"), "{error}");
+        let mut two = Reach { places: 2, ..reach() };
+        two.lost(barred(), 10).expect("the other may be open");
+        assert!(two.lost(barred(), 10).is_err());
+        let mut reach = accepted();
+        for _ in 0..100 {
+            reach.lost(barred(), 10).expect("it may come back");
+        }
     }
 
     #[test]

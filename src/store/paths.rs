@@ -107,6 +107,11 @@ impl PathCache {
 }
 
 impl PathKey {
+    /// The path to `server` from `local`.
+    pub fn new(server: IpAddr, local: Option<IpAddr>) -> Self {
+        Self { server: server.to_canonical(), local }
+    }
+
     fn text(&self) -> String {
         match self.local {
             Some(local) => format!("{local} {}", self.server),

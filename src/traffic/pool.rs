@@ -34,8 +34,10 @@ pub struct PoolConfig {
     pub turn_stripes: u64,
     /// A reserve that was idle for longer is primed again.
     pub reprime_after: Duration,
-    /// With no connection for this long, the transfer is stuck.
+    /// With no connection for this long once there was one, the transfer is stuck.
     pub stuck_after: Duration,
+    /// With no first connection for this long, it is stuck as well.
+    pub up_within: Duration,
     /// How connections are primed.
     pub prime: PrimeConfig,
     /// When connections are unsatisfactory.
@@ -54,6 +56,7 @@ impl Default for PoolConfig {
             turn_stripes: 8,
             reprime_after: Duration::from_secs(10),
             stuck_after: Duration::from_secs(30),
+            up_within: Duration::from_secs(30),
             prime: PrimeConfig::default(),
             health: HealthConfig::default(),
         }
@@ -130,6 +133,8 @@ pub struct Pool {
     silent_allowed: usize,
     silent_allowed_at: Instant,
     alive_at: Instant,
+    /// There was a connection.
+    was_up: bool,
     /// When the last scout was sent.
     scouted_at: Instant,
     /// What connections have delivered that are gone, in bytes.
@@ -197,6 +202,7 @@ impl Pool {
             silent_allowed: connections,
             silent_allowed_at: now,
             alive_at: now,
+            was_up: false,
             scouted_at: now,
             delivered_by_gone: 0,
             padding_beside_data: 0,
@@ -256,7 +262,7 @@ impl Pool {
         let alive = self.conns.values().any(|conn| !matches!(conn.state, State::Opening));
         if alive {
             self.alive_at = now;
-        } else if now - self.alive_at >= self.config.stuck_after && !self.stuck {
+        } else if now - self.alive_at >= self.patience() && !self.stuck {
             self.stuck = true;
             self.outputs.push_back(Output::Stuck);
         }
@@ -298,8 +304,14 @@ impl Pool {
         self.conns.keys().filter(|&&conn| self.role(conn) == Some(role)).count()
     }
 
+    /// How long there may be no connection.
+    fn patience(&self) -> Duration {
+        if self.was_up { self.config.stuck_after } else { self.config.up_within }
+    }
+
     fn on_up(&mut self, id: ConnId, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
+        self.was_up = true;
         conn.up_at = Some(now);
         let primer = Primer::new(self.config.prime, conn.sample, now);
         conn.state = State::Priming(Box::new(primer));

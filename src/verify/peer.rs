@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
@@ -11,12 +12,15 @@ use tokio::task::JoinSet;
 use super::VerifyConfig;
 use crate::congestion::cubic;
 use crate::error::Error;
+use crate::net::address::without_zone;
 use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::net::dial::{race, unless_barred};
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::link::{CLOSE_TIME, LinkError};
 use crate::net::sockets::SystemSockets;
 use crate::net::telemetry::Telemetry;
 use crate::net::tls;
+use crate::push::find;
 use crate::push::reach::Reach;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
 
@@ -40,16 +44,21 @@ impl Peer {
     /// Connects, and asks to compare. Returns what is at the destination as well.
     pub(super) async fn connect(config: &VerifyConfig) -> Result<(Self, Destination), Error> {
         let timeout = config.connect_timeout;
-        let mut reach =
-            Reach::new(config.server_name.clone(), config.server, timeout, Instant::now());
-        match tokio::time::timeout(timeout, open(config)).await {
+        let servers = [config.server.clone()];
+        let bind = config.bind.as_slice();
+        let addresses = find(&servers, &config.resolver, bind).await?.all();
+        let tls = Arc::new(tls::client_config(&config.identity, config.trust.clone())?);
+        let name = config.server_name.clone();
+        let mut reach = Reach::new(name, addresses.clone(), 1, timeout, Instant::now());
+        let dial = |remote| dial(config.clone(), Arc::clone(&tls), remote);
+        let dialled = race(addresses, std::future::ready(Vec::new()), dial);
+        match tokio::time::timeout(timeout, dialled).await {
             Err(_) => Err(reach.unreachable("no answer")),
-            Ok(Err(OpenError::Link(error))) => {
+            Ok(Err(error)) => {
                 reach.lost(error, 1)?;
                 Err(reach.unreachable("no connection could be opened"))
             }
-            Ok(Err(OpenError::Other(error))) => Err(error),
-            Ok(Ok(open)) => {
+            Ok(Ok((_, open))) => {
                 reach.up(Instant::now());
                 Self::new(open, config, reach).welcomed(timeout).await
             }
@@ -131,29 +140,22 @@ struct Open {
     messages: ControlReader,
 }
 
-enum OpenError {
-    Link(LinkError),
-    Other(Error),
-}
-
-impl<T: Into<LinkError>> From<T> for OpenError {
-    fn from(error: T) -> Self {
-        Self::Link(error.into())
-    }
-}
-
-async fn open(config: &VerifyConfig) -> Result<Open, OpenError> {
-    let remote = config.server;
-    let tls = tls::client_config(&config.identity, config.trust.clone())
-        .map_err(|error| OpenError::Other(error.into()))?;
-    let local =
-        config.bind.map_or_else(|| endpoint::any_local(remote), |ip| SocketAddr::new(ip, 0));
-    let mtu = PathMtu::of(remote, config.datagram_bytes_max);
-    let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
-    // What is said is little, whatever the path.
-    let client =
-        endpoint::client_config(Arc::new(tls), mtu, cubic(), Arc::new(Telemetry::default()));
-    let connection = endpoint.connect_with(client, remote, &config.server_name)?.await?;
-    let (control_out, control_in) = connection.open_bi().await?;
-    Ok(Open { endpoint, connection, control_out, messages: ControlReader::new(control_in) })
+async fn dial(
+    config: VerifyConfig,
+    tls: Arc<QuicClientConfig>,
+    remote: SocketAddr,
+) -> Result<Open, LinkError> {
+    let bind = config.bind.filter(|local| local.is_ipv4() == remote.is_ipv4());
+    let local = bind.unwrap_or_else(|| endpoint::any_local(remote));
+    let connected = async {
+        let mtu = PathMtu::of(remote, config.datagram_bytes_max);
+        let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
+        // What is said is little, whatever the path.
+        let client = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
+        let name = without_zone(&config.server_name);
+        let connection = endpoint.connect_with(client, remote, name)?.await?;
+        let (control_out, control_in) = connection.open_bi().await?;
+        Ok(Open { endpoint, connection, control_out, messages: ControlReader::new(control_in) })
+    };
+    unless_barred(&SystemSockets, local, remote, connected).await
 }

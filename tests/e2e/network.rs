@@ -1,10 +1,13 @@
 //! Networks and hosts that are away for a while: the list of WDT's network tests, and more. Each ends
 //! with the whole file, or with an error that says why.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::net::Ipv6Addr;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use crate::common::{Serve, names, unfinished};
+use crate::common::{Host, Serve, names, run, unfinished};
 use crate::relay::{Lanes, Relay, Way};
 use crate::scene::{Frozen, MIB, Scene};
 
@@ -32,18 +35,73 @@ fn ports_that_are_dropped_before_the_transfer_are_done_without() {
 #[test]
 fn a_network_that_comes_only_after_the_push_is_waited_for() {
     let scene = Scene::slow(4, 1e6);
-    for is_shut in [false, true] {
-        if is_shut {
-            scene.relay.reject(Lanes::All);
-        } else {
-            scene.relay.cut(Lanes::All, Way::Both);
-        }
-        let mut push = scene.push(&[]);
-        sleep(ms(1_500));
-        push.assert_runs();
-        scene.relay.heal();
-        scene.assert_undisturbed(&push.finish());
+    scene.relay.cut(Lanes::All, Way::Both);
+    let mut push = scene.push(&[]);
+    sleep(ms(1_500));
+    push.assert_runs();
+    scene.relay.heal();
+    scene.assert_undisturbed(&push.finish());
+}
+
+#[test]
+fn a_port_that_is_closed_is_told_at_once_by_every_command_whether_the_server_is_known_or_not() {
+    let scene = Scene::slow(1, 1e9);
+    let file = scene.host.src("file");
+    let url = scene.relay.url("");
+    let own = scene.host.id();
+    let pinned: [&OsStr; 2] = ["--fingerprint".as_ref(), own.as_ref()];
+    scene.relay.reject(Lanes::All);
+    let since = Instant::now();
+    let first_sight = run(&mut scene.host.pushing(&[file.as_ref()], &url));
+    let known = run(scene.host.pushing(&[file.as_ref()], &url).args(pinned));
+    let compared = scene.host.verify(&[pinned[0], pinned[1], file.as_ref(), url.as_ref()]);
+    for ran in [first_sight, known, compared] {
+        ran.assert_failed(3, "nobody listens there (connection refused); is `qbulk serve` running");
     }
+    // Each of them would take ten seconds.
+    assert!(since.elapsed() < Duration::from_secs(9), "{:?}", since.elapsed());
+}
+
+#[test]
+fn a_link_local_address_is_pushed_to_by_its_interface() {
+    let Some((ip, interface)) = link_local() else {
+        return eprintln!("skipped: no interface has a link-local address");
+    };
+    let host = Host::new();
+    fs::write(host.src("file"), b"content").unwrap();
+    let mut command = host.qbulk();
+    command.args(Serve::arguments(&host)).args(["--listen", &format!("[{ip}%{interface}]:0")]);
+    let serve = Serve::spawn(&host, command);
+    let port = serve.address.port();
+    for (number, zone) in [format!("%{interface}"), format!("%25{interface}")].iter().enumerate() {
+        let url = format!("qbulk://[{ip}{zone}]:{port}/{number}");
+        let bind = format!("{ip}%{interface}");
+        let mut push = host.pushing(&[host.src("file").as_ref()], &url);
+        let ran = run(push.args(["--accept-new", "--bind", &bind]));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_eq!(fs::read(host.root(number.to_string())).unwrap(), b"content");
+    }
+    let known = fs::read_to_string(host.config().join("known_hosts")).unwrap();
+    assert!(known.contains(&format!("[{ip}%{interface}]:{port} ")), "{known}");
+    let further = format!("[{ip}%{interface}]:{port}");
+    let mut push = host.pushing(&[host.src("file").as_ref()], &format!("qbulk://{further}/more"));
+    assert_eq!(run(push.args(["--server", &further])).code, 0);
+    let missing = format!("qbulk://[{ip}%no-such-one]:{port}/");
+    host.push(host.src("file"), &missing).assert_failed(3, "no network interface no-such-one");
+    let bare = format!("qbulk://[{ip}]:{port}/");
+    host.push(host.src("file"), &bare).assert_failed(2, "say which interface leads there");
+}
+
+/// A link-local address of this host, and the interface that has it.
+fn link_local() -> Option<(Ipv6Addr, String)> {
+    let all = fs::read_to_string("/proc/net/if_inet6").ok()?;
+    all.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let bits = u128::from_str_radix(words.next()?, 16).ok()?;
+        let ip = Ipv6Addr::from(bits);
+        let interface = words.next_back()?;
+        ip.is_unicast_link_local().then(|| (ip, interface.into()))
+    })
 }
 
 #[test]

@@ -8,11 +8,16 @@ mod network;
 mod scenario;
 mod scene;
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::Lane;
+use qbulk::net::address::ServerAddress;
+use qbulk::net::lookup::{Found, Resolver};
+use qbulk::push::PushConfig;
 use scenario::Scenario;
-use scene::Scene;
+use scene::{Scene, address};
 use tokio::time::{Instant, sleep, timeout};
 
 const BYTES: usize = 24_000_000;
@@ -171,6 +176,112 @@ async fn a_network_that_does_not_come_back_is_given_up_in_time() {
     pushed.unwrap_err();
     let took = began.elapsed().as_secs();
     assert!((55..100).contains(&took), "after {took} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_patience_a_push_ends_when_its_connections_do() {
+    let scene = Scene::new(11, BYTES, lanes());
+    let cut = async {
+        scene.arrived(0.3).await;
+        scene.network.change(|_, lane| lane.is_cut = true);
+        Instant::now()
+    };
+    let pushing = scene.push_with(|config| config.retry_for = Duration::ZERO);
+    let (pushed, cut_at) = tokio::join!(pushing, cut);
+    let error = pushed.unwrap_err();
+    assert!(error.to_string().contains("every connection was lost"), "{error}");
+    // A connection lasts fifteen seconds without a word.
+    assert!(cut_at.elapsed() < Duration::from_secs(17), "after {:?}", cut_at.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_patience_a_first_connection_is_waited_for_all_the_same() {
+    let scene = Scene::new(12, 1_000, lanes());
+    scene.network.change(|_, lane| lane.is_cut = true);
+    let heal = async {
+        sleep(Duration::from_secs(6)).await;
+        scene.network.change(|_, lane| lane.is_cut = false);
+    };
+    let pushing = scene.push_with(|config| config.retry_for = Duration::ZERO);
+    let (pushed, ()) = tokio::join!(pushing, heal);
+    pushed.unwrap();
+    scene.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_moves_to_another_address_is_found_there() {
+    let scene = Scene::new(13, BYTES, lanes());
+    let names = Names::new(&[address()]);
+    let moved = async {
+        scene.arrived(0.5).await;
+        let there = "198.51.100.77:4433".parse().unwrap();
+        scene.move_server(Duration::from_secs(20), there).await;
+        // The name follows late.
+        sleep(Duration::from_secs(20)).await;
+        names.set(&[there]);
+    };
+    let (pushed, ()) = tokio::join!(scene.push_with(|config| names.resolve(config)), moved);
+    let summary = pushed.unwrap();
+    assert_eq!(summary.interruptions, 1);
+    assert!(summary.sent_bytes < BYTES as u64 * 3 / 2, "{}", summary.sent_bytes);
+    scene.check().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_dies_is_left_for_another_of_the_name() {
+    let other: SocketAddr = "203.0.113.200:4433".parse().unwrap();
+    for is_dead_at_first in [false, true] {
+        let scene = Scene::new(14, BYTES, lanes());
+        scene.network.alias(other, address());
+        let names = Names::new(&[address(), other]);
+        // The other one may come back only after this one has died.
+        scene.network.set_dead(other.ip(), true);
+        if is_dead_at_first {
+            scene.network.set_dead(address().ip(), true);
+            scene.network.set_dead(other.ip(), false);
+        }
+        let die = async {
+            if is_dead_at_first {
+                return;
+            }
+            scene.arrived(0.3).await;
+            scene.network.set_dead(address().ip(), true);
+            sleep(Duration::from_secs(30)).await;
+            scene.network.set_dead(other.ip(), false);
+            let (returned, share) = (Instant::now(), scene.arrived_share());
+            scene.arrived(share + 0.02).await;
+            assert!(returned.elapsed() < Duration::from_secs(3), "after {:?}", returned.elapsed());
+        };
+        let (pushed, ()) = tokio::join!(scene.push_with(|config| names.resolve(config)), die);
+        assert_eq!(pushed.unwrap().interruptions, 0);
+        scene.check().await;
+    }
+}
+
+/// A name, and what it stands for.
+struct Names(Arc<Mutex<Vec<SocketAddr>>>);
+
+impl Names {
+    fn new(addresses: &[SocketAddr]) -> Self {
+        Self(Arc::new(Mutex::new(addresses.to_vec())))
+    }
+
+    fn set(&self, addresses: &[SocketAddr]) {
+        *self.0.lock().expect("nobody panics with it") = addresses.to_vec();
+    }
+
+    /// Has a push look the name up.
+    fn resolve(&self, config: &mut PushConfig) {
+        let name = ServerAddress::Named { host: "server.example".into(), port: address().port() };
+        config.servers = vec![name];
+        config.resolver = Arc::new(Self(Arc::clone(&self.0)));
+    }
+}
+
+impl Resolver for Names {
+    fn look_up<'a>(&'a self, _: &'a str, _: u16) -> Found<'a> {
+        Box::pin(async { Ok(self.0.lock().expect("nobody panics with it").clone()) })
+    }
 }
 
 /// Random scenarios that once failed.

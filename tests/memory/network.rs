@@ -2,7 +2,7 @@
 //! over one of them, which delay, queue, lose, reorder, double, damage and cut off what they carry.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -70,6 +70,9 @@ struct State {
     /// When each lane is free again: towards the server, and back.
     free_at: Vec<[Instant; 2]>,
     server: SocketAddr,
+    /// Who is at other addresses as well, and addresses that nothing gets to or comes from any more.
+    aliases: HashMap<SocketAddr, SocketAddr>,
+    dead: HashSet<IpAddr>,
     sockets: HashMap<SocketAddr, Weak<Socket>>,
     /// What a client's address is to the others, and back.
     outside: HashMap<SocketAddr, SocketAddr>,
@@ -104,6 +107,8 @@ impl Network {
                 delivered: vec![0; lanes.len()],
                 lanes,
                 server,
+                aliases: HashMap::new(),
+                dead: HashSet::new(),
                 sockets: HashMap::new(),
                 outside: HashMap::new(),
                 inside: HashMap::new(),
@@ -137,6 +142,21 @@ impl Network {
         state.inside.clear();
     }
 
+    /// Who is at `address` is at `alias` as well.
+    pub(crate) fn alias(&self, alias: SocketAddr, address: SocketAddr) {
+        self.lock().aliases.insert(alias, address);
+    }
+
+    /// Whether nothing gets to `ip`, nor comes from there.
+    pub(crate) fn set_dead(&self, ip: IpAddr, is_dead: bool) {
+        let dead = &mut self.lock().dead;
+        if is_dead {
+            dead.insert(ip)
+        } else {
+            dead.remove(&ip)
+        };
+    }
+
     /// Takes whoever is at `address` off the network, as if it were killed.
     pub(crate) fn unplug(&self, address: SocketAddr) {
         if let Some(socket) = self.lock().sockets.remove(&address).and_then(|it| it.upgrade()) {
@@ -163,7 +183,8 @@ impl Network {
 impl State {
     /// True if what is sent arrives before all else.
     fn send(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
-        let is_answer = from == self.server;
+        // Servers may be anywhere, and are at one port; clients never are.
+        let is_answer = from.port() == self.server.port();
         let (client, from, to) = if is_answer {
             let Some(&client) = self.inside.get(&to) else { return false };
             (client, from, client)
@@ -175,6 +196,8 @@ impl State {
         let now = Instant::now();
         let starts_at = self.free_at[number][usize::from(is_answer)].max(now);
         let is_lost = lane.is_cut
+            || self.dead.contains(&from.ip())
+            || self.dead.contains(&to.ip())
             || data.len() > lane.mtu
             || starts_at - now > lane.queue
             || self.rng.random_bool(lane.lost);
@@ -224,12 +247,13 @@ impl State {
             }
             let Some(Reverse(packet)) = self.on_the_way.pop() else { break };
             let Packet { lane, from, to, data, .. } = packet;
-            let socket = self.sockets.get(&to).and_then(Weak::upgrade);
+            let at = self.aliases.get(&to).unwrap_or(&to);
+            let socket = self.sockets.get(at).and_then(Weak::upgrade);
             if let (Some(socket), false) = (socket, self.lanes[lane].is_cut) {
-                if to == self.server {
+                if to.port() == self.server.port() {
                     self.delivered[lane] += data.len() as u64;
                 }
-                socket.take(from, data);
+                socket.take(from, to.ip(), data);
             }
         }
         None
@@ -287,14 +311,15 @@ struct Socket {
 
 #[derive(Default)]
 struct Inbox {
-    waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    /// From where, to which of this host's addresses, and what.
+    waiting: VecDeque<(SocketAddr, IpAddr, Vec<u8>)>,
     reader: Option<Waker>,
 }
 
 impl Socket {
-    fn take(&self, from: SocketAddr, data: Vec<u8>) {
+    fn take(&self, from: SocketAddr, to: IpAddr, data: Vec<u8>) {
         let mut inbox = self.inbox.lock().expect("nobody panics with it");
-        inbox.waiting.push_back((from, data));
+        inbox.waiting.push_back((from, to, data));
         if let Some(reader) = inbox.reader.take() {
             reader.wake();
         }
@@ -326,8 +351,10 @@ impl AsyncUdpSocket for Socket {
             return Ok(());
         }
         let datagram_bytes = transmit.segment_size.unwrap_or(transmit.contents.len());
+        let ip = transmit.src_ip.unwrap_or(self.address.ip());
+        let from = SocketAddr::new(ip, self.address.port());
         for datagram in transmit.contents.chunks(datagram_bytes) {
-            self.network.send(self.address, transmit.destination, datagram);
+            self.network.send(from, transmit.destination, datagram);
         }
         Ok(())
     }
@@ -341,14 +368,14 @@ impl AsyncUdpSocket for Socket {
         let mut inbox = self.inbox.lock().expect("nobody panics with it");
         let mut count = 0;
         for (buf, meta) in bufs.iter_mut().zip(meta) {
-            let Some((from, data)) = inbox.waiting.pop_front() else { break };
+            let Some((from, to, data)) = inbox.waiting.pop_front() else { break };
             buf[..data.len()].copy_from_slice(&data);
             *meta = RecvMeta {
                 addr: from,
                 len: data.len(),
                 stride: data.len(),
                 ecn: None,
-                dst_ip: Some(self.address.ip()),
+                dst_ip: Some(to),
             };
             count += 1;
         }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -33,8 +33,11 @@ pub(crate) struct Scene {
     pub(crate) network: Arc<Network>,
     pub(crate) bytes: usize,
     server: Mutex<AbortHandle>,
+    address: Mutex<SocketAddr>,
     /// The server has confirmed something.
     is_begun: Arc<AtomicBool>,
+    /// Connections that were up at a time, at most, since this was last asked.
+    connections_most: Arc<AtomicUsize>,
     pacer: AbortHandle,
 }
 
@@ -50,9 +53,20 @@ impl Scene {
         SmallRng::seed_from_u64(seed).fill_bytes(&mut data);
         fs::write(dir.path().join("file"), data).expect("a file");
         let network = Network::start(seed, address(), lanes);
-        let server = Mutex::new(serve(dir.path(), &identity, &network));
+        let server = Mutex::new(serve(dir.path(), &identity, &network, address()));
+        let address = Mutex::new(address());
         let pacer = tokio::spawn(hold_back()).abort_handle();
-        Self { dir, identity, network, bytes, server, is_begun: Arc::default(), pacer }
+        Self {
+            dir,
+            identity,
+            network,
+            bytes,
+            server,
+            address,
+            is_begun: Arc::default(),
+            connections_most: Arc::default(),
+            pacer,
+        }
     }
 
     /// Pushes the file, as `adapt` wants it.
@@ -69,8 +83,10 @@ impl Scene {
         };
         adapt(&mut config);
         let (is_begun, began) = (Arc::clone(&self.is_begun), Instant::now());
+        let most = Arc::clone(&self.connections_most);
         let tell = move |event| match event {
-            PushEvent::Progress(Progress { confirmed_bytes, .. }) => {
+            PushEvent::Progress(Progress { confirmed_bytes, connections, .. }) => {
+                most.fetch_max(connections, Relaxed);
                 is_begun.fetch_or(confirmed_bytes > 0, Relaxed);
             }
             // Shown of tests that fail.
@@ -97,11 +113,21 @@ impl Scene {
 
     /// Ends the server without a word, and starts it again after `pause`.
     pub(crate) async fn restart_server(&self, pause: Duration) {
-        self.network.unplug(address());
+        let same = *self.address.lock().expect("nobody panics with it");
+        self.move_server(pause, same).await;
+    }
+
+    /// The same, and then it is at `address`.
+    pub(crate) async fn move_server(&self, pause: Duration, address: SocketAddr) {
+        let before = {
+            let mut current = self.address.lock().expect("nobody panics with it");
+            std::mem::replace(&mut *current, address)
+        };
+        self.network.unplug(before);
         self.server.lock().expect("nobody panics with it").abort();
         sleep(pause).await;
         *self.server.lock().expect("nobody panics with it") =
-            serve(self.dir.path(), &self.identity, &self.network);
+            serve(self.dir.path(), &self.identity, &self.network, address);
     }
 
     /// The file has arrived as it is, and nothing is left besides it.
@@ -130,15 +156,20 @@ impl Drop for Scene {
     }
 }
 
-fn address() -> SocketAddr {
+pub(crate) fn address() -> SocketAddr {
     SERVER.parse().expect("an address")
 }
 
-fn serve(dir: &Path, identity: &Arc<Identity>, network: &Arc<Network>) -> AbortHandle {
+fn serve(
+    dir: &Path,
+    identity: &Arc<Identity>,
+    network: &Arc<Network>,
+    address: SocketAddr,
+) -> AbortHandle {
     let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
     let config = ServeConfig {
-        sockets: network.host(address().ip()),
-        ..ServeConfig::new(address(), dir.join("root"), Arc::clone(identity), trust)
+        sockets: network.host(address.ip()),
+        ..ServeConfig::new(address, dir.join("root"), Arc::clone(identity), trust)
     };
     let server = Server::bind(config).expect("a server");
     tokio::spawn(server.run(Arc::new(|_| ()), std::future::pending())).abort_handle()

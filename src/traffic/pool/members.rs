@@ -101,7 +101,7 @@ impl Pool {
     }
 
     /// Whether the whole network seems to be gone.
-    fn is_dark(&self, now: Instant) -> bool {
+    pub fn is_dark(&self, now: Instant) -> bool {
         if !self.accepted || self.drained {
             return false;
         }

@@ -1,0 +1,225 @@
+//! Addresses as people type them: with a port or without one, and with the zone that a link-local IPv6
+//! address needs, as in `fe80::1%eth0`.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerAddress {
+    /// An address that needs no looking up.
+    Socket(SocketAddr),
+    /// A name, or an address as it was typed, without brackets; to be looked up at each attempt.
+    Named {
+        /// The name.
+        host: String,
+        /// The UDP port.
+        port: u16,
+    },
+}
+
+impl ServerAddress {
+    /// Reads `HOST` or `HOST:PORT`, IPv6 addresses with a port in brackets.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+        const FORM: &str =
+            "expected HOST or HOST:PORT, as in backup.example:4433 or [fe80::1%eth0]:4433";
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or(FORM)?;
+                (
+                    host,
+                    if port.is_empty() { None } else { Some(port.strip_prefix(':').ok_or(FORM)?) },
+                )
+            }
+            // More than one colon is an IPv6 address as it is.
+            None => match text.split_once(':') {
+                Some((host, port)) if !port.contains(':') => (host, Some(port)),
+                _ => (text, None),
+            },
+        };
+        if host.is_empty() {
+            return Err(FORM.into());
+        }
+        check_zone(host)?;
+        let port = port.map_or(Ok(default_port), str::parse).map_err(|_| FORM)?;
+        Ok(Self::Named { host: host.into(), port })
+    }
+}
+
+impl From<SocketAddr> for ServerAddress {
+    fn from(address: SocketAddr) -> Self {
+        Self::Socket(address)
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => address.fmt(f),
+            Self::Named { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Named { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// That `host` has a zone if it is a link-local address, and none if it is not.
+pub fn check_zone(host: &str) -> Result<(), String> {
+    let (ip, zone) = split_zone(host);
+    match (ip.parse(), zone) {
+        (Ok(ip), None) if is_link_local(ip) => Err(format!(
+            "{ip} is an address of one link: say which interface leads there, as in {ip}%eth0"
+        )),
+        (Ok(ip), Some(_)) if !is_link_local(ip) => Err(format!(
+            "{ip} is no address of one link (fe80::...), and an interface (%) has no meaning with it"
+        )),
+        (Ok(_), Some("")) => {
+            Err(format!("{host}: the name of an interface is missing behind the %"))
+        }
+        (Err(_), Some(_)) => {
+            Err(format!("{host}: only an IPv6 address can be followed by % and an interface"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `host` as a certificate has it: without the zone, which only this host knows.
+pub fn without_zone(host: &str) -> &str {
+    split_zone(host).0
+}
+
+/// The address that `text` is, with its zone's number on this host; `None` if it is none but a name.
+pub fn read_ip(text: &str, port: u16) -> Option<io::Result<SocketAddr>> {
+    let (ip, zone) = split_zone(text);
+    let ip: IpAddr = ip.parse().ok()?;
+    Some(match (ip, zone) {
+        (IpAddr::V6(ip), Some(zone)) => {
+            zone_number(zone).map(|number| SocketAddrV6::new(ip, port, 0, number).into())
+        }
+        (IpAddr::V4(_), Some(_)) => return None,
+        (ip, None) => Ok(SocketAddr::new(ip, port)),
+    })
+}
+
+/// A local address, as in `192.0.2.1` or `fe80::1%eth0`; with port 0.
+pub fn parse_local(text: &str) -> Result<SocketAddr, String> {
+    check_zone(text)?;
+    match read_ip(text, 0) {
+        Some(address) => address.map_err(|error| error.to_string()),
+        None => Err("expected an IP address, as in 192.0.2.1 or fe80::1%eth0".into()),
+    }
+}
+
+/// Where a server listens: `IP:PORT`, or `:PORT` for all that this host has.
+pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    const FORM: &str =
+        "expected IP:PORT or :PORT, as in 192.0.2.1:4433, [::]:4433 or [fe80::1%eth0]:4433";
+    let (ip, port) = text.rsplit_once(':').ok_or(FORM)?;
+    let port = port.parse().map_err(|_| FORM)?;
+    let ip = match ip.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        Some(inside) => inside.ok_or(FORM)?,
+        None if ip.is_empty() => "::",
+        // Without brackets, the port may be a part of the address.
+        None if ip.contains(':') => return Err(FORM.into()),
+        None => ip,
+    };
+    check_zone(ip)?;
+    match read_ip(ip, port) {
+        Some(address) => address.map_err(|error| error.to_string()),
+        None => Err(FORM.into()),
+    }
+}
+
+fn split_zone(host: &str) -> (&str, Option<&str>) {
+    host.split_once('%').map_or((host, None), |(ip, zone)| (ip, Some(zone)))
+}
+
+fn is_link_local(ip: Ipv6Addr) -> bool {
+    ip.is_unicast_link_local()
+}
+
+/// Interfaces have names and numbers, and both are typed.
+fn zone_number(zone: &str) -> io::Result<u32> {
+    if let Ok(number) = zone.parse() {
+        return Ok(number);
+    }
+    let socket = std::net::UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))
+        .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    rustix::net::netdevice::name_to_index(&socket, zone).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("there is no network interface {zone} on this host"),
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_typed_with_and_without_a_port() {
+        for (text, host, port) in [
+            ("other", "other", 7_000),
+            ("other:9", "other", 9),
+            ("10.0.0.1", "10.0.0.1", 7_000),
+            ("10.0.0.1:9", "10.0.0.1", 9),
+            ("::1", "::1", 7_000),
+            ("[::1]", "::1", 7_000),
+            ("[::1]:9", "::1", 9),
+            ("fe80::1%eth0", "fe80::1%eth0", 7_000),
+            ("[fe80::1%2]:9", "fe80::1%2", 9),
+        ] {
+            let address = ServerAddress::Named { host: host.into(), port };
+            assert_eq!(ServerAddress::parse(text, 7_000), Ok(address), "{text}");
+        }
+        for text in [
+            "",
+            ":9",
+            "other:port",
+            "other:99999",
+            "[::1",
+            "[::1]9",
+            "[]:9",
+            "fe80::1",
+            "::1%lo",
+            "fe80::1%",
+            "other%eth0",
+        ] {
+            assert!(ServerAddress::parse(text, 7_000).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_listens_at_an_address_or_at_all() {
+        for (text, address) in [
+            ("127.0.0.1:4433", "127.0.0.1:4433"),
+            ("[::1]:9", "[::1]:9"),
+            (":4433", "[::]:4433"),
+            ("[fe80::1%1]:9", "[fe80::1%1]:9"),
+            ("[fe80::1%lo]:9", "[fe80::1%1]:9"),
+        ] {
+            assert_eq!(parse_listen(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["", "4433", "::1:4433", "[::1]", "[fe80::1]:9", "host:9", "127.0.0.1:99999"] {
+            assert!(parse_listen(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_interface_is_found_by_name_and_by_number() {
+        let number = |text| match read_ip(text, 9) {
+            Some(Ok(SocketAddr::V6(address))) => Some(address.scope_id()),
+            _ => None,
+        };
+        assert_eq!(number("fe80::1%lo"), number("fe80::1%1"));
+        assert_eq!(number("fe80::1%lo"), Some(1));
+        assert_eq!(number("::1"), Some(0));
+        let error = read_ip("fe80::1%no-such-one", 9).unwrap().unwrap_err();
+        assert!(error.to_string().contains("no network interface no-such-one"), "{error}");
+        assert!(read_ip("backup.example", 9).is_none());
+        assert_eq!(parse_local("fe80::1%1").unwrap(), "[fe80::1%1]:0".parse().unwrap());
+        assert_eq!(parse_local("10.0.0.1").unwrap(), "10.0.0.1:0".parse().unwrap());
+        assert!(parse_local("fe80::1").is_err() && parse_local("eth0").is_err());
+    }
+}
