@@ -32,6 +32,10 @@ pub enum Error {
 /// The exit code of a push that moved all but some files, and of a verification that found a difference.
 pub const EXIT_SOME_FAILED: u8 = 1;
 
+/// The exit code of a push that moved all but what vanished or was changed at the source while it was
+/// read. It is that of rsync.
+pub const EXIT_SOME_CHANGED: u8 = 24;
+
 impl Error {
     /// The exit code: 2 usage, 3 connect, 4 authentication, 5 peer, 6 local disk, 130 interrupted.
     pub fn exit_code(&self) -> u8 {

@@ -152,10 +152,33 @@ pub struct ConnectionTotal {
 /// Something that could not be moved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Failure {
+    /// What kind of failure it is, for programs.
+    pub kind: FailureKind,
     /// Its path, as it was found.
     pub path: String,
     /// Why.
     pub reason: String,
+}
+
+/// Where something failed, and whether others had a hand in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// It was found at the source, and then it was gone.
+    Vanished,
+    /// It was changed or replaced at the source while it was read.
+    Changed,
+    /// It cannot be read at the source, or not be sent.
+    Source,
+    /// It cannot be written, or not be read, at the destination.
+    Destination,
+}
+
+impl FailureKind {
+    /// Whether somebody who works at the source has done it: another attempt may succeed.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Vanished | Self::Changed)
+    }
 }
 
 /// What a push did.
@@ -181,6 +204,10 @@ pub struct Summary {
     pub failures: Vec<Failure>,
     /// How many could not be moved.
     pub failed: u64,
+    /// How many of them had vanished from the source when they were to be read.
+    pub vanished: u64,
+    /// How many of them were changed at the source while they were read.
+    pub changed: u64,
     /// How many of them the server has counted and not named.
     pub failed_unnamed: u64,
     /// From start to durable, in seconds.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qbulk::certs;
-use qbulk::error::{EXIT_SOME_FAILED, Error};
+use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
 use qbulk::event::{PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
 use rustix::process::Signal;
@@ -106,6 +106,7 @@ async fn demo(bytes: u64) -> Result<u8, Error> {
 fn pushed(report: &PushReport, result: Result<Summary, Error>) -> u8 {
     match result {
         Ok(Summary { failed: 0, .. }) => 0,
+        Ok(summary) if summary.failed == summary.vanished + summary.changed => EXIT_SOME_CHANGED,
         Ok(_) => EXIT_SOME_FAILED,
         Err(error) => report.fail(&error),
     }

@@ -1,5 +1,6 @@
 //! Pushing files to a server: the loop that joins the traffic manager to connections and disk.
 
+mod again;
 mod config;
 mod connections;
 mod failures;
@@ -20,6 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use self::again::Again;
 pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
@@ -35,15 +37,19 @@ use crate::buffers::Buffers;
 use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
-use crate::event::{Failure, PushEvent, Summary};
+use crate::event::{Failure, FailureKind, PushEvent, Summary};
 use crate::net::address::ServerAddress;
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
+use crate::store::compare::Wanted;
 use crate::store::paths::{PathCache, PathKey};
+use crate::store::scan::{Entry, Lost};
 use crate::store::shown;
-use crate::store::source::{Outcome, Prepared, SourceItem, prepare};
+use crate::store::source::{
+    Outcome, Prepared, ReadOptions, Sealed, SourceItem, Unreadable, confirm, prepare,
+};
 use crate::traffic::{
     ConnId, Input, Item, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
 };
@@ -141,7 +147,13 @@ pub async fn find(
 
 enum Event {
     Link(ConnId, LinkEvent),
-    Prepared { sealed: Vec<(Arc<SourceItem>, [u8; 32])>, failures: Vec<Failure> },
+    Prepared {
+        sealed: Vec<Sealed>,
+        failures: Vec<(Arc<SourceItem>, Unreadable)>,
+    },
+    /// A file of which something had changed under way was read once more.
+    Confirmed(Sealed, Result<(), Unreadable>),
+    LookedAgain(Vec<Result<Entry, Lost>>),
 }
 
 /// A stripe that is sent and not confirmed. What was read of it is kept, so that another connection can
@@ -167,6 +179,10 @@ struct Push {
     number: [u8; 16],
     destination: Vec<u8>,
     source: Source,
+    read: ReadOptions,
+    again: Again,
+    /// Stops who reads for it when it is dropped.
+    wanted: Wanted,
     receipt: Option<Arc<Receipt>>,
     recall: Recall,
     /// Which of the server's transfers this is.
@@ -189,6 +205,8 @@ struct Push {
     source_done: bool,
     /// Stripes that are being read for the first time.
     reading: usize,
+    /// Files that are read once more before they are sealed.
+    confirming: usize,
     /// The server knows how many stripes there are.
     finishing: bool,
     reach: Reach,
@@ -249,6 +267,9 @@ impl Push {
             number,
             destination: config.destination,
             source,
+            read: config.read,
+            again: Again::default(),
+            wanted: Wanted::default(),
             receipt,
             recall: Recall::default(),
             instance: None,
@@ -267,6 +288,7 @@ impl Push {
             damaged: 0,
             source_done: false,
             reading: 0,
+            confirming: 0,
             finishing: false,
             done: None,
         })
@@ -334,12 +356,21 @@ impl Push {
     /// Tells the server how many stripes there are as soon as that is known.
     fn announce_end(&mut self) {
         let plan = self.pool.plan();
-        let known = self.source_done && self.reading == 0 && plan.waiting_items() == 0;
-        if known && !self.finishing {
-            self.finishing = true;
-            for link in self.links.values() {
-                link.say(Control::Finish { stripes: plan.cut_stripes() });
-            }
+        let is_read = self.source_done
+            && self.reading + self.confirming == 0
+            && plan.waiting_items() == 0
+            && !self.again.is_looking();
+        if !is_read || self.finishing {
+            return;
+        }
+        if let Some(look) = self.again.begin() {
+            let events = self.events.clone();
+            tokio::task::spawn_blocking(move || drop(events.send(Event::LookedAgain(look()))));
+            return;
+        }
+        self.finishing = true;
+        for link in self.links.values() {
+            link.say(Control::Finish { stripes: plan.cut_stripes() });
         }
     }
 
@@ -388,9 +419,9 @@ impl Push {
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
-        let receipt = self.receipt.clone();
+        let (receipt, options) = (self.receipt.clone(), self.read);
         tokio::task::spawn_blocking(move || {
-            let outcome = prepare(id, &parts, &buffers);
+            let outcome = prepare(id, &parts, &buffers, options);
             if let Some(receipt) = receipt {
                 receipt.add(&parts, &outcome);
             }
@@ -421,15 +452,70 @@ impl Push {
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Prepared { sealed, failures } => {
                 self.reading -= 1;
-                let seal = |(item, hash): (Arc<SourceItem>, _)| self.source.seal(&item, hash);
-                let seals = sealed.into_iter().map(seal).collect();
+                let (unsure, sure): (Vec<_>, Vec<_>) =
+                    sealed.into_iter().partition(|sealed| sealed.is_unsure);
+                let seal = |sealed: Sealed| self.source.seal(&sealed.item, sealed.hash);
+                let seals = sure.into_iter().map(seal).collect();
                 self.offer(seals);
-                for failure in failures {
-                    self.failures.add(failure);
+                for sealed in unsure {
+                    self.confirm(sealed);
+                }
+                for (item, why) in failures {
+                    self.lose(&item, why);
+                }
+            }
+            Event::Confirmed(sealed, result) => self.on_confirmation(&sealed, result),
+            Event::LookedAgain(entries) => {
+                self.again.end();
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => {
+                            let items = self.source.take_again(entry);
+                            self.offer(items);
+                        }
+                        Err(lost) => self.failures.add(lost.into()),
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// All of a file was sent, and something about it has changed under way: it is read once more.
+    fn confirm(&mut self, sealed: Sealed) {
+        self.confirming += 1;
+        let (events, options, wanted) = (self.events.clone(), self.read, self.wanted.watch());
+        tokio::task::spawn_blocking(move || {
+            let result = confirm(&sealed, options, &wanted);
+            drop(events.send(Event::Confirmed(sealed, result)));
+        });
+    }
+
+    fn on_confirmation(&mut self, sealed: &Sealed, result: Result<(), Unreadable>) {
+        self.confirming -= 1;
+        let item = match result {
+            Ok(()) => {
+                if let Some(receipt) = &self.receipt {
+                    receipt.seal(sealed);
+                }
+                self.source.seal(&sealed.item, sealed.hash)
+            }
+            Err(why) => {
+                self.lose(&sealed.item, why);
+                self.source.take_back(&sealed.item)
+            }
+        };
+        self.offer(vec![item]);
+    }
+
+    /// Something cannot be read as it was found. It may be another time.
+    fn lose(&mut self, item: &SourceItem, why: Unreadable) {
+        let is_tried_again = why.kind.is_live()
+            && !item.is_last_try
+            && self.again.add(item.local.clone(), item.path.clone());
+        if !is_tried_again {
+            self.failures.add(item.failure(why));
+        }
     }
 
     fn on_up(&mut self, conn: ConnId, link: Link) {
@@ -488,7 +574,8 @@ impl Push {
                 self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
             }
             Control::Failed { path, message } => {
-                let failure = Failure { path: shown(&path), reason: shown(&message) };
+                let (path, reason) = (shown(&path), shown(&message));
+                let failure = Failure { kind: FailureKind::Destination, path, reason };
                 self.failures.hear(conn, failure);
             }
             finished @ Control::Finished { .. } => self.on_finished(conn, &finished)?,
@@ -647,9 +734,10 @@ impl Push {
             Found::Entries(entries) => {
                 let mut items = Vec::with_capacity(entries.len());
                 for entry in entries {
-                    match entry.and_then(|entry| self.source.take(entry)) {
-                        Ok(found) => items.extend(found),
-                        Err(failure) => self.failures.add(failure),
+                    match entry.map(|entry| self.source.take(entry)) {
+                        Ok(Ok(found)) => items.extend(found),
+                        Ok(Err(failure)) => self.failures.add(failure),
+                        Err(lost) => self.on_lost_entry(lost),
                     }
                 }
                 self.offer(items);
@@ -658,6 +746,18 @@ impl Push {
                 self.source_done = true;
                 self.pool.handle(Input::SourceDone, clock::now());
             }
+        }
+    }
+
+    /// Something could not be looked at. It may be back at the end.
+    fn on_lost_entry(&mut self, lost: Lost) {
+        let is_tried_again = lost.why.kind.is_live()
+            && self
+                .source
+                .path(&lost.remote)
+                .is_some_and(|path| self.again.add(lost.local.clone(), path));
+        if !is_tried_again {
+            self.failures.add(lost.into());
         }
     }
 

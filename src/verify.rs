@@ -5,8 +5,9 @@ mod peer;
 mod tally;
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -19,22 +20,24 @@ pub use self::local::{ReceiptConfig, verify_receipt};
 use self::peer::Peer;
 use self::tally::{Scanned, Tally};
 use crate::error::Error;
-use crate::event::{Failure, VerifyEvent, VerifySummary};
+use crate::event::{Failure, FailureKind, VerifyEvent, VerifySummary};
 use crate::identity::Identity;
 use crate::net::address::ServerAddress;
 use crate::net::lookup::Resolver;
 use crate::net::tls::ClientTrust;
 use crate::push::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
-use crate::store::scan::{Entry, FileInfo, Kind, Start, scan};
-use crate::store::source::open;
-use crate::store::{reason, shown};
+use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
+use crate::store::shown;
+use crate::store::source::{Unreadable, open, read_small};
 use crate::wire::{COMPARES_MAX, Control, PATH_BYTES_MAX, Subject, Verdict, is_path_safe};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// Entries that the scan may be ahead.
 const SCAN_AHEAD: usize = 1_024;
+/// What is said to have this many bytes at most, and occupies nothing, is read to see what it has.
+const SMALL_BYTES: u64 = 64 << 10;
 /// Files that are hashed at the same time.
 const HASHES_MAX: usize = 4;
 
@@ -102,29 +105,55 @@ pub async fn verify(
 }
 
 /// Looks through the sources ahead of who reads from the channel; ends with it.
-fn start_scan(starts: Vec<Start>, scanned: Arc<Scanned>) -> mpsc::Receiver<Result<Entry, Failure>> {
+fn start_scan(starts: Vec<Start>, scanned: Arc<Scanned>) -> mpsc::Receiver<Result<Seen, Failure>> {
     let (sender, found) = mpsc::channel(SCAN_AHEAD);
     tokio::task::spawn_blocking(move || {
         scan(&starts, |entry| {
-            if let Ok(Entry { kind, .. }) = &entry {
-                scanned.add(if let Kind::File(info) = kind { info.bytes } else { 0 });
+            let entry = entry.and_then(with_real_size);
+            if let Ok(Seen { entry, .. }) = &entry {
+                scanned.add(if let Kind::File(info) = entry.kind { info.bytes } else { 0 });
             }
-            sender.blocking_send(entry).is_ok()
+            sender.blocking_send(entry.map_err(Failure::from)).is_ok()
         });
         scanned.done.store(true, Relaxed);
     });
     found
 }
 
+/// Something that was found at the source.
+struct Seen {
+    entry: Entry,
+    /// Its hash, if it was read already.
+    hash: Option<[u8; 32]>,
+}
+
+/// A push sends what can be read, whatever size a file is said to have: that is what is compared.
+fn with_real_size(entry: Entry) -> Result<Seen, Lost> {
+    let Entry { local, remote, kind } = entry;
+    let Kind::File(info) = kind else {
+        return Ok(Seen { entry: Entry { local, remote, kind }, hash: None });
+    };
+    if !info.is_hollow || info.bytes > SMALL_BYTES {
+        return Ok(Seen { entry: Entry { local, remote, kind }, hash: None });
+    }
+    match read_small(&local, &info) {
+        Ok((info, hash)) => {
+            let entry = Entry { local, remote, kind: Kind::File(info) };
+            Ok(Seen { entry, hash: Some(hash) })
+        }
+        Err(why) => Err(Lost { local, remote, why }),
+    }
+}
+
 struct Verify {
     peer: Peer,
     names: Names,
-    found: mpsc::Receiver<Result<Entry, Failure>>,
+    found: mpsc::Receiver<Result<Seen, Failure>>,
     all_found: bool,
     /// What the server was asked for, at most [`COMPARES_MAX`], by number.
     unanswered: HashMap<u64, Unanswered>,
     next_item: u64,
-    hashing: JoinSet<(u64, Result<[u8; 32], String>)>,
+    hashing: JoinSet<(u64, Result<[u8; 32], Unreadable>)>,
     room: Arc<Semaphore>,
     tally: Tally,
 }
@@ -134,7 +163,7 @@ struct Unanswered {
     path: Vec<u8>,
     subject: Subject,
     /// Why it could not be hashed here.
-    unreadable: Option<String>,
+    unreadable: Option<Unreadable>,
     /// Its hash, which is not computed to the end once the answer is there.
     wanted: Wanted,
 }
@@ -143,7 +172,7 @@ impl Verify {
     fn new(
         peer: Peer,
         names: Names,
-        found: mpsc::Receiver<Result<Entry, Failure>>,
+        found: mpsc::Receiver<Result<Seen, Failure>>,
         tally: Tally,
     ) -> Self {
         Self {
@@ -179,8 +208,8 @@ impl Verify {
     }
 
     /// Asks the server for something that was found, and begins to hash it.
-    fn compare(&mut self, entry: Entry) -> Result<(), Error> {
-        let Entry { local, remote, kind } = entry;
+    fn compare(&mut self, seen: Seen) -> Result<(), Error> {
+        let Seen { entry: Entry { local, remote, kind }, hash } = seen;
         let path = self.names.remote(&remote);
         let subject = match &kind {
             Kind::Folder(_) if path.is_empty() => return Ok(()), // the root is the server's own
@@ -192,25 +221,29 @@ impl Verify {
         };
         if !is_path_safe(&path) {
             let reason = format!("its path is longer than {PATH_BYTES_MAX} bytes");
-            self.tally.not_compared(Failure { path: local.to_string_lossy().into(), reason });
+            let (kind, path) = (FailureKind::Source, local.to_string_lossy().into());
+            self.tally.not_compared(Failure { kind, path, reason });
             return Ok(());
         }
         let item = self.next_item;
         self.next_item += 1;
         self.peer.say(Control::Compare { item, path: path.clone(), subject })?;
         let wanted = Wanted::default();
-        if let Kind::File(info) = kind {
+        if let (Kind::File(info), Some(_)) = (&kind, hash) {
+            self.tally.scanned().read_bytes.fetch_add(info.bytes, Relaxed);
+            self.peer.say(Control::Expect { item, hash })?;
+        } else if let Kind::File(info) = kind {
             let (local, watch) = (local.clone(), wanted.watch());
             let (room, scanned) = (Arc::clone(&self.room), self.tally.scanned());
             self.hashing.spawn(async move {
                 let room = room.acquire_owned().await;
                 let work = move || {
-                    let hash = hash_local(local, info, &watch, &scanned);
+                    let hash = hash_local(&local, &info, &watch, &scanned);
                     drop(room);
                     hash
                 };
                 let hash = tokio::task::spawn_blocking(work).await;
-                (item, hash.unwrap_or_else(|error| Err(error.to_string())))
+                (item, hash.unwrap_or_else(|error| Err(Unreadable::from(io::Error::other(error)))))
             });
         }
         let unanswered = Unanswered { local, path, subject, unreadable: None, wanted };
@@ -220,7 +253,7 @@ impl Verify {
 
     fn on_hashed(
         &mut self,
-        hashed: Result<(u64, Result<[u8; 32], String>), JoinError>,
+        hashed: Result<(u64, Result<[u8; 32], Unreadable>), JoinError>,
     ) -> Result<(), Error> {
         let (item, hash) = hashed.map_err(|error| Error::Disk(error.to_string()))?;
         let Some(unanswered) = self.unanswered.get_mut(&item) else { return Ok(()) };
@@ -241,9 +274,9 @@ impl Verify {
         let Unanswered { local, path, subject, unreadable, wanted } = answered;
         drop(wanted);
         match unreadable {
-            Some(reason) => {
+            Some(Unreadable { kind, reason }) => {
                 let path = local.to_string_lossy().into();
-                self.tally.not_compared(Failure { path, reason });
+                self.tally.not_compared(Failure { kind, path, reason });
             }
             None => self.tally.settle(shown(&path), &subject, verdict),
         }
@@ -251,25 +284,25 @@ impl Verify {
 }
 
 fn hash_local(
-    local: PathBuf,
-    info: FileInfo,
+    local: &Path,
+    info: &FileInfo,
     wanted: &StillWanted,
     scanned: &Scanned,
-) -> Result<[u8; 32], String> {
+) -> Result<[u8; 32], Unreadable> {
     let mut left = info.bytes;
-    let hashed = open(&local).and_then(|file| {
-        hash(&file, &info, wanted, |bytes| {
+    let hashed = open(local).and_then(|file| {
+        hash(&file, info, wanted, |bytes| {
+            // What is read more than once counts once.
+            let bytes = bytes.min(left);
             left -= bytes;
             scanned.read_bytes.fetch_add(bytes, Relaxed);
         })
     });
     // What need not be read is done with as well.
     scanned.read_bytes.fetch_add(left, Relaxed);
-    drop(local);
-    match hashed {
-        Ok(Hashed::Hash(hash)) => Ok(hash),
-        Ok(Hashed::Changed) => Err("it changed while it was read".into()),
-        Ok(Hashed::Stopped) => Err("not wanted any more".into()),
-        Err(error) => Err(reason(&error)),
+    match hashed? {
+        Hashed::Hash(hash) => Ok(hash),
+        Hashed::Changed => Err(Unreadable::changed()),
+        Hashed::Stopped => Err(io::Error::other("not wanted any more").into()),
     }
 }

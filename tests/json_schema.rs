@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
 use qbulk::event::{
-    ConnectionState, Difference, Failure, Progress, PushEvent, ServeEvent, Summary, VerifyEvent,
-    VerifyProgress, VerifySummary,
+    ConnectionState, Difference, Failure, FailureKind, Progress, PushEvent, ServeEvent, Summary,
+    VerifyEvent, VerifyProgress, VerifySummary,
 };
 use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry};
 use qbulk::wire::Meta;
@@ -66,7 +66,7 @@ fn tagged(event: &Value, tag: &str) -> (String, BTreeSet<String>) {
 fn every_event_is_documented_as_it_is() {
     let text = || "x".to_owned();
     let address = || "127.0.0.1:1".parse().expect("an address");
-    let failure = Failure { path: text(), reason: text() };
+    let failure = Failure { kind: FailureKind::Source, path: text(), reason: text() };
     let push = [
         PushEvent::Begun { transfer: text() },
         PushEvent::Interrupted { reason: text(), retry_in_s: 0.0 },
@@ -198,7 +198,7 @@ fn a_real_transfer_tells_nothing_that_is_not_documented() {
     assert_eq!((&summary["event"], &summary["files"]), (&"summary".into(), &1.into()));
     assert_eq!(
         summary["failures"][0].as_object().expect("an object").keys().collect::<Vec<_>>(),
-        ["path", "reason"]
+        ["kind", "path", "reason"]
     );
     let (code, failed) = push(&dir.path().join("missing"));
     let error = failed.last().expect("an event");

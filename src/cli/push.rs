@@ -16,6 +16,7 @@ use qbulk::net::address::ServerAddress;
 use qbulk::net::tls::ClientTrust;
 use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::paths::PathCache;
+use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
@@ -32,8 +33,11 @@ The path is relative to the folder that the server serves. Links are sent as lin
 there already is replaced as a whole once the new one is complete and verified, never before.
 A push that was interrupted goes on where it was when the same command is run again.
 
+What is written to while it is read is tried once more when everything else has been sent.
+
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
-4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, 130 interrupted.";
+4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, \
+24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
 
 /// N, where nothing else was asked for.
 const CONNECTIONS: usize = 10;
@@ -139,6 +143,16 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
     rtt_max: Option<Duration>,
 
+    /// Send a file that has grown since it was found as long as it was then, as with logs. What was sent
+    /// of it is read once more at the end, and must still be the same.
+    #[arg(
+        long,
+        env = "QBULK_GROWING_OK",
+        value_parser = BoolishValueParser::new(),
+        help_heading = "Source"
+    )]
+    growing_ok: bool,
+
     /// When all is done, write to this file what was delivered: a line of JSON for each file, with its
     /// hash (see docs/json.md). `qbulk verify --receipt` checks it.
     #[arg(long, value_name = "FILE", env = "QBULK_RECEIPT", help_heading = "Output")]
@@ -219,6 +233,7 @@ impl PushArgs {
             rate_max: self.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
+            read: ReadOptions { growing_ok: self.growing_ok },
             connect_timeout: self.network.connect_timeout,
             retry_for: self.retry_for,
             ..PushConfig::new(

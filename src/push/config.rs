@@ -14,6 +14,7 @@ use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::paths::PathCache;
+use crate::store::source::ReadOptions;
 use crate::traffic::PoolConfig;
 
 /// What to push, and where to.
@@ -53,6 +54,8 @@ pub struct PushConfig {
     pub paths: Option<PathCache>,
     /// Where to write a [receipt](crate::receipt) to; only a push that ends without an error writes one.
     pub receipt: Option<PathBuf>,
+    /// How sources are read.
+    pub read: ReadOptions,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -86,6 +89,7 @@ impl PushConfig {
             budget: BudgetConfig::default(),
             paths: None,
             receipt: None,
+            read: ReadOptions::default(),
             connect_timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(600),
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::PushReporter;
 use super::receipt::Receipt;
-use crate::event::{Failure, PushEvent};
+use crate::event::{Failure, FailureKind, PushEvent};
 use crate::traffic::ConnId;
 
 /// Failures whose path and reason are kept; more are only counted. As many are taken from a server.
@@ -17,6 +17,9 @@ pub(super) struct Failures {
     receipt: Option<Arc<Receipt>>,
     pub(super) named: Vec<Failure>,
     pub(super) count: u64,
+    /// How many of them had vanished, or changed, at the source.
+    pub(super) vanished: u64,
+    pub(super) changed: u64,
     /// Failures that the server has only counted.
     pub(super) unnamed: u64,
     /// What the server could not write, by the connection that it said so on: it may say so on several.
@@ -32,6 +35,8 @@ impl Failures {
             receipt,
             named: Vec::new(),
             count: 0,
+            vanished: 0,
+            changed: 0,
             unnamed: 0,
             at_server: HashMap::new(),
             settled: Vec::new(),
@@ -48,6 +53,8 @@ impl Failures {
 
     fn tell(&mut self, failure: Failure) {
         self.count += 1;
+        self.vanished += u64::from(failure.kind == FailureKind::Vanished);
+        self.changed += u64::from(failure.kind == FailureKind::Changed);
         (self.report)(PushEvent::Failed(failure.clone()));
         if self.named.len() < NAMED_MAX {
             self.named.push(failure);
@@ -86,7 +93,8 @@ mod tests {
     #[test]
     fn what_the_server_does_not_name_is_counted() {
         let mut failures = Failures::new(Arc::new(|_| ()), None);
-        let failure = || Failure { path: "x".into(), reason: "y".into() };
+        let failure =
+            || Failure { kind: FailureKind::Vanished, path: "x".into(), reason: "y".into() };
         failures.add(failure());
         for conn in [ConnId(1), ConnId(2)] {
             for _ in 0..1_500 {
@@ -96,5 +104,6 @@ mod tests {
         failures.settle(ConnId(2), 1_500);
         assert_eq!((failures.count, failures.unnamed), (1_501, 500));
         assert_eq!(failures.named.len(), NAMED_MAX);
+        assert_eq!((failures.vanished, failures.changed), (1_001, 0));
     }
 }

@@ -78,6 +78,8 @@ impl Push {
             transfer: wire::transfer_name(&self.transfer),
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
+            vanished: self.failures.vanished,
+            changed: self.failures.changed,
             failed_unnamed: self.failures.unnamed,
             seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,

@@ -24,7 +24,7 @@ use crate::receipt::{
 };
 use crate::store::folder_of;
 use crate::store::scan::{FileInfo, Kind};
-use crate::store::source::{Outcome, Part, SourceKind};
+use crate::store::source::{Outcome, Part, Sealed, SourceKind, Whole};
 use crate::store::{reason, shown};
 use crate::wire::transfer_name;
 
@@ -93,14 +93,24 @@ impl Receipt {
                 SourceKind::Found(Kind::Symlink { target, .. }) => {
                     self.write(&Line::Link(LinkEntry::new(&item.path, target)));
                 }
-                SourceKind::Found(Kind::File(_)) | SourceKind::Seal { .. } => {}
+                SourceKind::Found(Kind::File(_))
+                | SourceKind::Seal { .. }
+                | SourceKind::TakeBack { .. } => {}
             }
         }
-        for (item, hash) in outcome.whole.iter().chain(&outcome.sealed) {
-            if let SourceKind::Found(Kind::File(info)) = &item.kind {
-                let entry = FileEntry::new(&item.path, info.bytes, *hash, info.meta);
-                self.write(&Line::File(entry));
-            }
+        for Whole { item, info, hash } in &outcome.whole {
+            self.write(&Line::File(FileEntry::new(&item.path, info.bytes, *hash, info.meta)));
+        }
+        for sealed in outcome.sealed.iter().filter(|sealed| !sealed.is_unsure) {
+            self.seal(sealed);
+        }
+    }
+
+    /// All of a file was read in pieces, and it is what it was.
+    pub(super) fn seal(&self, sealed: &Sealed) {
+        if let SourceKind::Found(Kind::File(info)) = &sealed.item.kind {
+            let entry = FileEntry::new(&sealed.item.path, info.bytes, sealed.hash, info.meta);
+            self.write(&Line::File(entry));
         }
     }
 
@@ -112,7 +122,7 @@ impl Receipt {
 
     /// Something at the source could not be sent.
     pub(super) fn fail(&self, failure: &Failure) {
-        let Failure { path, reason } = failure.clone();
+        let Failure { path, reason, .. } = failure.clone();
         self.write(&Line::Failed { path, reason });
     }
 
@@ -134,7 +144,7 @@ impl Receipt {
             failed_unnamed: summary.failed_unnamed,
             complete: summary.failed_unnamed == 0,
         };
-        self.seal(end, failures).map_err(|error| {
+        self.complete(end, failures).map_err(|error| {
             Error::Disk(format!(
                 "everything else was done, but the receipt {} cannot be written: {}",
                 self.path.display(),
@@ -143,7 +153,7 @@ impl Receipt {
         })
     }
 
-    fn seal(&self, end: End, failures: Vec<Failure>) -> io::Result<()> {
+    fn complete(&self, end: End, failures: Vec<Failure>) -> io::Result<()> {
         let mut out = lock(&self.out);
         if let Some(error) = out.error.take() {
             return Err(error);
@@ -181,7 +191,7 @@ impl Undelivered {
     fn new(failures: Vec<Failure>, unnamed: u64) -> Self {
         let named = failures
             .into_iter()
-            .map(|Failure { path, reason }| (path, Named { reason, is_listed: false }))
+            .map(|Failure { path, reason, .. }| (path, Named { reason, is_listed: false }))
             .collect();
         Self { named, unnamed }
     }
@@ -263,11 +273,12 @@ fn rfc3339(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::FailureKind;
     use crate::identity::Identity;
     use crate::wire::Meta;
 
     fn failure(path: &str) -> Failure {
-        Failure { path: path.into(), reason: "full".into() }
+        Failure { kind: FailureKind::Destination, path: path.into(), reason: "full".into() }
     }
 
     /// What a receipt says of some files, and whether it is complete.

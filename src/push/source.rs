@@ -12,9 +12,9 @@ use super::names::Names;
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use crate::error::Error;
-use crate::event::Failure;
+use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
-use crate::store::scan::{Entry, FileInfo, Kind, Start, scan};
+use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
 use crate::store::source::{Part, SourceItem, SourceKind};
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
@@ -28,6 +28,9 @@ const SCAN_GATHER_TIME: Duration = Duration::from_millis(1);
 const SCAN_AHEAD: usize = 16;
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
+/// A file that is tried again and whose size is not known before it is read is planned as this large, in
+/// bytes: few of them share a stripe.
+const UNKNOWN_BYTES: u64 = 4 << 20;
 /// What a record takes beside its path, in bytes, at most and roughly.
 const RECORD_BYTES: u64 = 80;
 
@@ -58,7 +61,7 @@ pub(super) struct Source {
 
 /// What the scan says.
 pub(super) enum Found {
-    Entries(Vec<Result<Entry, Failure>>),
+    Entries(Vec<Result<Entry, Lost>>),
     /// That was all.
     End,
 }
@@ -161,7 +164,7 @@ impl Source {
         let overhead_bytes = path.len() as u64 + RECORD_BYTES;
         match kind {
             Kind::Folder(_) if path.is_empty() => Ok(Vec::new()), // the root is the server's own
-            Kind::File(info) => Ok(self.take_file(local, path, info)),
+            Kind::File(info) => Ok(self.take_file(local, path, info, false)),
             Kind::Folder(_) | Kind::Symlink { .. } => {
                 self.others += 1;
                 let id = self.next_id();
@@ -176,8 +179,23 @@ impl Source {
         }
     }
 
+    /// What is called `remote` below its source has this path.
+    pub(super) fn path(&self, remote: &[u8]) -> Option<Vec<u8>> {
+        let path = self.names.as_ref()?.remote(remote);
+        is_path_safe(&path).then_some(path)
+    }
+
+    /// A file was found that had vanished or changed, and has its path already.
+    pub(super) fn take_again(&mut self, entry: Entry) -> Vec<Item> {
+        match entry.kind {
+            Kind::File(info) => self.take_file(entry.local, entry.remote, info, true),
+            Kind::Folder(_) | Kind::Symlink { .. } => Vec::new(),
+        }
+    }
+
     fn check(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Failure> {
         let fail = |reason: &str| Failure {
+            kind: FailureKind::Source,
             path: entry.local.to_string_lossy().into_owned(),
             reason: reason.into(),
         };
@@ -199,7 +217,13 @@ impl Source {
         Ok(())
     }
 
-    fn take_file(&mut self, local: PathBuf, path: Vec<u8>, info: FileInfo) -> Vec<Item> {
+    fn take_file(
+        &mut self,
+        local: PathBuf,
+        path: Vec<u8>,
+        info: FileInfo,
+        is_last_try: bool,
+    ) -> Vec<Item> {
         let bytes = info.bytes;
         let kept = if self.kept.is_empty() {
             None
@@ -221,8 +245,11 @@ impl Source {
         };
         self.files += 1;
         let id = self.next_id();
-        let overhead_bytes = path.len() as u64 + RECORD_BYTES;
+        let is_unknown = is_last_try && info.is_hollow && bytes <= WHOLE_BYTES_MAX;
+        let overhead_bytes =
+            path.len() as u64 + RECORD_BYTES + if is_unknown { UNKNOWN_BYTES } else { 0 };
         let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
+        let item = if is_last_try { item.for_last_try() } else { item };
         let Some(tree) = pieces.map(|pieces| tree(bytes, &pieces)) else {
             self.keep(id, bytes, item);
             return vec![if bytes > WHOLE_BYTES_MAX {
@@ -250,6 +277,14 @@ impl Source {
         let kind = SourceKind::Seal { of: file.id, hash };
         self.keep(id, 0, SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind));
         item
+    }
+
+    /// All of a file was sent, and it has changed meanwhile.
+    pub(super) fn take_back(&mut self, file: &SourceItem) -> Item {
+        let id = self.next_id();
+        let kind = SourceKind::TakeBack { of: file.id };
+        self.keep(id, 0, SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind));
+        Item { urgent: true, ..Item::whole(id, 0, RECORD_BYTES) }
     }
 
     /// What a stripe is made of. Each part is asked for once.

@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -13,12 +12,11 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::scan::FileInfo;
-use super::{folder_of, name_of, os};
-use crate::buffers::Buffers;
+use super::{folder_of, holes, name_of, os};
 use crate::wire::{Content, Meta, Subject, Verdict};
 
-/// What is read and hashed at a time, in bytes.
-const BLOCK_BYTES: usize = 256 << 10;
+/// How often a file is read whose content may have changed meanwhile.
+const PASSES_MAX: usize = 3;
 
 /// What is at a path.
 #[derive(Debug)]
@@ -175,7 +173,11 @@ impl FoundFile {
     }
 }
 
-/// Reads and hashes a file that is as `info` says. `progress` is told how many bytes were read.
+/// Reads and hashes a file that is as `info` says; holes are not read. `progress` is told how many bytes
+/// were hashed.
+///
+/// A file whose size and time of modification hold while something else about it changes, such as its
+/// permissions or links to it, is read again: another pass tells whether its content holds as well.
 pub fn hash(
     file: &File,
     info: &FileInfo,
@@ -183,31 +185,73 @@ pub fn hash(
     mut progress: impl FnMut(u64),
 ) -> io::Result<Hashed> {
     let current = || file.metadata().map(|metadata| FileInfo::of(&metadata));
-    if !info.is_unchanged(&current()?) {
-        return Ok(Hashed::Changed);
-    }
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = Buffers::default().take(info.bytes.min(BLOCK_BYTES as u64) as usize);
-    let block = buffer.as_mut();
-    let mut at = 0;
-    while at < info.bytes {
-        if !wanted.get() {
-            return Ok(Hashed::Stopped);
+    let mut before = current()?;
+    for _ in 0..PASSES_MAX {
+        if !info.has_same_version(&before) {
+            break;
         }
-        let len = (info.bytes - at).min(BLOCK_BYTES as u64) as usize;
-        match file.read_exact_at(&mut block[..len], at) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Ok(Hashed::Changed);
+        let mut hasher = blake3::Hasher::new();
+        let all = holes::read(file, 0..info.bytes, |part| {
+            hasher.update(part);
+            progress(part.len() as u64);
+            wanted.get()
+        });
+        let after = current()?;
+        match all {
+            // What has become shorter has changed.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            Ok(false) => return Ok(Hashed::Stopped),
+            Ok(true) if after.is_unchanged(&before) => {
+                return Ok(Hashed::Hash(*hasher.finalize().as_bytes()));
             }
-            read => read?,
+            Ok(true) | Err(_) => before = after,
         }
-        hasher.update(&block[..len]);
-        at += len as u64;
-        progress(len as u64);
     }
-    if info.is_unchanged(&current()?) {
-        Ok(Hashed::Hash(*hasher.finalize().as_bytes()))
-    } else {
-        Ok(Hashed::Changed)
+    Ok(Hashed::Changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// Hashes a file of which something is done to after the first part was read.
+    fn hash_while(done: impl Fn(&std::path::Path)) -> Hashed {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        let file = File::open(&path).unwrap();
+        let info = FileInfo::of(&file.metadata().unwrap());
+        // The clock that files are stamped with moves in steps of some milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut parts = 0;
+        let hashed = hash(&file, &info, &Wanted::default().watch(), |_| {
+            parts += 1;
+            if parts == 1 {
+                done(&path);
+            }
+        });
+        hashed.unwrap()
+    }
+
+    #[test]
+    fn a_file_whose_content_holds_has_a_hash_whatever_else_changes() {
+        let want = Hashed::Hash(*blake3::hash(&vec![1; 1 << 20]).as_bytes());
+        assert_eq!(
+            hash_while(|path| {
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            }),
+            want
+        );
+        assert_eq!(
+            hash_while(|path| std::fs::hard_link(path, path.with_extension("link")).unwrap()),
+            want
+        );
+        assert_eq!(
+            hash_while(|path| std::fs::write(path, vec![2; 1 << 20]).unwrap()),
+            Hashed::Changed
+        );
+        assert_eq!(hash_while(|path| std::fs::write(path, b"short").unwrap()), Hashed::Changed);
     }
 }

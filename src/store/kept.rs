@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,8 +13,7 @@ use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
 use super::sink::PARTIAL_MAX;
 use super::temp::TempFile;
-use super::{folder_of, os};
-use crate::buffers::Buffers;
+use super::{folder_of, holes, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
 use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
@@ -186,19 +184,10 @@ fn hash_of(
     file_bytes: u64,
     goes_on: impl Fn() -> bool,
 ) -> io::Result<[u8; 32]> {
-    const CHUNK_BYTES: u64 = 1 << 20;
     let mut hasher = PieceHasher::new(offset, len, file_bytes);
-    let mut buffer = Buffers::default().take(len.min(CHUNK_BYTES) as usize);
-    let end = offset + len;
-    let mut at = offset;
-    while at < end {
-        if !goes_on() {
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let chunk = &mut buffer.as_mut()[..(end - at).min(CHUNK_BYTES) as usize];
-        file.read_exact_at(chunk, at)?;
-        hasher.update(chunk);
-        at += chunk.len() as u64;
-    }
-    Ok(hasher.finish())
+    let all = holes::read(file, offset..offset + len, |part| {
+        hasher.update(part);
+        goes_on()
+    });
+    if all? { Ok(hasher.finish()) } else { Err(io::ErrorKind::Interrupted.into()) }
 }

@@ -5,6 +5,7 @@ pub mod commit;
 pub mod compare;
 pub mod destination;
 mod folders;
+mod holes;
 pub mod journal;
 mod kept;
 mod lock;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use super::own::{RESERVED, has_reserved};
-use super::reason;
+use super::source::Unreadable;
 use crate::event::Failure;
 use crate::wire::{Meta, is_path_safe};
 
@@ -50,6 +50,9 @@ pub struct FileInfo {
     pub meta: Meta,
     /// It occupies less than its size: it has holes.
     pub sparse: bool,
+    /// It occupies nothing. That is so for files of holes alone, for some small ones, and for those that
+    /// are made up as they are read, whose size may be anything.
+    pub is_hollow: bool,
     device: u64,
     inode: u64,
     /// When it was last changed in any way, in seconds and nanoseconds: nobody can set this back.
@@ -62,7 +65,8 @@ impl FileInfo {
         Self {
             bytes: metadata.len(),
             meta: meta(metadata),
-            sparse: metadata.blocks() * 512 < metadata.len(),
+            sparse: metadata.blocks().saturating_mul(512) < metadata.len(),
+            is_hollow: metadata.blocks() == 0,
             device: metadata.dev(),
             inode: metadata.ino(),
             ctime: (metadata.ctime(), metadata.ctime_nsec()),
@@ -88,11 +92,34 @@ impl FileInfo {
 
     /// Whether `later` is the same file with the same content, as far as the system tells.
     pub fn is_unchanged(&self, later: &Self) -> bool {
-        let told = |info: &Self| {
-            let mtime = (info.meta.mtime_s, info.meta.mtime_ns);
-            (info.bytes, info.device, info.inode, mtime, info.ctime)
-        };
+        let told = |info: &Self| (info.device, info.inode, info.ctime);
+        self.has_same_version(later) && told(self) == told(later)
+    }
+
+    /// Whether `later` has the same size and time of modification. Both can be put back, so that this
+    /// alone does not mean that the content is the same; but a file of which only the rest changes most
+    /// likely has the same content, under another name or with other permissions.
+    pub fn has_same_version(&self, later: &Self) -> bool {
+        let told = |info: &Self| (info.bytes, info.meta.mtime_s, info.meta.mtime_ns);
         told(self) == told(later)
+    }
+
+    /// The same file with another size.
+    #[must_use]
+    pub fn with_bytes(self, bytes: u64) -> Self {
+        Self { bytes, ..self }
+    }
+
+    /// The same file with another mode and time.
+    #[must_use]
+    pub fn with_meta(self, meta: Meta) -> Self {
+        Self { meta, ..self }
+    }
+
+    /// Whether `later` may be the same file, to which only something was appended.
+    pub fn has_grown_into(&self, later: &Self) -> bool {
+        let told = |info: &Self| (info.device, info.inode);
+        told(self) == told(later) && later.bytes >= self.bytes
     }
 }
 
@@ -127,10 +154,34 @@ impl Start {
     pub fn name(&self) -> &[u8] {
         &self.name
     }
+
+    /// What something below it is called below the destination.
+    fn remote(&self, path: &Path) -> Vec<u8> {
+        let below = path.strip_prefix(&self.path).unwrap_or(Path::new(""));
+        join(&self.name, below.as_os_str().as_bytes())
+    }
+}
+
+/// What was there and cannot be looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Where it is.
+    pub local: PathBuf,
+    /// Its path below the destination.
+    pub remote: Vec<u8>,
+    /// Why.
+    pub why: Unreadable,
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        let Lost { local, why: Unreadable { kind, reason }, .. } = lost;
+        Self { kind, path: local.to_string_lossy().into_owned(), reason }
+    }
 }
 
 /// Walks the sources in order and hands out what is there, until `emit` says that it has had enough.
-pub fn scan(starts: &[Start], mut emit: impl FnMut(Result<Entry, Failure>) -> bool) {
+pub fn scan(starts: &[Start], mut emit: impl FnMut(Result<Entry, Lost>) -> bool) {
     for start in starts {
         // The folder that a trailing slash means may be a link; links further down are sent as links.
         let walk = WalkDir::new(&start.path)
@@ -149,31 +200,45 @@ pub fn scan(starts: &[Start], mut emit: impl FnMut(Result<Entry, Failure>) -> bo
     }
 }
 
-fn entry(start: &Start, path: &Path, is_symlink: bool) -> Result<Entry, Failure> {
-    let fail = |reason: String| Failure { path: path.to_string_lossy().into_owned(), reason };
-    let is_root = path == start.path;
-    let follow = is_root && start.name.is_empty();
-    let metadata = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) };
-    let metadata = metadata.map_err(|error| fail(reason(&error)))?;
-    let kind = if metadata.is_file() {
+fn entry(start: &Start, path: &Path, is_symlink: bool) -> Result<Entry, Lost> {
+    let remote = start.remote(path);
+    let follow = path == start.path && start.name.is_empty();
+    let found = kind(path, follow, is_symlink).and_then(|kind| {
+        if !remote.is_empty() && !is_path_safe(&remote) {
+            return Err(Unreadable::source("its path is too long to be sent"));
+        }
+        if has_reserved(&remote) { Err(Unreadable::source(RESERVED)) } else { Ok(kind) }
+    });
+    match found {
+        Ok(kind) => Ok(Entry { local: path.to_owned(), remote, kind }),
+        Err(why) => Err(Lost { local: path.to_owned(), remote, why }),
+    }
+}
+
+fn kind(path: &Path, follow: bool, is_symlink: bool) -> Result<Kind, Unreadable> {
+    let metadata = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) }?;
+    Ok(if metadata.is_file() {
         Kind::File(FileInfo::of(&metadata))
     } else if metadata.is_dir() {
         Kind::Folder(meta(&metadata))
     } else if is_symlink && !follow {
-        let target = fs::read_link(path).map_err(|error| fail(reason(&error)))?;
+        let target = fs::read_link(path)?;
         Kind::Symlink { meta: meta(&metadata), target: target.into_os_string().into_vec() }
     } else {
-        return Err(fail("neither a file, a folder nor a link: skipped".into()));
-    };
-    let below = path.strip_prefix(&start.path).unwrap_or(Path::new(""));
-    let remote = join(&start.name, below.as_os_str().as_bytes());
-    if !remote.is_empty() && !is_path_safe(&remote) {
-        return Err(fail("its path is too long to be sent".into()));
+        return Err(Unreadable::source("neither a file, a folder nor a link: skipped"));
+    })
+}
+
+/// Looks once more at something that had vanished or changed. Only a file can take its place: what is in
+/// a folder was found at its time.
+pub fn look_again(local: PathBuf, remote: Vec<u8>) -> Result<Entry, Lost> {
+    match fs::symlink_metadata(&local) {
+        Ok(metadata) if metadata.is_file() => {
+            Ok(Entry { local, remote, kind: Kind::File(FileInfo::of(&metadata)) })
+        }
+        Ok(_) => Err(Lost { local, remote, why: Unreadable::replaced() }),
+        Err(error) => Err(Lost { local, remote, why: error.into() }),
     }
-    if has_reserved(&remote) {
-        return Err(fail(RESERVED.into()));
-    }
-    Ok(Entry { local: path.to_owned(), remote, kind })
 }
 
 /// Two relative paths, one below the other; each may be empty.
@@ -190,13 +255,17 @@ fn meta(metadata: &Metadata) -> Meta {
     }
 }
 
-fn walk_failure(start: &Start, error: &walkdir::Error) -> Failure {
-    let path = error.path().unwrap_or(&start.path).to_string_lossy().into_owned();
-    let reason = match error.io_error() {
-        Some(error) => reason(error),
-        None => error.to_string(),
+fn walk_failure(start: &Start, error: &walkdir::Error) -> Lost {
+    let local = error.path().unwrap_or(&start.path).to_owned();
+    let why = match error.io_error() {
+        // The error itself is walkdir's.
+        Some(error) => match error.raw_os_error() {
+            Some(number) => io::Error::from_raw_os_error(number).into(),
+            None => Unreadable::source(super::reason(error)),
+        },
+        None => Unreadable::source(error.to_string()),
     };
-    Failure { path, reason }
+    Lost { remote: start.remote(&local), local, why }
 }
 
 #[cfg(test)]

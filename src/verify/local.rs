@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::tally::{Scanned, Tally};
 use super::{HASHES_MAX, PROGRESS_INTERVAL, SCAN_AHEAD, VerifyReporter};
 use crate::error::Error;
-use crate::event::{Failure, VerifySummary};
+use crate::event::{Failure, FailureKind, VerifySummary};
 use crate::receipt::{Line, Listed, Reader, ReceiptError};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::{reason, shown};
@@ -129,7 +129,7 @@ fn next(reader: &mut Reader<BufReader<File>>, below: &[u8]) -> Result<Option<Rea
     let Some(line) = reader.next_line()? else { return Ok(Some(Read::End)) };
     if let Line::Failed { path, reason } = line {
         let reason = format!("it was not delivered: {reason}");
-        return Ok(Some(Read::Failed(Failure { path, reason })));
+        return Ok(Some(Read::Failed(Failure { kind: FailureKind::Destination, path, reason })));
     }
     let listed = line.listed().map_err(|reason| reader.bad(&reason))?;
     Ok(listed.and_then(|listed| strip(listed, below)).map(Read::Listed))

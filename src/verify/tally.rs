@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use super::VerifyReporter;
-use crate::event::{Difference, Failure, VerifyEvent, VerifyProgress, VerifySummary};
+use crate::event::{Difference, Failure, FailureKind, VerifyEvent, VerifyProgress, VerifySummary};
 use crate::push::progress::Rate;
 use crate::wire::{Content, Subject, Verdict};
 
@@ -61,7 +61,8 @@ impl Tally {
         match content {
             Content::Unreadable => {
                 let reason = "it is there and cannot be read".into();
-                return self.not_compared(Failure { path, reason });
+                let kind = FailureKind::Destination;
+                return self.not_compared(Failure { kind, path, reason });
             }
             Content::Same => {}
             Content::Different if matches!(subject, Subject::Symlink { .. }) => {

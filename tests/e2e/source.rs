@@ -1,84 +1,226 @@
-//! Sources that cannot be read as they were found.
+//! Sources that are in use while they are read, or cannot be read as they were found.
 
-use std::fs::{self, File};
-use std::path::Path;
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
-use crate::common::{Host, Serve, hash, names, random, unfinished};
+use crate::common::{Host, Ran, Serve, hash, names, random, run, unfinished};
 use crate::relay::Lanes;
 use crate::scene::{MIB, Scene};
 
-/// What it is called, and what does it.
-type Harm = (&'static str, fn(&Path));
+const FILE_MIB: u64 = 16;
 
-/// While a file is under way, `harm` is done to it: it fails alone and by name, what was there stays,
-/// and no half is left.
+/// What it is called, and what does it.
+type Deed = (&'static str, fn(&Path));
+
+/// A file is pushed over an older one, and while it is under way something is done to it.
 #[track_caller]
-fn assert_fails_under_way(what: &str, harm: impl FnOnce(&Path)) {
-    let scene = Scene::slow(48, 3e5);
+fn push_while(deed: impl FnOnce(&Path), args: &[&str]) -> (Scene, Ran) {
+    let scene = Scene::slow(FILE_MIB, 3e5);
     fs::write(scene.host.root("file"), b"old").unwrap();
-    let mut push = scene.push(&[]);
+    let mut push = scene.push(args);
     push.wait_for(MIB);
-    harm(&scene.host.src("file"));
+    deed(&scene.host.src("file"));
     scene.relay.pace(Lanes::All, 1e9);
     let ran = push.finish();
-    assert_eq!(ran.code, 1, "{what}: {ran:?}");
-    let summary = ran.summary();
-    assert_eq!((&summary["failed"], &summary["files"]), (&1.into(), &0.into()), "{summary}");
-    let failure = &summary["failures"][0];
-    assert!(failure["path"].as_str().unwrap().ends_with("src/file"), "{what}: {summary}");
-    eprintln!("{what}: {}", failure["reason"]);
-    assert_eq!(fs::read(scene.host.root("file")).unwrap(), b"old", "{what}");
-    assert_eq!(names(&scene.host.root("")), ["file"], "{what}");
+    (scene, ran)
 }
 
-#[test]
-fn a_file_that_is_lost_while_it_is_sent_fails_alone() {
-    let harm: [Harm; 4] = [
-        ("truncated", |path| File::options().write(true).open(path).unwrap().set_len(MIB).unwrap()),
-        ("deleted", |path| fs::remove_file(path).unwrap()),
-        ("replaced by a folder", |path| {
-            fs::remove_file(path).unwrap();
-            fs::create_dir(path).unwrap();
-        }),
-        ("replaced by a link to itself", |path| {
-            fs::remove_file(path).unwrap();
-            std::os::unix::fs::symlink("file", path).unwrap();
-        }),
-    ];
+/// Does each of `deeds` to a file that is under way, all of them at the same time.
+fn for_each(deeds: &[Deed], check: impl Fn(&'static str, Scene, Ran) + Sync) {
     thread::scope(|scope| {
-        for (what, harm) in harm {
-            scope.spawn(move || assert_fails_under_way(what, harm));
+        for &(what, deed) in deeds {
+            let check = &check;
+            scope.spawn(move || {
+                let (scene, ran) = push_while(deed, &[]);
+                check(what, scene, ran);
+            });
         }
     });
 }
 
+fn rewrite(path: &Path, seed: u64, bytes: u64) {
+    fs::write(path, random(seed, bytes as usize)).unwrap();
+}
+
+#[test]
+fn a_file_that_is_gone_while_it_is_sent_fails_alone_with_a_code_of_its_own() {
+    let deeds: [Deed; 3] = [
+        ("vanished", |path| fs::remove_file(path).unwrap()),
+        ("changed", |path| {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+        }),
+        ("changed", |path| {
+            fs::remove_file(path).unwrap();
+            std::os::unix::fs::symlink("file", path).unwrap();
+        }),
+    ];
+    for_each(&deeds, |kind, scene, ran| {
+        assert_eq!(ran.code, 24, "{ran:?}");
+        let summary = ran.summary();
+        assert_eq!((&summary["failed"], &summary["files"]), (&1.into(), &0.into()), "{summary}");
+        assert_eq!(summary[kind], 1, "{summary}");
+        let failure = &summary["failures"][0];
+        assert_eq!(failure["kind"], kind, "{summary}");
+        assert!(failure["path"].as_str().unwrap().ends_with("src/file"), "{summary}");
+        assert_eq!(fs::read(scene.host.root("file")).unwrap(), b"old");
+        assert_eq!(names(&scene.host.root("")), ["file"]);
+    });
+}
+
+#[test]
+fn a_file_that_is_replaced_or_written_to_while_it_is_sent_arrives_as_it_is_in_the_end() {
+    let deeds: [Deed; 4] = [
+        ("truncated", |path| File::options().write(true).open(path).unwrap().set_len(MIB).unwrap()),
+        ("appended to", |path| {
+            File::options().append(true).open(path).unwrap().write_all(b"more").unwrap();
+        }),
+        ("rotated", |path| {
+            fs::rename(path, path.with_extension("1")).unwrap();
+            rewrite(path, 2, 100_000);
+        }),
+        ("renamed over, with size and time put back", |path| {
+            let modified = fs::metadata(path).unwrap().modified().unwrap();
+            let new = path.with_extension("new");
+            rewrite(&new, 3, FILE_MIB * MIB);
+            File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
+            fs::rename(&new, path).unwrap();
+        }),
+    ];
+    for_each(&deeds, |what, scene, ran| {
+        assert_eq!(ran.code, 0, "{what}: {ran:?}");
+        assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")), "{what}");
+        assert_eq!(names(&scene.host.root("")), ["file"], "{what}");
+        assert_eq!(ran.summary()["failed"], 0, "{what}: {ran:?}");
+    });
+}
+
+#[test]
+fn what_changes_beside_the_content_costs_nothing_that_was_sent() {
+    let deeds: [Deed; 3] = [
+        ("permissions", |path| fs::set_permissions(path, Permissions::from_mode(0o640)).unwrap()),
+        ("a hard link", |path| fs::hard_link(path, path.with_extension("snapshot")).unwrap()),
+        ("a copy in its place, with its time", |path| {
+            let copy = path.with_extension("copy");
+            fs::copy(path, &copy).unwrap();
+            let modified = fs::metadata(path).unwrap().modified().unwrap();
+            File::options().write(true).open(&copy).unwrap().set_modified(modified).unwrap();
+            fs::rename(copy, path).unwrap();
+        }),
+    ];
+    for_each(&deeds, |what, scene, ran| {
+        assert_eq!(ran.code, 0, "{what}: {ran:?}");
+        assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")), "{what}");
+        let summary = ran.summary();
+        assert_eq!(summary["sent_bytes"], FILE_MIB * MIB, "{what}: {summary}");
+    });
+}
+
+/// Appends to a file until it is told to stop.
+fn grow(path: PathBuf, stop: std::sync::mpsc::Receiver<()>) -> thread::JoinHandle<()> {
+    let mut log = File::options().append(true).open(path).unwrap();
+    thread::spawn(move || {
+        while stop.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+            log.write_all(b"a line\n").unwrap();
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+    })
+}
+
+#[test]
+fn a_log_that_only_grows_is_sent_as_it_was_found_where_that_is_asked_for() {
+    for (args, code) in [(&["--growing-ok"][..], 0), (&[], 24)] {
+        let (stop, stopped) = std::sync::mpsc::channel();
+        let mut growing = None;
+        let begin = |path: &Path| growing = Some(grow(path.to_owned(), stopped));
+        let (scene, ran) = push_while(begin, args);
+        drop(stop);
+        growing.unwrap().join().unwrap();
+        assert_eq!(ran.code, code, "{ran:?}");
+        let there = fs::read(scene.host.root("file")).unwrap();
+        if code == 0 {
+            let found = (FILE_MIB * MIB) as usize;
+            assert!(fs::read(scene.host.src("file")).unwrap()[..found] == there);
+        } else {
+            assert_eq!(there, b"old");
+            assert_eq!(ran.summary()["changed"], 1, "{ran:?}");
+        }
+        assert_eq!(names(&scene.host.root("")), ["file"]);
+    }
+}
+
+#[test]
+fn a_log_that_is_rewritten_is_not_taken_for_one_that_grows() {
+    // What was sent of it is overwritten, and more is appended.
+    let (scene, ran) = push_while(|path| rewrite(path, 9, (FILE_MIB + 1) * MIB), &["--growing-ok"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")));
+}
+
+/// Where it is, if it is there and its size is not what it has.
+fn made_up(path: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(path);
+    let content = fs::read(&path).ok()?;
+    (content.len() as u64 != fs::metadata(&path).ok()?.len()).then_some(path)
+}
+
 /// The kernel's files have sizes that are not theirs, and some cannot be read at all.
 #[test]
-fn files_that_are_not_what_they_say_fail_alone() {
+fn files_arrive_with_what_is_in_them_whatever_their_size_is_said_to_be() {
     let host = Host::new();
     let serve = Serve::start(&host);
     fs::write(host.src("good"), random(1, 300_000)).unwrap();
-    let notes = Path::new("/sys/kernel/notes");
-    let mut sources = vec![host.src("good"), "/proc/self/mem".into(), "/proc/version".into()];
-    let is_short = |path: &str| {
-        let path = Path::new(path);
-        let (size, read) = (fs::metadata(path).ok()?.len(), fs::read(path).ok()?.len() as u64);
-        (read < size).then(|| path.to_owned())
-    };
-    let short = ["/sys/kernel/address_bits", "/sys/kernel/mm/transparent_hugepage/enabled"];
-    let short: Vec<_> = short.into_iter().filter_map(is_short).collect();
-    sources.extend(short.iter().cloned());
-    if notes.exists() {
-        sources.push(notes.into());
+    fs::write(host.src("empty"), b"").unwrap();
+    let files = [
+        "/proc/version",
+        "/proc/filesystems",
+        "/proc/sys/kernel/ostype",
+        "/sys/kernel/address_bits",
+        "/sys/kernel/mm/transparent_hugepage/enabled",
+    ];
+    let mut sources: Vec<_> = files.into_iter().filter_map(made_up).collect();
+    assert!(!sources.is_empty());
+    sources.extend([host.src("good"), host.src("empty")]);
+    let args: Vec<_> = sources.iter().map(|path| path.as_os_str()).collect();
+    let ran = run(&mut host.pushing(&args, &serve.url("")));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for path in &sources {
+        let there = host.root(path.file_name().unwrap());
+        assert_eq!(fs::read(path).unwrap(), fs::read(&there).unwrap(), "{}", path.display());
     }
-    let sources: Vec<_> = sources.iter().map(|path| path.as_os_str()).collect();
-    let ran = crate::common::run(&mut host.pushing(&sources, &serve.url("")));
-    let summary = ran.summary();
-    assert_eq!(summary["failed"], short.len() as u64, "{summary}");
-    for path in &short {
-        assert!(!host.root(path.file_name().unwrap()).exists());
-    }
-    assert_eq!(hash(&host.src("good")), hash(&host.root("good")));
+    let url = serve.url("");
+    let verify = [&["--content-only".as_ref()], &args[..], &[url.as_ref()]].concat();
+    let ran = host.verify(&verify);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    // What cannot be read, or has no end, is named.
+    let ran =
+        run(&mut host.pushing(&["/proc/self/mem".as_ref(), "/proc/self/pagemap".as_ref()], &url));
+    assert_eq!((ran.code, &ran.summary()["failed"]), (1, &2.into()), "{ran:?}");
+    assert!(!host.root("mem").exists() && !host.root("pagemap").exists());
     assert!(unfinished(&host.root("")).is_empty());
+}
+
+#[test]
+fn what_vanishes_while_the_source_is_looked_through_has_a_code_of_its_own() {
+    let scene = Scene::slow(8, 3e5);
+    let folder = scene.host.src("folder");
+    fs::create_dir(&folder).unwrap();
+    // So many that not all of them are found before the large file was sent.
+    for number in 0..6_000 {
+        fs::write(folder.join(number.to_string()), b"x").unwrap();
+    }
+    let sources = [scene.host.src("file"), folder.clone()];
+    let args: Vec<_> = sources.iter().map(|path| path.as_os_str()).collect();
+    let mut push = crate::scene::Push::start(&mut scene.relay.pushing(&scene.host, &args));
+    push.wait_for(1);
+    fs::remove_dir_all(&folder).unwrap();
+    scene.relay.pace(Lanes::All, 1e9);
+    let ran = push.finish();
+    let summary = ran.summary();
+    assert_eq!(ran.code, 24, "{summary}");
+    assert_eq!(summary["failed"], summary["vanished"], "{summary}");
+    assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")));
 }

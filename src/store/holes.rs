@@ -1,0 +1,117 @@
+//! Where a file has content. What is between are holes: they read as zeros, and need not be read.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
+
+use crate::buffers::Buffers;
+
+/// What is read at a time, in bytes.
+const BLOCK_BYTES: u64 = 256 << 10;
+/// Of a hole, this much is read, in bytes: there are file systems that tell of holes where content is.
+const PROBE_BYTES: usize = 4 << 10;
+
+/// The first range with content that begins at `at` or behind it, and before `end`.
+///
+/// A file system that cannot tell has content everywhere.
+pub(super) fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    if at >= end {
+        return Ok(None);
+    }
+    let start = match seek(file, SeekFrom::Data(at)) {
+        Ok(start) => start.clamp(at, end),
+        Err(Errno::NXIO) => end,
+        Err(_) => at,
+    };
+    if start > at && !is_hole(file, at..start)? {
+        return Ok(Some(at..end));
+    }
+    if start == end {
+        return Ok(None);
+    }
+    let stop = seek(file, SeekFrom::Hole(start)).unwrap_or(end);
+    Ok(Some(start..if stop > start { stop.min(end) } else { end }))
+}
+
+/// Whether what is said to be a hole begins as one.
+fn is_hole(file: &File, range: Range<u64>) -> io::Result<bool> {
+    let mut probe = [0; PROBE_BYTES];
+    let len = (range.end - range.start).min(PROBE_BYTES as u64) as usize;
+    let read = file.read_at(&mut probe[..len], range.start)?;
+    Ok(probe[..read].iter().all(|&byte| byte == 0))
+}
+
+/// Calls `each` with all that `range` holds, in order, holes as zeros, until it returns false. Says
+/// whether it was called with everything.
+pub(super) fn read(
+    file: &File,
+    range: Range<u64>,
+    mut each: impl FnMut(&[u8]) -> bool,
+) -> io::Result<bool> {
+    let mut buffer = Buffers::default().take((range.end - range.start).min(BLOCK_BYTES) as usize);
+    let mut at = range.start;
+    while at < range.end {
+        let data = next_data(file, at, range.end)?.unwrap_or(range.end..range.end);
+        if !zeros(data.start - at).all(&mut each) {
+            return Ok(false);
+        }
+        at = data.start;
+        while at < data.end {
+            let len = (data.end - at).min(BLOCK_BYTES) as usize;
+            let block = &mut buffer.as_mut()[..len];
+            file.read_exact_at(block, at)?;
+            if !each(block) {
+                return Ok(false);
+            }
+            at += len as u64;
+        }
+    }
+    Ok(true)
+}
+
+/// A hole, in parts. A peer may say how large holes are: they must cost no memory.
+pub(super) fn zeros<'a>(bytes: u64) -> impl Iterator<Item = &'a [u8]> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let step = ZEROS.len();
+    (0..bytes).step_by(step).map(move |at| &ZEROS[..(bytes - at).min(step as u64) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holes_and_content_come_in_order_and_can_be_stopped() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(10 << 20).unwrap();
+        file.write_all_at(b"first", 1 << 20).unwrap();
+        file.write_all_at(&vec![7; 1 << 20], 5 << 20).unwrap();
+        file.write_all_at(b"last", (10 << 20) - 4).unwrap();
+        let whole = std::fs::read(format!("/proc/self/fd/{}", {
+            use std::os::fd::AsRawFd;
+            file.as_raw_fd()
+        }))
+        .unwrap();
+        for range in [0..10 << 20, 3..(5 << 20) + 77, 1 << 20..(1 << 20) + 5, 7..7] {
+            let mut found = Vec::new();
+            let all = read(&file, range.clone(), |part| {
+                found.extend_from_slice(part);
+                true
+            });
+            assert!(all.unwrap());
+            assert_eq!(found, whole[range.start as usize..range.end as usize]);
+        }
+        let mut calls = 0;
+        let all = read(&file, 0..10 << 20, |_| {
+            calls += 1;
+            calls < 3
+        });
+        assert!(!all.unwrap());
+        assert_eq!(calls, 3);
+        assert!(read(&file, 0..11 << 20, |_| true).is_ok(), "what is behind the end is a hole");
+    }
+}
