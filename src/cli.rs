@@ -2,27 +2,27 @@
 
 pub(crate) mod clean;
 mod file;
+mod layers;
 mod peer;
 mod push;
 mod question;
 mod serve;
 pub(crate) mod trust;
 mod url;
+mod values;
 mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use bytesize::ByteSize;
 use clap::builder::BoolishValueParser;
-use clap::error::ErrorKind;
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qbulk::error::Error;
 
 pub(crate) use self::push::{PushArgs, local as local_push};
 pub(crate) use self::serve::ServeArgs;
+use self::values::{bytes, bytes_per_s, count, duration, listen, rate, share, stripe_bytes};
 pub(crate) use self::verify::VerifyArgs;
 
 const AFTER_HELP: &str = "\
@@ -37,15 +37,16 @@ Exit codes: 0 done, 1 some files failed or differ (each is named), 2 wrong usage
 4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
 130 interrupted.
 
-Every option can be set by an environment variable (shown with it) or in the file config.toml in the \
-configuration folder ($QBULK_CONFIG_DIR, else ~/.config/qbulk), in a section per command:
+Every option can be set by an environment variable (shown with it; an empty one counts as not set) or in the \
+file config.toml in the configuration folder ($QBULK_CONFIG_DIR, else ~/.config/qbulk), in a section per command:
 
     [push]
     connections = 16
     [serve]
     root = \"/srv/data\"
 
-The command line comes before the environment, and that before the file.";
+The command line comes before the environment, and that before the file. What these turn on, the command line \
+turns off: --quiet=no.";
 
 /// Moves bulk data between hosts over primed sets of QUIC connections.
 #[derive(Debug, Parser)]
@@ -85,7 +86,7 @@ pub(crate) enum CertCommand {
     /// Make a certificate authority: ca.crt, for every host, and ca.key, to be kept offline.
     Ca {
         /// The name that the certificate carries.
-        #[arg(long, default_value = "qbulk CA")]
+        #[arg(long, default_value = "qbulk CA", env = "QBULK_CERT_NAME")]
         name: String,
         /// The folder to write to.
         #[arg(long, default_value = "certs", env = "QBULK_CERTS_DIR")]
@@ -96,7 +97,7 @@ pub(crate) enum CertCommand {
         /// The file name of the certificate, and the name in it.
         subject: String,
         /// A DNS name or IP address that clients reach this host by; repeatable. A server needs one.
-        #[arg(long = "san", value_name = "NAME|IP")]
+        #[arg(long = "san", value_name = "NAME|IP", value_delimiter = ',', env = "QBULK_CERT_SAN")]
         sans: Vec<String>,
         /// The folder that holds ca.crt and ca.key, and that is written to.
         #[arg(long, default_value = "certs", env = "QBULK_CERTS_DIR")]
@@ -114,31 +115,56 @@ pub(crate) struct OutputArgs {
     /// Write every event to standard output as one line of JSON (see docs/json.md).
     #[arg(long, env = "QBULK_JSON", value_parser = BoolishValueParser::new())]
     pub(crate) json: bool,
-    /// Trace to standard error; twice for the transport as well. RUST_LOG has the last word.
-    #[arg(short, long, action = clap::ArgAction::Count, env = "QBULK_VERBOSE")]
-    pub(crate) verbose: u8,
+    #[command(flatten)]
+    pub(crate) verbose: Verbose,
+}
+
+/// How much is traced: each `-v` is one more, and `--verbose=0` nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Verbose(pub(crate) u8);
+
+impl Args for Verbose {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        command.arg(
+            Arg::new("verbose")
+                .short('v')
+                .long("verbose")
+                .env("QBULK_VERBOSE")
+                .action(ArgAction::Append)
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("1")
+                .value_name("N")
+                .value_parser(clap::value_parser!(u8))
+                .help("Trace to standard error; twice for the transport as well. RUST_LOG has the last word"),
+        )
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Verbose {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = matches.get_many::<u8>("verbose").unwrap_or_default();
+        Ok(Self(given.fold(0, |sum, &more| sum.saturating_add(more))))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
 }
 
 /// The key to show instead of the user's own.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct IdentityArgs {
     /// A certificate to show instead of your own identity's, as `qbulk cert issue` makes it.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "key",
-        env = "QBULK_CERT",
-        help_heading = "Identity"
-    )]
+    #[arg(long, value_name = "FILE", env = "QBULK_CERT", help_heading = "Identity")]
     pub(crate) cert: Option<PathBuf>,
     /// The key that goes with --cert.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "cert",
-        env = "QBULK_KEY",
-        help_heading = "Identity"
-    )]
+    #[arg(long, value_name = "FILE", env = "QBULK_KEY", help_heading = "Identity")]
     pub(crate) key: Option<PathBuf>,
 }
 
@@ -146,12 +172,9 @@ impl Cli {
     /// Reads command line, environment and configuration file; ends the process with a message if
     /// what they say cannot be.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
-        let mut command = match file::add_defaults(Self::command()) {
-            Ok(command) => command,
-            Err(message) => end(&Self::command().error(ErrorKind::ValueValidation, message)),
-        };
-        let matches = command.try_get_matches_from_mut(args).unwrap_or_else(|error| end(&error));
-        Self::from_arg_matches(&matches).unwrap_or_else(|error| end(&error.format(&mut command)))
+        let matches = layers::read(Self::command(), args).unwrap_or_else(|error| end(&error));
+        let cli = Self::from_arg_matches(&matches);
+        cli.unwrap_or_else(|error| end(&error.format(&mut Self::command())))
     }
 
     /// What is told, and how, where the command has a say in it.
@@ -178,58 +201,54 @@ fn end(error: &clap::Error) -> ! {
     std::process::exit(code)
 }
 
-/// A number of bytes, as in `64KiB` or `5MB`.
-fn bytes(text: &str) -> Result<u64, String> {
-    let size: ByteSize = text.parse().map_err(|_| "expected a size such as 64KiB or 5MB")?;
-    Ok(size.as_u64())
-}
-
-/// A rate in bytes per second that still moves something.
-fn rate(text: &str) -> Result<u64, String> {
-    match bytes(text)? {
-        0..1_000 => Err("expected at least 1kB per second".into()),
-        rate => Ok(rate),
-    }
-}
-
-/// How many of something there may be.
-fn count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=1_000_000) => Ok(count),
-        _ => Err("expected a number from 1 to 1000000".into()),
-    }
-}
-
-/// A stripe's size.
-fn stripe_bytes(text: &str) -> Result<u64, String> {
-    let size = bytes(text)?;
-    if size.is_power_of_two() && (64 << 10..=16 << 20).contains(&size) {
-        Ok(size)
-    } else {
-        Err("expected a power of two from 64KiB to 16MiB".into())
-    }
-}
-
-/// A span of time, as in `10s` or `250ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| "expected a time such as 250ms or 10s".into())
-}
-
-/// A share between nothing and all.
-fn share(text: &str) -> Result<f64, String> {
-    match text.parse() {
-        Ok(share) if (0.05..=0.95).contains(&share) => Ok(share),
-        _ => Err("expected a number from 0.05 to 0.95".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    /// All commands that do something, by their names.
+    fn leaves(command: &clap::Command, names: &[String]) -> Vec<(Vec<String>, clap::Command)> {
+        let below = command.get_subcommands().flat_map(|command| {
+            leaves(command, &[names, &[command.get_name().to_owned()]].concat())
+        });
+        let below: Vec<_> = below.collect();
+        if below.is_empty() { vec![(names.to_vec(), command.clone())] } else { below }
+    }
+
+    #[test]
+    fn every_option_has_a_variable_and_a_place_in_the_file() {
+        let command = layers::with_switches(Cli::command());
+        let mut variables: BTreeMap<String, (String, Option<String>)> = BTreeMap::new();
+        let mut options = 0;
+        for (names, leaf) in leaves(&command, &[]) {
+            for option in file::options(&leaf) {
+                options += 1;
+                let long = option.get_long().expect("it has one").to_owned();
+                let variable = option.get_env().unwrap_or_else(|| panic!("{names:?} --{long}"));
+                let variable = variable.to_str().expect("UTF-8");
+                assert!(variable.starts_with("QBULK_"), "{variable}");
+                // One variable means the same wherever it counts.
+                let kind = option.get_value_names().map(|names| names.join(" "));
+                let meaning = (long.clone(), kind);
+                let known = variables.entry(variable.into()).or_insert_with(|| meaning.clone());
+                assert_eq!(*known, meaning, "{variable}");
+
+                let names: Vec<_> = names.iter().map(String::as_str).collect();
+                let text = format!("[{}]\n{long} = \"1\"\n", names[0]);
+                let applied = file::apply(command.clone(), &names, &text, |_, _| false);
+                let applied = applied.unwrap_or_else(|why| panic!("{text}: {why}"));
+                let leaf = file::leaf(&applied, &names).expect("still there");
+                let set = file::options(leaf).find(|arg| arg.get_long() == Some(&long));
+                assert_eq!(set.expect("still there").get_default_values(), ["1"], "{text}");
+            }
+        }
+        assert!(options > 60, "{options}");
     }
 
     #[test]
@@ -253,11 +272,12 @@ mod tests {
         for section in ["push", "serve"] {
             let command = Cli::command();
             let command = command.find_subcommand(section).expect("a command");
-            let keys: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+            let keys: Vec<_> = file::options(command).filter_map(Arg::get_long).collect();
             assert!(keys.len() > 5);
             for (key, value) in keys.iter().flat_map(|key| values.map(|value| (key, value))) {
                 let text = format!("[{section}]\n{key} = {value}\n");
-                if let Ok(mut command) = file::apply(Cli::command(), &text) {
+                let applied = file::apply(Cli::command(), &[section], &text, |_, _| false);
+                if let Ok(mut command) = applied {
                     drop(command.try_get_matches_from_mut(["qbulk", section, "a", "qbulk://b/"]));
                 }
             }

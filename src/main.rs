@@ -33,7 +33,7 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 fn main() -> ExitCode {
     let cli = Cli::read(std::env::args_os());
     let output = cli.output().unwrap_or_default();
-    trace::start(output.verbose, matches!(cli.command, Command::Serve(_)));
+    trace::start(output.verbose.0, matches!(cli.command, Command::Serve(_)));
     // Whoever stops a command does not want to wait for its readers.
     let mut end = if matches!(cli.command, Command::Serve(_)) { End::Hasty } else { End::Patient };
     let code = run(cli.command).unwrap_or_else(|error| {

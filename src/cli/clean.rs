@@ -29,10 +29,10 @@ pub(crate) struct CleanArgs {
     /// The folder that is served.
     root: PathBuf,
     /// Only what has not been written to for this long.
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration, env = "QBULK_CLEAN_OLDER_THAN")]
     older_than: Duration,
     /// Only show what would be removed.
-    #[arg(long)]
+    #[arg(long, env = "QBULK_CLEAN_DRY_RUN")]
     dry_run: bool,
     #[command(flatten)]
     identity: IdentityArgs,

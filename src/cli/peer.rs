@@ -1,7 +1,8 @@
 //! What all commands that connect to a server have in common: whom to trust, and how to get there.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub(super) struct TrustArgs {
         value_name = "SHA256:...",
         env = "QBULK_FINGERPRINT",
         value_delimiter = ',',
+        conflicts_with = "ca",
         help_heading = "Identity"
     )]
     pub(super) fingerprint: Vec<Fingerprint>,
@@ -95,8 +97,38 @@ pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Destination), Er
     let Some((last, sources @ [_, ..])) = paths.split_last() else {
         return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
     };
-    let last = last.to_string_lossy();
+    let last = url_text(last);
     let destination =
         last.parse().map_err(|error| Error::Usage(format!("destination {last:?}: {error}")))?;
     Ok((sources.iter().map(PathBuf::from).collect(), destination))
+}
+
+/// What was typed as a URL: bytes that are no text, as a path may have them, are written as %XX.
+fn url_text(typed: &OsStr) -> String {
+    let mut text = String::with_capacity(typed.len());
+    for chunk in typed.as_bytes().utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_arrive_byte_by_byte() {
+        for (typed, path) in [
+            (b"qbulk://h/n\xe9" as &[u8], b"n\xe9" as &[u8]),
+            (b"qbulk://h/%\xe9/\xff\xfe/", b"%\xe9/\xff\xfe/"),
+            (b"qbulk://h/n%E9\xc3", b"n\xe9\xc3"),
+            ("qbulk://h/n\u{e9}".as_bytes(), "n\u{e9}".as_bytes()),
+        ] {
+            let paths = [OsString::from("src"), OsStr::from_bytes(typed).to_owned()];
+            assert_eq!(ends(&paths).unwrap().1.path, path, "{typed:?}");
+        }
+        let host = [OsString::from("src"), OsStr::from_bytes(b"qbulk://h\xe9/x").to_owned()];
+        assert!(matches!(ends(&host), Err(Error::Usage(_))));
+    }
 }

@@ -20,7 +20,7 @@ use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::{OutputArgs, bytes, duration, rate, share, stripe_bytes, trust};
+use super::{OutputArgs, bytes, bytes_per_s, duration, rate, share, stripe_bytes, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -41,6 +41,8 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 
 /// N, where nothing else was asked for.
 const CONNECTIONS: usize = 10;
+/// The most of them.
+const CONNECTIONS_MAX: usize = 64;
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -77,7 +79,7 @@ pub(crate) struct PushArgs {
         help_heading = "Network"
     )]
     aggressiveness: AggressivenessArg,
-    /// Send no more than this, in bytes per second (12.5MB is 100 Mbit/s).
+    /// Send no more than this, in bytes per second: 12.5MB is 100Mbit, which can be said as well.
     #[arg(
         long,
         value_name = "BYTES",
@@ -104,7 +106,8 @@ pub(crate) struct PushArgs {
     #[arg(short = 'n', long, value_name = "N", env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
     connections: Option<u16>,
-    /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]
+    /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]. Without
+    /// N, there are a quarter more connections
     #[arg(short = 'm', long, value_name = "M", env = "QBULK_ACTIVE", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=64))]
     active: Option<u16>,
@@ -137,7 +140,7 @@ pub(crate) struct PushArgs {
     #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
     threshold: f64,
     /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
-    #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes, env = "QBULK_FLOOR", help_heading = "Health")]
+    #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes_per_s, env = "QBULK_FLOOR", help_heading = "Health")]
     floor: u64,
     /// Round-trip time above which a connection is unsatisfactory in any case.
     #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
@@ -251,7 +254,14 @@ impl PushArgs {
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {
-        let connections = self.connections.map_or(CONNECTIONS, usize::from);
+        let connections = match (self.connections, self.active) {
+            (Some(connections), _) => connections.into(),
+            // With as large a reserve as without options.
+            (None, Some(active)) => {
+                usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX)
+            }
+            (None, None) => CONNECTIONS,
+        };
         let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
         if active > connections {
             return Err(Error::Usage(format!(

@@ -9,12 +9,11 @@ use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
 use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
-use qbulk::net::address::parse_listen;
 use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, count, duration, trust};
+use super::{IdentityArgs, OutputArgs, count, duration, listen, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
@@ -28,8 +27,8 @@ away; a second signal ends it at once. Finished files stay, and unfinished trans
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
-    /// The UDP address to listen on.
-    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", value_parser = parse_listen, env = "QBULK_LISTEN")]
+    /// The UDP address to listen on; without an IP all of them, and without a port 4433.
+    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", value_parser = listen, env = "QBULK_LISTEN")]
     listen: SocketAddr,
     /// The folder that all transfers are written below.
     #[arg(long, value_name = "DIR", default_value = ".", env = "QBULK_ROOT")]

@@ -33,10 +33,15 @@ const ATTEMPTS_MAX: usize = 10;
 
 /// Who we are: the given certificate, or the user's own identity.
 pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
-    Ok(match (&args.cert, &args.key) {
-        (Some(cert), Some(key)) => Identity::load_pem(cert, key)?,
-        _ => Identity::load_or_create(&config_dir()?)?,
-    })
+    let alone = |given, missing| {
+        Err(Error::Usage(format!("--{given} goes with --{missing}, and there is no --{missing}")))
+    };
+    match (&args.cert, &args.key) {
+        (Some(cert), Some(key)) => Ok(Identity::load_pem(cert, key)?),
+        (Some(_), None) => alone("cert", "key"),
+        (None, Some(_)) => alone("key", "cert"),
+        (None, None) => Ok(Identity::load_or_create(&config_dir()?)?),
+    }
 }
 
 /// What was said about the server.
@@ -56,6 +61,9 @@ pub(crate) struct Asked {
 impl Asked {
     /// Whom to accept as the server. May ask the user.
     pub(crate) async fn trust(&self, identity: &Identity) -> Result<ClientTrust, Error> {
+        if self.ca.is_some() && !self.fingerprints.is_empty() {
+            return Err(Error::Usage("--ca cannot be used with --fingerprint".into()));
+        }
         if let Some(ca) = &self.ca {
             return Ok(ClientTrust::Ca(certs::load_ca(ca)?));
         }

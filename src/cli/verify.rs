@@ -41,14 +41,14 @@ used, 130 interrupted.";
 pub(crate) struct VerifyArgs {
     /// Files and folders to compare, and last with what; or, with --receipt, the folder that stands for
     /// the server's root [default: .]
-    #[arg(required_unless_present = "receipt", value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
+    #[arg(value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
     /// Compare files on this host with a receipt of `qbulk push --receipt`.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "QBULK_VERIFY_RECEIPT")]
     receipt: Option<PathBuf>,
     /// Compare only what the receipt lists below this path, and take the folder that is given for it.
-    #[arg(long, value_name = "PATH", requires = "receipt")]
+    #[arg(long, value_name = "PATH", env = "QBULK_VERIFY_STRIP")]
     strip: Option<OsString>,
     /// Compare neither permission bits nor modification times.
     #[arg(long, env = "QBULK_CONTENT_ONLY", value_parser = BoolishValueParser::new())]
@@ -73,6 +73,9 @@ impl VerifyArgs {
             Some(receipt) => {
                 let config = self.with_receipt(receipt.clone())?;
                 qbulk::verify::verify_receipt(config, report, stop).await
+            }
+            None if self.strip.is_some() => {
+                Err(Error::Usage("--strip goes with --receipt, and there is no --receipt".into()))
             }
             None => self.with_server(report, stop).await,
         }

@@ -96,7 +96,7 @@ impl PushReport {
                     say(&line);
                 }
                 out::say(&text(summary), Weight::Kept);
-                if self.output.verbose > 0 {
+                if self.output.verbose.0 > 0 {
                     out::say(&details(summary), Weight::Kept);
                 }
             }

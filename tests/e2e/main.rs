@@ -18,6 +18,7 @@ mod relay;
 mod root;
 mod sandbox;
 mod scene;
+mod settings;
 mod soak;
 mod source;
 mod transfer;

@@ -1,7 +1,7 @@
 //! Pushing, as users do.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
@@ -403,4 +403,22 @@ fn the_demo_runs_with_nothing_to_configure() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stderr.contains("1 file,"), "{ran:?}");
     assert!(names(host.dir.path()).iter().all(|name| !name.starts_with("qbulk-demo")));
+}
+
+#[test]
+fn a_destination_that_is_no_text_arrives_byte_by_byte() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::write(host.src("file"), b"content").unwrap();
+    let name = OsStr::from_bytes(b"n\xe9");
+    let mut url = OsString::from(serve.url(""));
+    url.push(name);
+    let file = host.src("file");
+    let ran = run(host.qbulk().arg("push").arg(&file).arg(&url));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let there: Vec<_> =
+        fs::read_dir(host.root("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(there, [name]);
+    let ran = host.verify(&[file.as_ref(), &url]);
+    assert_eq!((ran.code, ran.findings().len()), (0, 0), "{ran:?}");
 }

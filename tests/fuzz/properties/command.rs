@@ -19,9 +19,12 @@ use self::url::Destination;
 /// reading the command line gives a result or a message.
 pub fn config_file(data: &[u8]) {
     let Ok(text) = from_utf8(data) else { return };
-    let Ok(mut command) = file::apply(command(), text) else { return };
-    let Ok(table) = text.parse::<toml::Table>() else { panic!("what is no TOML was understood") };
     for section in ["push", "serve"] {
+        let Ok(mut command) = file::apply(command(), &[section], text, |_, _| false) else {
+            continue;
+        };
+        // What is no TOML in other sections does not matter.
+        let Ok(table) = text.parse::<toml::Table>() else { continue };
         let Ok(matches) = command.try_get_matches_from_mut(["qbulk", section]) else { continue };
         let matches = matches.subcommand_matches(section).expect("what was asked for");
         let value = table.get(section).and_then(|section| section.get("text"));

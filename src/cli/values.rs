@@ -1,0 +1,177 @@
+//! Values as people type them: sizes, times, numbers, addresses.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use qbulk::net::address::{parse_listen, read_ip};
+
+use super::url::DEFAULT_PORT;
+
+/// Longer than anything runs, and short enough to be added to any point in time.
+const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
+/// A number of bytes, as in `64KiB` or `5MB`.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    let size: ByteSize = text.trim().parse().map_err(|_| "expected a size such as 64KiB or 5MB")?;
+    Ok(size.as_u64())
+}
+
+/// Bytes per second, as in `5MB`, `5MB/s` or `40Mbit/s`.
+pub(super) fn bytes_per_s(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let per_s = text.strip_suffix("/s").unwrap_or(text);
+    let bits = ["bit", "bits"].into_iter().find_map(|unit| per_s.strip_suffix(unit));
+    match bits {
+        Some(bits) => bytes(bits).map(|bits| bits / 8),
+        None => bytes(per_s),
+    }
+    .map_err(|_| "expected bytes per second such as 5MB, or 40Mbit".into())
+}
+
+/// A rate that still moves something.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    match bytes_per_s(text)? {
+        0..1_000 => Err("expected at least 1kB per second".into()),
+        rate => Ok(rate),
+    }
+}
+
+/// How many of something there may be.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.trim().replace('_', "").parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err("expected a number from 1 to 1000000".into()),
+    }
+}
+
+/// A stripe's size.
+pub(super) fn stripe_bytes(text: &str) -> Result<u64, String> {
+    let size = bytes(text)?;
+    if size.is_power_of_two() && (64 << 10..=16 << 20).contains(&size) {
+        Ok(size)
+    } else {
+        Err("expected a power of two from 64KiB to 16MiB".into())
+    }
+}
+
+/// A span of time, as in `250ms`, `1h 30m`, or `10`, which are seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    // To humantime, M is a month: nobody means that.
+    let text = text.trim().to_ascii_lowercase();
+    let seconds = || text.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let time = seconds().or_else(|| humantime::parse_duration(&text).ok());
+    time.map(|time| time.min(TIME_MAX)).ok_or_else(|| "expected a time such as 250ms or 10s".into())
+}
+
+/// A share between nothing and all, as in `0.5` or `50%`.
+pub(super) fn share(text: &str) -> Result<f64, String> {
+    let text = text.trim();
+    let share = match text.strip_suffix('%') {
+        Some(percent) => percent.trim_end().parse().map(|percent: f64| percent / 100.0),
+        None => text.parse(),
+    };
+    match share {
+        Ok(share) if (0.05..=0.95).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0.05 to 0.95".into()),
+    }
+}
+
+/// Where to listen: an address, a port of all addresses, or both.
+pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let ip = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if read_ip(ip, DEFAULT_PORT).is_some() {
+        return parse_listen(&if ip.contains(':') {
+            format!("[{ip}]:{DEFAULT_PORT}")
+        } else {
+            format!("{ip}:{DEFAULT_PORT}")
+        });
+    }
+    let port = text.strip_prefix("*:").unwrap_or(text);
+    if port.parse::<u16>().is_ok() { parse_listen(&format!(":{port}")) } else { parse_listen(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_what_people_mean() {
+        let ms = Duration::from_millis;
+        for (text, time) in [
+            ("10", ms(10_000)),
+            ("0", ms(0)),
+            ("0.5", ms(500)),
+            (" 10 s ", ms(10_000)),
+            ("250ms", ms(250)),
+            ("1.5h", ms(5_400_000)),
+            ("1h30m", ms(5_400_000)),
+            ("2 min", ms(120_000)),
+            ("10M", ms(600_000)),
+            ("10S", ms(10_000)),
+            ("7d", ms(7 * 86_400_000)),
+            ("1e18", TIME_MAX),
+            ("9999999 years", TIME_MAX),
+        ] {
+            assert_eq!(duration(text), Ok(time), "{text}");
+        }
+        for text in ["", "soon", "-1", "-1s", "nan", "inf", "10 parsecs", "s"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_rates_are_what_people_mean() {
+        for (text, size) in [
+            ("0", 0),
+            ("64KiB", 65_536),
+            ("64 kib", 65_536),
+            ("5M", 5_000_000),
+            ("1.5GB", 1_500_000_000),
+        ] {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+            assert_eq!(bytes_per_s(text), Ok(size), "{text}");
+            assert_eq!(bytes_per_s(&format!("{text}/s")), Ok(size), "{text}");
+        }
+        for (text, size) in [
+            ("100Mbit", 12_500_000),
+            ("100 Mbit/s", 12_500_000),
+            ("1Gbits/s", 125_000_000),
+            ("8000bit", 1_000),
+        ] {
+            assert_eq!(rate(text), Ok(size), "{text}");
+        }
+        for text in ["", "lots", "-5", "5 apples", "5MB/h", "100Mbps"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+        assert!(rate("999").is_err());
+    }
+
+    #[test]
+    fn numbers_are_what_people_mean() {
+        assert_eq!([count("64"), count(" 1_000 ")], [Ok(64), Ok(1_000)]);
+        assert!(["0", "-1", "1.5", "2000000", ""].iter().all(|text| count(text).is_err()));
+        assert_eq!([share("0.5"), share("50%"), share(" 50 % ")], [Ok(0.5), Ok(0.5), Ok(0.5)]);
+        assert!(["1.5", "50", "nan", "%", ""].iter().all(|text| share(text).is_err()));
+    }
+
+    #[test]
+    fn a_port_alone_is_one_of_all_addresses() {
+        for (text, address) in [
+            ("[::]:4433", "[::]:4433"),
+            ("127.0.0.1:9", "127.0.0.1:9"),
+            (":4433", "[::]:4433"),
+            ("*:4433", "[::]:4433"),
+            ("9", "[::]:9"),
+            ("10.0.0.1", "10.0.0.1:4433"),
+            ("::1", "[::1]:4433"),
+            ("[::1]", "[::1]:4433"),
+        ] {
+            assert_eq!(listen(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in ["", ":", "nowhere", "nowhere:1", "1.2.3.4:", ":70000", "[::1"] {
+            assert!(listen(text).is_err(), "{text}");
+        }
+    }
+}
