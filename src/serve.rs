@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use self::desk::Desk;
 pub use self::limits::Limits;
-use self::limits::{Handshakes, Knock};
+use self::limits::{Handshakes, Knock, Means};
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::Identity;
@@ -28,6 +28,7 @@ use crate::net::endpoint::{self, DATAGRAM_BYTES_MAX, RECEIVE_BUFFER_LIMIT};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::{self, ServerTrust};
 use crate::store::clean::{Left, clean};
+use crate::store::descriptors::{self, Descriptors};
 use crate::store::own::OwnNames;
 use crate::store::reason;
 use crate::store::root::Root;
@@ -96,7 +97,7 @@ pub struct Server {
     keep_unfinished: Duration,
     root: Arc<Root>,
     names: OwnNames,
-    limits: Limits,
+    means: Means,
     discards: bool,
 }
 
@@ -107,7 +108,6 @@ impl Server {
             let root = config.root.display();
             Error::Disk(format!("cannot open the root folder {root}: {}", reason(&error)))
         })?;
-        raise_file_limit();
         let secret = config.identity.secret("qbulk server endpoint 1");
         let names = own_names(&config.identity);
         let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
@@ -117,6 +117,8 @@ impl Server {
         let (sockets, ours) = (&*config.sockets, Arc::clone(&tls));
         let endpoint = endpoint::server(sockets, config.listen, ours, &secret).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
+        let open_max = descriptors::budget(descriptors::raise_limit());
+        let transfers = config.limits.transfers.min(descriptors::transfers_max(open_max));
         Ok(Self {
             endpoint,
             address,
@@ -125,7 +127,10 @@ impl Server {
             keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
             names,
-            limits: config.limits,
+            means: Means {
+                limits: Limits { transfers, ..config.limits },
+                descriptors: Descriptors::new(open_max),
+            },
             discards: false,
         })
     }
@@ -173,7 +178,7 @@ impl Server {
             report,
             self.tls,
             self.datagram_bytes_max,
-            self.limits,
+            self.means,
         ));
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
@@ -268,15 +273,5 @@ async fn clean_often(root: Arc<Root>, names: OwnNames, age_min: Duration, stop: 
         if let Ok(files @ 1..) = tokio::task::spawn_blocking(clean).await {
             tracing::info!(files, "removed what unfinished transfers had left behind");
         }
-    }
-}
-
-/// Every unfinished file is open, and the usual limit of 1,024 is not enough for a wide transfer.
-fn raise_file_limit() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::debug!(%error, "the limit on open files stays as it is");
     }
 }

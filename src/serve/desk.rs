@@ -17,7 +17,7 @@ use quinn::{ConnectionError, Incoming, VarInt};
 use tokio::time::Instant;
 
 use super::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
-use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Limits};
+use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Means};
 use super::room::{Account, Rooms};
 use super::transfer::Transfer;
 use super::verify::{Asked, Verifier};
@@ -27,6 +27,7 @@ use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls;
+use crate::store::descriptors::{Descriptors, patiently};
 use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Owner};
 use crate::store::own::{OwnNames, RESERVED, has_reserved};
@@ -78,6 +79,7 @@ pub(super) struct Desk {
     datagram_bytes_max: u16,
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
+    descriptors: Arc<Descriptors>,
     /// No transfer begins any more.
     is_draining: AtomicBool,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
@@ -97,8 +99,9 @@ impl Desk {
         report: ServeReporter,
         tls: Arc<QuicServerConfig>,
         datagram_bytes_max: u16,
-        limits: Limits,
+        means: Means,
     ) -> Self {
+        let Means { limits, descriptors } = means;
         let clients = Clients::new(limits);
         Self {
             verifier: Verifier::new(Arc::clone(&root)),
@@ -110,6 +113,7 @@ impl Desk {
             datagram_bytes_max,
             rooms: Rooms::new(Arc::clone(&clients)),
             clients,
+            descriptors,
             is_draining: AtomicBool::new(false),
             transfers: Mutex::default(),
             over: Mutex::default(),
@@ -313,17 +317,20 @@ impl Desk {
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
-        let discards = self.discards;
+        let (discards, descriptors) = (self.discards, Arc::clone(&self.descriptors));
+        let client = *key.0.as_bytes();
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let folder = root.current().map_err(|error| error.to_string())?;
                 let begin = || {
-                    let found = inspect(&folder, &names, Path::new(OsStr::from_bytes(&path)))?;
+                    let share = descriptors.join(client);
+                    let path = Path::new(OsStr::from_bytes(&path));
+                    let found = patiently(|| inspect(&folder, &names, path))?;
                     let journal =
                         if discards { None } else { open_journal(&folder, &names, owner) };
-                    let sink =
-                        Sink::new(Arc::clone(&folder), names, name, journal)?.served_at(root);
+                    let sink = Sink::within(share, Arc::clone(&folder), names, name, journal)?
+                        .served_at(root);
                     Ok((found, if discards { sink.discarding() } else { sink }))
                 };
                 begin().map_err(|error: io::Error| {

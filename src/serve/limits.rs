@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
+use crate::store::descriptors::Descriptors;
 
 /// The most that a server takes on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,14 @@ impl Default for Limits {
             connections_per_client: 1_024,
         }
     }
+}
+
+/// What a server has to give.
+#[derive(Clone, Debug)]
+pub(super) struct Means {
+    pub(super) limits: Limits,
+    /// How much transfers may have open.
+    pub(super) descriptors: Arc<Descriptors>,
 }
 
 /// Handshakes that are under way; from there on clients must show first that they receive what is sent

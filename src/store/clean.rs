@@ -87,7 +87,7 @@ impl Now {
         let touched = || {
             let name = names.part("now", format!("{:016x}", rand::random::<u64>()));
             let file = TempFile::create(Arc::new(root.try_clone()?), name)?;
-            file.file().metadata()?.modified()
+            file.open()?.file().metadata()?.modified()
         };
         // Nothing is too young then, and a folder that is only looked at is left as it is.
         let system = if age_min.is_zero() { None } else { touched().ok() };
@@ -181,7 +181,7 @@ mod tests {
         File::create(path(&young)).unwrap();
         let parent = Arc::new(root.open_dir("a").unwrap());
         let written = TempFile::create(parent, names.part("0", 4)).unwrap();
-        written.file().set_modified(old).unwrap();
+        written.open().unwrap().file().set_modified(old).unwrap();
 
         let all = Cleaned { found: 3, foreign: 4 };
         assert_eq!(removed(&root, false), all);

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use cap_std::fs::Dir;
 
 use super::journal::{Entry, Journal, Stamp};
-use super::systems::{Systems, readable};
-use super::temp::TempFile;
+use super::systems::{SYNCFS_FROM, Systems, readable};
+use super::temp::{Opened, TempFile, open_folder};
 use super::{copy, folder_of, is_full};
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
@@ -48,6 +48,8 @@ const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
 pub struct Complete {
     /// The file.
     pub temp: Arc<TempFile>,
+    /// It stays open until it has its name.
+    pub opened: Arc<Opened>,
     /// Its name in its folder.
     pub name: OsString,
     /// Its path below the root.
@@ -60,13 +62,21 @@ pub struct Complete {
 
 enum Job {
     Files(Vec<Complete>),
-    Piece(Arc<TempFile>, Entry),
-    Folder(Arc<Dir>, Vec<u8>),
+    Piece(Written, Entry),
+    Folder(FolderId, Vec<u8>),
     Flush(SyncSender<()>),
+    /// Others wait for what pieces keep open.
+    Hurry,
     /// It is time for a checkpoint.
     Wake,
     Close,
 }
+
+/// A file that is not whole, and was written to: open until that is flushed.
+type Written = (Arc<TempFile>, Arc<Opened>);
+
+/// Device and inode of a folder: none is kept open for what was made in it.
+type FolderId = (u64, u64);
 
 /// What was committed, by its path.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +103,7 @@ impl Committer {
     /// Starts the thread. `on_commit` is called on it for each file, and each folder or piece that
     /// failed. Without a journal, nothing is kept for a later run.
     pub fn start(
+        root: Arc<Dir>,
         systems: Arc<Systems>,
         journal: Option<Journal>,
         on_commit: impl FnMut(Committed<'_>, CommitResult) + Send + 'static,
@@ -102,13 +113,13 @@ impl Committer {
             let now = Instant::now();
             let worker = Worker {
                 on_commit,
+                root,
                 systems,
                 journal,
                 pieces: Vec::new(),
                 checkpoint_at: now,
                 journal_at: now + JOURNAL_INTERVAL,
                 touched: HashMap::new(),
-                last_touched: None,
             };
             worker.run(&jobs);
         })?;
@@ -123,13 +134,19 @@ impl Committer {
     }
 
     /// Queues a piece of a file that is not whole, which was written.
-    pub fn piece(&self, temp: Arc<TempFile>, piece: Entry) {
-        self.send(Job::Piece(temp, piece));
+    pub fn piece(&self, temp: Arc<TempFile>, opened: Arc<Opened>, piece: Entry) {
+        self.send(Job::Piece((temp, opened), piece));
+    }
+
+    /// Pieces are flushed at once, and their files need not stay open.
+    pub fn hurry(&self) {
+        self.send(Job::Hurry);
     }
 
     /// Notes that something was made in `folder`, which is at `path`, whose name must last too.
-    pub fn touched(&self, folder: Arc<Dir>, path: &[u8]) {
-        self.send(Job::Folder(folder, path.to_vec()));
+    pub fn touched(&self, folder: &Dir, path: &[u8]) -> io::Result<()> {
+        self.send(Job::Folder(id_of(folder)?, path.to_vec()));
+        Ok(())
     }
 
     /// Removes the journal: there is nothing to go on with.
@@ -167,32 +184,39 @@ impl Drop for Committer {
     }
 }
 
+fn id_of(folder: &Dir) -> io::Result<FolderId> {
+    let stat = rustix::fs::fstat(folder)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
 struct Worker<F> {
     on_commit: F,
+    root: Arc<Dir>,
     systems: Arc<Systems>,
     journal: Option<Journal>,
     /// Pieces that are written and not flushed yet.
-    pieces: Vec<(Arc<TempFile>, Entry)>,
+    pieces: Vec<(Written, Entry)>,
     checkpoint_at: Instant,
     journal_at: Instant,
-    /// Folders whose entries are not durable yet, and their paths, by device and inode.
-    touched: HashMap<(u64, u64), (Arc<Dir>, Vec<u8>)>,
-    /// The last of them.
-    last_touched: Option<Arc<Dir>>,
+    /// The paths of folders whose entries are not durable yet.
+    touched: HashMap<FolderId, Vec<u8>>,
 }
 
 impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = self.next(jobs) {
             let mut files = Vec::new();
-            let mut flush = None;
+            let (mut flush, mut hurry) = (None, false);
             let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
                     Job::Files(group) => files.extend(group),
-                    Job::Piece(temp, piece) => self.pieces.push((temp, piece)),
-                    Job::Folder(folder, path) => self.touch(folder, &path),
+                    Job::Piece(written, piece) => self.pieces.push((written, piece)),
+                    Job::Folder(folder, path) => {
+                        self.touched.insert(folder, path);
+                    }
                     Job::Flush(done) => flush = Some(done),
+                    Job::Hurry => hurry = true,
                     Job::Wake => {}
                     Job::Close => self.close(),
                 }
@@ -202,7 +226,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             }
             self.commit(files);
             let is_due = Instant::now() >= self.checkpoint_at || self.pieces.len() >= PIECES_MAX;
-            if is_due || flush.is_some() {
+            if is_due || hurry || flush.is_some() {
                 self.checkpoint();
             }
             if flush.is_some() || self.touched.len() > FOLDERS_MAX {
@@ -239,14 +263,14 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     }
 
     fn commit(&mut self, files: Vec<Complete>) {
-        let opened: Vec<&File> = files.iter().map(|file| file.temp.file()).collect();
+        let opened: Vec<&File> = files.iter().map(|file| file.opened.file()).collect();
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
             let published = synced.and_then(|()| file.temp.publish(&file.name));
             if published.as_ref().is_err_and(|error| !is_full(error)) {
                 file.temp.discard();
             }
-            let result = published.map(|parent| self.touch(parent, folder_of(&file.path)));
+            let result = published.and_then(|parent| self.touch_around(&parent, &file.path));
             (self.on_commit)(Committed::File(&file.path), result);
             self.note_file(file);
         }
@@ -254,9 +278,9 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     }
 
     fn note_file(&mut self, file: Complete) {
-        let Complete { temp, path, source, hash, .. } = file;
+        let Complete { temp, opened, path, source, hash, .. } = file;
         if let (Some(journal), true) = (&mut self.journal, temp.is_published())
-            && let Ok(stamp) = Stamp::of(temp.file())
+            && let Ok(stamp) = Stamp::of(opened.file())
         {
             journal.add(&Entry::File { path, source, hash, stamp });
         }
@@ -266,21 +290,25 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     /// run can go on from there.
     fn checkpoint(&mut self) {
         let mut pieces = std::mem::take(&mut self.pieces);
-        pieces.retain(|(temp, _)| !temp.is_published());
+        pieces.retain(|((temp, _), _)| !temp.is_published());
         if pieces.is_empty() || self.journal.is_none() {
             return;
         }
         let began = Instant::now();
-        let mut files: Vec<&Arc<TempFile>> = pieces.iter().map(|(temp, _)| temp).collect();
-        files.sort_by_key(|temp| Arc::as_ptr(temp));
-        files.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let synced = self.systems.sync(&files.iter().map(|temp| temp.file()).collect::<Vec<_>>());
+        let mut files: Vec<&Written> = pieces.iter().map(|(written, _)| written).collect();
+        files.sort_by_key(|(temp, _)| Arc::as_ptr(temp));
+        files.dedup_by(|a, b| Arc::ptr_eq(&a.0, &b.0));
+        for (temp, _) in &files {
+            temp.flushing();
+        }
+        let opened: Vec<_> = files.iter().map(|(_, opened)| opened.file()).collect();
+        let synced = self.systems.sync(&opened);
         let failed: HashMap<_, _> = files
             .into_iter()
             .zip(synced)
-            .filter_map(|(temp, result)| Some((Arc::as_ptr(temp), result.err()?)))
+            .filter_map(|((temp, _), result)| Some((Arc::as_ptr(temp), result.err()?)))
             .collect();
-        for (temp, piece) in &pieces {
+        for ((temp, _), piece) in &pieces {
             match (failed.get(&Arc::as_ptr(temp)), &mut self.journal) {
                 (Some(error), _) => {
                     temp.spoil(copy(error));
@@ -321,37 +349,37 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
     }
 
-    fn touch(&mut self, folder: Arc<Dir>, path: &[u8]) {
-        if self.last_touched.as_ref().is_some_and(|last| Arc::ptr_eq(last, &folder)) {
-            return;
-        }
-        match rustix::fs::fstat(&*folder) {
-            Ok(stat) => {
-                self.last_touched = Some(Arc::clone(&folder));
-                self.touched.insert((stat.st_dev, stat.st_ino), (folder, path.to_vec()));
+    /// Something at `path` has got its name in `folder`.
+    fn touch_around(&mut self, folder: &Dir, path: &[u8]) -> io::Result<()> {
+        let id = id_of(folder)?;
+        self.touched.entry(id).or_insert_with(|| folder_of(path).to_vec());
+        Ok(())
+    }
+
+    /// Flushes the names in all folders that something was made in: many by flushing their file system,
+    /// as well as one that is not at its path any more, or cannot be read.
+    fn sync_folders(&mut self) {
+        let touched = std::mem::take(&mut self.touched);
+        let is_many = touched.len() >= SYNCFS_FROM;
+        let mut flushed = HashMap::new();
+        for (folder, path) in touched {
+            let mut flush =
+                || *flushed.entry(folder.0).or_insert_with(|| self.systems.sync_device(folder.0));
+            let is_flushed = is_many && flush();
+            if !is_flushed
+                && let Err(error) = self.sync_folder(folder, &path)
+                && !flush()
+            {
+                (self.on_commit)(Committed::Folder(&path), Err(error));
             }
-            Err(error) => (self.on_commit)(Committed::Folder(path), Err(error.into())),
         }
     }
 
-    fn sync_folders(&mut self) {
-        self.last_touched = None;
-        let (mut folders, mut paths) = (Vec::new(), Vec::new());
-        for (folder, path) in std::mem::take(&mut self.touched).into_values() {
-            match readable(&folder) {
-                Ok(folder) => {
-                    folders.push(folder);
-                    paths.push(path);
-                }
-                Err(_) if self.systems.sync_around(&folder) => {}
-                Err(error) => (self.on_commit)(Committed::Folder(&path), Err(error)),
-            }
+    fn sync_folder(&self, folder: FolderId, path: &[u8]) -> io::Result<()> {
+        let found = open_folder(&self.root, path)?;
+        if id_of(&found)? != folder {
+            return Err(io::Error::other("the folder is not at its path any more"));
         }
-        let synced = self.systems.sync(&folders.iter().collect::<Vec<_>>());
-        for (path, result) in paths.iter().zip(synced) {
-            if result.is_err() {
-                (self.on_commit)(Committed::Folder(path), result);
-            }
-        }
+        readable(&found)?.sync_all()
     }
 }

@@ -13,10 +13,12 @@ use rustix::fs::Mode;
 use rustix::io::Errno;
 
 use super::commit::Committer;
+use super::descriptors::{Held, Share};
 use super::meta::{default_folder_mode, set_meta, set_mode};
 use super::own::{RESERVED, has_reserved};
 use super::systems::{Systems, readable};
 use super::tally::Tally;
+use super::temp::open_folder;
 use super::{folder_of, name_of, os};
 use crate::mutex::lock;
 use crate::wire::Meta;
@@ -33,10 +35,14 @@ pub(super) struct Folders {
     systems: Arc<Systems>,
     committer: Arc<Committer>,
     tally: Arc<Tally>,
+    share: Arc<Share>,
     /// Those that were used last.
-    open: Mutex<HashMap<Vec<u8>, Arc<Dir>>>,
+    open: Mutex<HashMap<Vec<u8>, OpenFolder>>,
     unfinished: Mutex<Unfinished>,
 }
+
+/// A folder that is open, and counted.
+type OpenFolder = (Arc<Dir>, Held);
 
 /// Folders whose modes are not final yet. Those without a [`Meta`] were made for what is in them.
 #[derive(Debug, Default)]
@@ -54,9 +60,15 @@ impl Folders {
         systems: Arc<Systems>,
         committer: Arc<Committer>,
         tally: Arc<Tally>,
+        share: Arc<Share>,
     ) -> Self {
         let (open, unfinished) = (Mutex::default(), Mutex::default());
-        Self { root, systems, committer, tally, open, unfinished }
+        Self { root, systems, committer, tally, share, open, unfinished }
+    }
+
+    /// Closes those that are kept for the next file.
+    pub(super) fn close(&self) {
+        lock(&self.open).clear();
     }
 
     /// Makes a folder that is to have `meta` at the end.
@@ -93,11 +105,15 @@ impl Folders {
         let default_mode = default_folder_mode();
         let depth = |path: &[u8]| os(path).components().count();
         metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
-        lock(&self.open).clear();
-        for batch in metas.chunks(OPEN_MAX) {
+        self.close();
+        let mut left = metas.as_slice();
+        while !left.is_empty() {
+            let room = self.share.enter_with(OPEN_MAX, || ());
+            let (batch, rest) = left.split_at(left.len().min(room.count() - 1));
+            left = rest;
             let (mut done, mut paths) = (Vec::new(), Vec::new());
             for (path, meta) in batch {
-                let result = self.root.open_dir(os(path)).and_then(|folder| {
+                let result = open_folder(&self.root, path).and_then(|folder| {
                     let folder = readable(&folder)?;
                     match meta {
                         Some(meta) => set_meta(&folder, *meta)?,
@@ -132,19 +148,19 @@ impl Folders {
         if path.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
-        if let Some(folder) = lock(&self.open).get(path) {
+        if let Some((folder, _)) = lock(&self.open).get(path) {
             return Ok(Arc::clone(folder));
         }
-        let folder = match self.root.open_dir(os(path)) {
+        let folder = match open_folder(&self.root, path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
-            opened => Arc::new(opened?),
+            opened => opened?,
         };
         self.systems.watch(&folder);
         let mut open = lock(&self.open);
         if open.len() >= OPEN_MAX {
             open.clear();
         }
-        open.insert(path.to_vec(), Arc::clone(&folder));
+        open.insert(path.to_vec(), (Arc::clone(&folder), self.share.hold(1)));
         Ok(folder)
     }
 
@@ -156,9 +172,9 @@ impl Folders {
             if found.is_empty() {
                 break Arc::clone(&self.root);
             }
-            match self.root.open_dir(os(found)) {
+            match open_folder(&self.root, found) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
-                opened => break Arc::new(opened?),
+                opened => break opened?,
             }
         };
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
@@ -167,12 +183,12 @@ impl Folders {
             match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
                 Ok(()) => {
                     self.remember(path, None);
-                    self.committer.touched(folder, folder_of(path));
+                    self.committer.touched(&folder, folder_of(path))?;
                 }
                 Err(Errno::EXIST) => {} // another thread was quicker
                 Err(error) => return Err(error.into()),
             }
-            folder = Arc::new(self.root.open_dir(os(path))?);
+            folder = open_folder(&self.root, path)?;
         }
         Ok(folder)
     }

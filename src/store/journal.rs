@@ -25,6 +25,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::descriptors::patiently;
 use super::lock::{Lock, lock_file};
 use super::own::OwnNames;
 use super::temp::FileId;
@@ -440,7 +441,9 @@ impl Journal {
 fn open(root: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
     let flags = flags | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW;
     let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(root, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = patiently(|| Ok(rustix::fs::openat(root, name, flags, mode)?));
+    file.map(File::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 /// What earlier runs have left in a journal.
@@ -456,7 +459,8 @@ impl JournalReader {
     /// Calls `each` with every entry.
     pub fn read(&self, each: impl FnMut(Entry)) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&*self.root, self.name.as_str(), flags, Mode::empty())?;
+        let name = self.name.as_str();
+        let file = patiently(|| Ok(rustix::fs::openat(&*self.root, name, flags, Mode::empty())?))?;
         read_entries(&self.owner, File::from(file).take(self.bytes), each)
     }
 }

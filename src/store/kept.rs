@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use cap_std::fs::Dir;
 
+use super::descriptors::Share;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
 use super::sink::PARTIAL_MAX;
-use super::temp::TempFile;
+use super::temp::{Home, TempFile, open_folder};
 use super::{folder_of, holes, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
@@ -47,7 +48,7 @@ pub(super) struct Part {
 
 impl Kept {
     /// What `journal` tells of, as far as it is there.
-    pub(super) fn of(root: &Dir, journal: &Journal) -> Self {
+    pub(super) fn of(root: &Arc<Dir>, journal: &Journal, share: &Arc<Share>) -> Self {
         let mut known = HashMap::new();
         let mut has_files = false;
         let read = journal.reader().read(|entry| match entry {
@@ -69,15 +70,16 @@ impl Kept {
         }
         let (names, tag) = (journal.names(), journal.tag());
         let part = |(file, (path, bytes, tree)): (FileKey, (Vec<u8>, u64, HashTree))| {
-            let folder = folder_of(&path);
-            let parent = match folder {
-                b"" => root.try_clone(),
-                folder => root.open_dir(os(folder)),
-            };
-            let name = part_name(names, &tag, &file);
-            let temp = TempFile::reopen(Arc::new(parent.ok()?), name, bytes)?;
+            let _room = share.enter(|| ());
+            let folder = folder_of(&path).to_vec();
+            let parent = open_folder(root, &folder).ok()?;
+            let home = Home { root: Arc::clone(root), folder, share: Arc::clone(share) };
+            let temp = TempFile::reopen(parent, part_name(names, &tag, &file), bytes)?.at(home);
             temp.keep();
-            let is_suspect = journal.is_changed_since(temp.file(), GRACE).unwrap_or(true);
+            let opened = temp.open().ok()?;
+            let is_suspect = journal.is_changed_since(opened.file(), GRACE).unwrap_or(true);
+            drop(opened);
+            temp.close();
             Some((file, Part { temp: Arc::new(temp), tree, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
@@ -158,13 +160,15 @@ impl Kept {
         let mut tree = HashTree::new(bytes);
         let mut is_damaged = false;
         for &(offset, len, hash) in &pieces {
-            let found = hash_of(temp.file(), offset, len, bytes, &goes_on);
+            let found =
+                temp.open().and_then(|opened| hash_of(opened.file(), offset, len, bytes, &goes_on));
             if found.is_ok_and(|found| found == hash) {
                 tree.add(offset, len, hash);
             } else {
                 is_damaged = true;
             }
         }
+        temp.close();
         let intact = tree.pieces();
         if is_damaged && goes_on() {
             tracing::warn!("what was kept of a file has changed since: some of it is sent again");

@@ -3,6 +3,7 @@
 pub mod clean;
 pub mod commit;
 pub mod compare;
+pub mod descriptors;
 pub mod destination;
 mod folders;
 mod holes;

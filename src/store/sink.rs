@@ -7,13 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use cap_std::fs::Dir;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::commit::{Committed, Committer, Complete, GROUP};
+use super::descriptors::{Share, Shed};
 use super::folders::Folders;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
@@ -24,7 +25,7 @@ use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Outcome, Tally};
-use super::temp::{FileId, TempFile};
+use super::temp::{FileId, Home, Opened, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
@@ -71,9 +72,10 @@ pub struct Sink {
     tag: String,
     /// Names what later runs of the same push may go on with; `None` if they cannot.
     push_tag: Option<String>,
+    /// How much it may have open.
+    share: Arc<Share>,
     kept: Kept,
-    partials: Mutex<Partials>,
-    folders: Folders,
+    open: Arc<Open>,
     tally: Arc<Tally>,
     is_distrusted: AtomicBool,
     committer: Arc<Committer>,
@@ -81,6 +83,27 @@ pub struct Sink {
     discards: bool,
     /// What the root is served as.
     served: Option<Arc<Root>>,
+}
+
+/// What has files and folders open that can be closed, and opened again.
+#[derive(Debug)]
+struct Open {
+    partials: Mutex<Partials>,
+    folders: Folders,
+    committer: Arc<Committer>,
+}
+
+impl Shed for Open {
+    fn shed(&self) {
+        self.committer.hurry();
+        self.folders.close();
+        let partials: Vec<_> = lock(&self.partials).files.values().cloned().collect();
+        for partial in partials {
+            if let Some(Ok(temp)) = partial.temp.get() {
+                temp.close();
+            }
+        }
+    }
 }
 
 /// Files that are not whole yet.
@@ -123,39 +146,62 @@ impl Sink {
         tag: String,
         journal: Option<Journal>,
     ) -> io::Result<Self> {
+        Self::within(Share::alone(), root, names, tag, journal)
+    }
+
+    /// The same, with no more open than is its share.
+    pub fn within(
+        share: Arc<Share>,
+        root: Arc<Dir>,
+        names: OwnNames,
+        tag: String,
+        journal: Option<Journal>,
+    ) -> io::Result<Self> {
         let push_tag = journal.as_ref().map(Journal::tag);
-        let kept = journal.as_ref().map_or_else(Kept::default, |journal| Kept::of(&root, journal));
+        let kept = journal.as_ref();
+        let kept = kept.map_or_else(Kept::default, |journal| Kept::of(&root, journal, &share));
         let tally = Arc::new(Tally::new(Arc::clone(&root)));
         let told = Arc::clone(&tally);
         let systems = Arc::new(Systems::of(&root));
-        let committer =
-            Committer::start(Arc::clone(&systems), journal, move |committed, result| {
-                match (committed, result) {
-                    (Committed::File(_), Ok(())) => told.add_file(),
-                    (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
-                    // The file fails with its next piece, or when it is to get its name.
-                    (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
-                    (Committed::File(path), Err(error)) => {
-                        told.note_fatal(path, &error);
-                        told.note_file(path, reason(&error));
-                        if is_full(&error) {
-                            told.put_off();
-                        }
+        let committer = Committer::start(
+            Arc::clone(&root),
+            Arc::clone(&systems),
+            journal,
+            move |committed, result| match (committed, result) {
+                (Committed::File(_), Ok(())) => told.add_file(),
+                (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
+                // The file fails with its next piece, or when it is to get its name.
+                (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
+                (Committed::File(path), Err(error)) => {
+                    told.note_fatal(path, &error);
+                    told.note_file(path, reason(&error));
+                    if is_full(&error) {
+                        told.put_off();
                     }
-                    (Committed::Folder(path), Err(error)) => told.fail(path, &error),
                 }
-            })?;
+                (Committed::Folder(path), Err(error)) => told.fail(path, &error),
+            },
+        )?;
         let committer = Arc::new(committer);
-        let folders =
-            Folders::new(Arc::clone(&root), systems, Arc::clone(&committer), Arc::clone(&tally));
+        let folders = Folders::new(
+            Arc::clone(&root),
+            systems,
+            Arc::clone(&committer),
+            Arc::clone(&tally),
+            Arc::clone(&share),
+        );
+        let partials = Mutex::default();
+        let open = Arc::new(Open { partials, folders, committer: Arc::clone(&committer) });
+        let shed: Weak<dyn Shed> = Arc::<Open>::downgrade(&open);
+        share.sheds(shed);
         Ok(Self {
             root,
             names,
             tag,
             push_tag,
+            share,
             kept,
-            partials: Mutex::default(),
-            folders,
+            open,
             tally,
             is_distrusted: AtomicBool::new(false),
             committer,
@@ -204,6 +250,7 @@ impl Sink {
         }
         let mut complete = Vec::new();
         let acted = records.iter().zip(contents).try_for_each(|(record, content)| {
+            let _room = self.share.enter(|| self.committer.commit(std::mem::take(&mut complete)));
             complete.extend(self.act(record, content)?);
             if complete.len() >= GROUP {
                 self.committer.commit(std::mem::take(&mut complete));
@@ -235,13 +282,13 @@ impl Sink {
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
-        let partials = std::mem::take(&mut *lock(&self.partials));
+        let partials = std::mem::take(&mut *lock(&self.open.partials));
         for partial in partials.files.into_values() {
             self.tally.note_file(&partial.path, "not all of it arrived".into());
             partial.discard();
         }
         self.committer.flush();
-        self.folders.finish();
+        self.open.folders.finish();
         self.check_disk()?;
         if self.served.as_ref().is_some_and(|served| !served.is(&self.root)) {
             let reason =
@@ -266,7 +313,7 @@ impl Sink {
     fn act(&self, record: &Record, content: &[u8]) -> Result<Option<Complete>, SinkError> {
         match record {
             Record::Folder { path, meta, .. } => {
-                if let Err(error) = self.folders.make(path, *meta) {
+                if let Err(error) = self.open.folders.make(path, *meta) {
                     self.tally.fail(path, &error);
                 }
             }
@@ -322,14 +369,17 @@ impl Sink {
             return self.complete(piece.item, &partial);
         }
         if self.push_tag.is_some() && !piece.is_name_only() {
-            self.committer.piece(Arc::clone(temp), entry(piece));
+            match temp.open() {
+                Ok(opened) => self.committer.piece(Arc::clone(temp), opened, entry(piece)),
+                Err(error) => return self.give_up(piece.item, &partial, reason(&error)),
+            }
         }
         Ok(None)
     }
 
     /// The file that a piece belongs to, unless it is not wanted any more.
     fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
-        let mut partials = lock(&self.partials);
+        let mut partials = lock(&self.open.partials);
         let Partials { files, early_seals, discarded } = &mut *partials;
         if discarded.contains(&piece.item) {
             return Ok(None);
@@ -352,7 +402,7 @@ impl Sink {
     /// written at once, and in full, finds out by that.
     fn create(&self, partial: &Partial, piece: &Piece) -> Result<Arc<TempFile>, String> {
         let create = || {
-            let (parent, file_name) = self.folders.parent(&partial.path)?;
+            let (parent, file_name) = self.open.folders.parent(&partial.path)?;
             if piece.len < piece.file_bytes {
                 check_name(&parent, &file_name)?;
             }
@@ -365,8 +415,14 @@ impl Sink {
                 }
                 _ => TempFile::create(parent, self.names.part(&self.tag, piece.item))?,
             };
+            let home = Home {
+                root: Arc::clone(&self.root),
+                folder: folder_of(&partial.path).to_vec(),
+                share: Arc::clone(&self.share),
+            };
+            let temp = temp.at(home);
             if !self.discards && piece.content_bytes() < partial.bytes {
-                allocate(temp.file(), partial.bytes, piece.sparse)?;
+                allocate(temp.open()?.file(), partial.bytes, piece.sparse)?;
             }
             Ok(Arc::new(temp))
         };
@@ -394,7 +450,7 @@ impl Sink {
 
     fn seal(&self, item: u64, hash: [u8; 32]) -> Result<Option<Complete>, SinkError> {
         let partial = {
-            let mut partials = lock(&self.partials);
+            let mut partials = lock(&self.open.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
                 if partials.discarded.contains(&item) {
                     return Ok(None);
@@ -429,14 +485,18 @@ impl Sink {
             let reason = "what arrived does not match the file's hash";
             return self.give_up(item, partial, reason.into());
         };
-        if let Err(error) = set_meta(temp.file(), partial.meta) {
-            self.tally.note_fatal(path, &error);
-            return self.give_up(item, partial, reason(&error));
-        }
-        lock(&self.partials).files.remove(&item);
+        let set = |opened: Arc<Opened>| set_meta(opened.file(), partial.meta).map(|()| opened);
+        let opened = match temp.open().and_then(set) {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.tally.note_fatal(path, &error);
+                return self.give_up(item, partial, reason(&error));
+            }
+        };
+        lock(&self.open.partials).files.remove(&item);
         self.tally.add_bytes(partial.bytes);
         let (name, path, source) = (name_of(path), path.clone(), partial.source);
-        Ok(Some(Complete { temp, name, path, source, hash }))
+        Ok(Some(Complete { temp, opened, name, path, source, hash }))
     }
 
     /// There is no room for more of a file. What is durable of it stays for when there is.
@@ -475,7 +535,7 @@ impl Sink {
 
     /// Forgets a file and whatever of it is still to come. False if it was forgotten before.
     fn forget(&self, item: u64, leave: impl Fn(&Partial)) -> Result<bool, SinkError> {
-        let mut partials = lock(&self.partials);
+        let mut partials = lock(&self.open.partials);
         if let Some(partial) = partials.files.remove(&item) {
             leave(&partial);
         }
@@ -488,7 +548,7 @@ impl Sink {
     }
 
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.folders.parent(path)?;
+        let (parent, name) = self.open.folders.parent(path)?;
         let temp_name = self.names.part(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let made = FileId::at(&parent, OsStr::new(&temp_name))?;
@@ -501,7 +561,7 @@ impl Sink {
         if placed.is_err() {
             made.remove(&parent, &temp_name)?;
         }
-        self.committer.touched(parent, folder_of(path));
+        self.committer.touched(&parent, folder_of(path))?;
         placed
     }
 }
@@ -511,7 +571,7 @@ impl Sink {
 impl Drop for Sink {
     fn drop(&mut self) {
         self.committer.flush();
-        let partials = std::mem::take(&mut lock(&self.partials).files);
+        let partials = std::mem::take(&mut lock(&self.open.partials).files);
         if self.is_distrusted.load(Relaxed) {
             for partial in partials.values() {
                 partial.discard();

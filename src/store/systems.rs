@@ -10,10 +10,11 @@ use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::descriptors::patiently;
 use crate::mutex::lock;
 
 /// From so many files on, flushing the whole file system costs less than flushing each.
-const SYNCFS_FROM: usize = 8;
+pub(super) const SYNCFS_FROM: usize = 8;
 
 /// The file systems that a transfer writes to.
 ///
@@ -69,11 +70,9 @@ impl Systems {
         files.iter().map(&mut sync).collect()
     }
 
-    /// Makes a folder's names durable by flushing all of its file system, for one that may be written
-    /// but not read. False if that is not possible.
-    pub fn sync_around(&self, folder: &Dir) -> bool {
-        let device = rustix::fs::fstat(folder).map(|stat| stat.st_dev);
-        let system = device.ok().and_then(|device| self.watched(device));
+    /// Flushes all of a file system. False if that is not possible, or does not tell of errors.
+    pub(super) fn sync_device(&self, device: u64) -> bool {
+        let system = self.watched(device);
         self.tells && system.is_some_and(|system| rustix::fs::syncfs(&*system).is_ok())
     }
 
@@ -101,8 +100,10 @@ fn is_synced(synced: Result<(), Errno>, is_folder: impl Fn() -> bool) -> io::Res
 /// A folder's descriptor that can be flushed and have its mode changed.
 pub fn readable(folder: &Dir) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd: OwnedFd = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
-    Ok(fd.into())
+    patiently(|| {
+        let fd: OwnedFd = rustix::fs::openat(folder, ".", flags, Mode::empty())?;
+        Ok(fd.into())
+    })
 }
 
 /// Whether a kernel's `syncfs` tells of errors, as all do from 5.8 on.

@@ -7,22 +7,29 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use super::descriptors::{Held, Share, patiently};
 use super::lock::{Lock, lock_file};
+use super::os;
 use crate::mutex::lock;
 
 /// A file under a temporary name, which goes with it unless the file is published or kept. It is
 /// locked, so that it can be told from what a killed process has left behind.
+///
+/// Where many are open, one that is not written to at the moment may be closed, and is opened again when it
+/// is: see [`TempFile::close`].
 #[derive(Debug)]
 pub struct TempFile {
-    parent: Arc<Dir>,
     temp_name: String,
-    file: File,
+    opened: Mutex<Option<Arc<Opened>>>,
+    home: Option<Home>,
+    /// Something was written that was not flushed since.
+    is_dirty: AtomicBool,
     /// Tells it from what others may have put under its name.
     id: FileId,
     writing: Mutex<()>,
@@ -31,6 +38,46 @@ pub struct TempFile {
     unwanted: AtomicBool,
     /// Why some of what was written to it may be lost.
     spoilt: OnceLock<io::Error>,
+}
+
+/// A temporary file that is open, and its folder.
+#[derive(Debug)]
+pub struct Opened {
+    parent: Arc<Dir>,
+    file: File,
+    /// Counts them.
+    held: Option<Held>,
+}
+
+impl Opened {
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// Where a file is that may be closed, and who counts it while it is open.
+#[derive(Debug)]
+pub(super) struct Home {
+    pub(super) root: Arc<Dir>,
+    /// The path of its folder.
+    pub(super) folder: Vec<u8>,
+    pub(super) share: Arc<Share>,
+}
+
+impl Home {
+    /// Counts a file and its folder.
+    fn hold(&self) -> Held {
+        self.share.hold(2)
+    }
+}
+
+/// The folder at `path` below `root`.
+pub(super) fn open_folder(root: &Arc<Dir>, path: &[u8]) -> io::Result<Arc<Dir>> {
+    if path.is_empty() {
+        return Ok(Arc::clone(root));
+    }
+    patiently(|| root.open_dir(os(path))).map(Arc::new)
 }
 
 impl TempFile {
@@ -61,9 +108,10 @@ impl TempFile {
     fn of(parent: Arc<Dir>, temp_name: String, file: File) -> io::Result<Self> {
         Ok(Self {
             id: FileId::of(&file)?,
-            parent,
             temp_name,
-            file,
+            opened: Mutex::new(Some(Arc::new(Opened { parent, file, held: None }))),
+            home: None,
+            is_dirty: AtomicBool::new(false),
             writing: Mutex::default(),
             published: AtomicBool::new(false),
             kept: AtomicBool::new(false),
@@ -72,16 +120,65 @@ impl TempFile {
         })
     }
 
-    /// The open file.
-    pub fn file(&self) -> &File {
-        &self.file
+    /// It is counted while it is open, and may be closed.
+    #[must_use]
+    pub(super) fn at(mut self, home: Home) -> Self {
+        let opened = self.opened.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opened) = opened.as_mut().and_then(Arc::get_mut) {
+            opened.held = Some(home.hold());
+        }
+        self.home = Some(home);
+        self
+    }
+
+    /// The file, which stays open as long as this is there. It is opened again if it was closed.
+    pub fn open(&self) -> io::Result<Arc<Opened>> {
+        let mut slot = lock(&self.opened);
+        if let Some(opened) = &*slot {
+            return Ok(Arc::clone(opened));
+        }
+        self.spoilt()?;
+        let Some(home) = &self.home else { return Err(io::ErrorKind::NotFound.into()) };
+        let parent = open_folder(&home.root, &home.folder)?;
+        let file = open(&parent, &self.temp_name, OFlags::empty())?;
+        if FileId::of(&file)? != self.id {
+            return Err(replaced());
+        }
+        lock_file(&file);
+        let opened = Arc::new(Opened { parent, file, held: Some(home.hold()) });
+        *slot = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    /// Closes the file, if nobody works with it. What was written is flushed before: once it is closed, an
+    /// error in that might go unnoticed.
+    pub(super) fn close(&self) {
+        let mut slot = lock(&self.opened);
+        let Some(opened) = &*slot else { return };
+        if self.home.is_none() || Arc::strong_count(opened) > 1 {
+            return;
+        }
+        if self.is_dirty.swap(false, Relaxed)
+            && let Err(error) = opened.file.sync_data()
+        {
+            self.spoil(error);
+        }
+        *slot = None;
+    }
+
+    /// What was written so far is about to be flushed.
+    pub(super) fn flushing(&self) {
+        self.is_dirty.store(false, Relaxed);
     }
 
     /// Writes all of `bytes` at `offset`. The system has a file written to by one thread at a time, and
     /// lets the others spin: here they sleep, which leaves their cores to who has something to do.
     pub fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let opened = self.open()?;
         let _turn = lock(&self.writing);
-        self.file.write_all_at(bytes, offset)
+        let written = opened.file.write_all_at(bytes, offset);
+        self.is_dirty.store(true, Relaxed);
+        written
     }
 
     /// The file stays under its temporary name after this process, for a later run to go on with.
@@ -117,19 +214,28 @@ impl TempFile {
     /// Gives the file its name. Returns the folder that it is in.
     pub fn publish(&self, name: &OsStr) -> io::Result<Arc<Dir>> {
         self.spoilt()?;
-        self.id.check(&self.parent, &self.temp_name)?;
-        self.parent.rename(&self.temp_name, &self.parent, name)?;
+        let opened = self.open()?;
+        let parent = &opened.parent;
+        self.id.check(parent, &self.temp_name)?;
+        parent.rename(&self.temp_name, parent, name)?;
         self.published.store(true, Relaxed);
-        Ok(Arc::clone(&self.parent))
+        Ok(Arc::clone(parent))
     }
 }
 
 impl Drop for TempFile {
     fn drop(&mut self) {
-        if !self.is_published()
-            && !self.is_kept()
-            && let Err(error) = self.id.remove(&self.parent, &self.temp_name)
-        {
+        if self.is_published() || self.is_kept() {
+            return;
+        }
+        let opened = lock(&self.opened).take();
+        let parent = match (opened, &self.home) {
+            (Some(opened), _) => Ok(Arc::clone(&opened.parent)),
+            (None, Some(home)) => open_folder(&home.root, &home.folder),
+            (None, None) => return,
+        };
+        let removed = parent.and_then(|parent| self.id.remove(&parent, &self.temp_name));
+        if let Err(error) = removed {
             tracing::warn!(file = self.temp_name, %error, "cannot remove a temporary file");
         }
     }
@@ -158,7 +264,7 @@ impl FileId {
         if Self::at(parent, name.as_ref())? == *self {
             return Ok(());
         }
-        Err(io::Error::other("what was written was replaced on the server before it had its name"))
+        Err(replaced())
     }
 
     /// Removes `name`, unless it leads to something else.
@@ -172,6 +278,10 @@ impl From<Stat> for FileId {
     fn from(stat: Stat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
     }
+}
+
+fn replaced() -> io::Error {
+    io::Error::other("what was written was replaced on the server before it had its name")
 }
 
 /// Removes what an earlier process has left under a name that is this server's own. It was a file.
@@ -191,7 +301,9 @@ fn remove_left(parent: &Dir, name: &str) -> io::Result<()> {
 
 fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
     let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR).map(File::from)
+    let mode = Mode::RUSR | Mode::WUSR;
+    let file = patiently(|| Ok(rustix::fs::openat(parent, name, flags, mode)?));
+    file.map(File::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 #[cfg(test)]
@@ -226,7 +338,8 @@ mod tests {
         let (dir, parent) = folder();
         let create = |name: &str| TempFile::create(Arc::clone(&parent), name.into());
         fs::write(dir.path().join("left"), b"left").unwrap();
-        assert_eq!(create("left").unwrap().file().metadata().unwrap().len(), 0);
+        let left = create("left").unwrap().open().unwrap();
+        assert_eq!(left.file().metadata().unwrap().len(), 0);
         fs::create_dir(dir.path().join("folder")).unwrap();
         std::os::unix::fs::symlink("folder", dir.path().join("link")).unwrap();
         create("folder").unwrap_err();
@@ -235,5 +348,41 @@ mod tests {
         let held = create("held").unwrap();
         create("held").unwrap_err();
         held.publish(OsStr::new("name")).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_closed_is_opened_again_unless_it_is_another() {
+        let (dir, root) = folder();
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let make = |name: &str| {
+            let parent = open_folder(&root, b"a").unwrap();
+            let home =
+                Home { root: Arc::clone(&root), folder: b"a".to_vec(), share: Share::alone() };
+            TempFile::create(parent, name.into()).unwrap().at(home)
+        };
+        let file = make("one");
+        file.write_all_at(b"one", 0).unwrap();
+        let opened = file.open().unwrap();
+        file.close();
+        assert!(lock(&file.opened).is_some(), "somebody works with it");
+        drop(opened);
+        file.close();
+        assert!(lock(&file.opened).is_none());
+        file.write_all_at(b"two", 3).unwrap();
+        file.close();
+        file.publish(OsStr::new("name")).unwrap();
+        assert_eq!(fs::read(dir.path().join("a/name")).unwrap(), b"onetwo");
+
+        let other = make("other");
+        other.close();
+        let path = dir.path().join("a/other");
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        fs::write(&path, b"somebody else's").unwrap();
+        assert!(other.write_all_at(b"two", 0).is_err());
+        assert!(other.publish(OsStr::new("name")).is_err());
+        let closed = make("closed");
+        closed.close();
+        drop(closed);
+        assert!(!dir.path().join("a/closed").exists());
     }
 }

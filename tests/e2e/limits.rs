@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::common::{Host, Serve, eventually, hash, names, random, run, tree, unfinished};
+use crate::common::{Host, Serve, eventually, finish, hash, names, random, run, tree, unfinished};
 use crate::relay::{Path as Lane, Relay};
 
 #[test]
@@ -45,6 +45,45 @@ fn a_file_above_the_servers_limit_fails_and_the_others_arrive() {
     assert!(summary["failures"][0]["path"].as_str().unwrap().ends_with("tree/large"), "{summary}");
     assert_eq!(names(&host.root("")), ["tree", "tree/small"]);
     assert_eq!(hash(&top.join("small")), hash(&host.root("tree/small")));
+}
+
+/// Every folder and file that is being written is open at the server, and there are more of them than it may
+/// have open: that is waited out, whoever else pushes.
+#[test]
+fn a_server_with_few_descriptors_takes_many_folders_from_many_clients() {
+    const FOLDERS: usize = 150;
+    let host = Host::new();
+    let top = host.src("tree");
+    for folder in 0..FOLDERS {
+        fs::create_dir_all(top.join(folder.to_string())).unwrap();
+        fs::write(top.join(folder.to_string()).join("file"), folder.to_string()).unwrap();
+    }
+    let large = host.src("large");
+    fs::create_dir(&large).unwrap();
+    // Cut in two: unfinished for a while.
+    for number in 0..30 {
+        fs::write(large.join(number.to_string()), random(number, 96 << 10)).unwrap();
+    }
+    let mut command = host.qbulk_after("ulimit -n 128");
+    command.args(Serve::arguments(&host)).args(["--listen", "127.0.0.1:0"]);
+    let serve = Serve::spawn(&host, command);
+    let at_rest = serve.open_files();
+    let pushes: Vec<_> = (0..3)
+        .map(|push| {
+            let args = [top.as_ref(), large.as_ref(), "--stripe-max".as_ref(), "64KiB".as_ref()];
+            let mut command = host.pushing(&args, &serve.url(&format!("{push}/")));
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    for push in pushes {
+        let ran = finish(push);
+        assert_eq!(ran.code, 0, "{ran:?}");
+    }
+    for push in 0..3 {
+        assert_eq!(tree(&top), tree(&host.root(format!("{push}/tree"))));
+        assert_eq!(tree(&large), tree(&host.root(format!("{push}/large"))));
+    }
+    eventually("the server lets go of everything", || serve.open_files() <= at_rest);
 }
 
 /// A file system of 8 MiB, for as long as it lives.
