@@ -18,6 +18,9 @@ pub enum Error {
     /// The other side refused or did not keep to the protocol.
     #[error("{0}")]
     Peer(String),
+    /// The other side cannot take it on yet, and may be able to soon.
+    #[error("{0}")]
+    Busy(String),
     /// A file or folder of this host cannot be used.
     #[error("{0}")]
     Disk(String),
@@ -43,7 +46,7 @@ impl Error {
             Self::Usage(_)
             | Self::Identity(IdentityError::BadFingerprint(_) | IdentityError::BadName { .. }) => 2,
             Self::Connect(_) => 3,
-            Self::Peer(_) => 5,
+            Self::Peer(_) | Self::Busy(_) => 5,
             Self::Disk(_) => 6,
             Self::Interrupted => 130,
             Self::Auth(_) | Self::Identity(_) => 4,

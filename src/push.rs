@@ -25,7 +25,7 @@ use self::again::Again;
 pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
-use self::names::{push_number, starts};
+use self::names::{host_number, push_number, starts};
 use self::progress::Rate;
 use self::reach::Reach;
 pub use self::reach::no_way;
@@ -177,6 +177,8 @@ struct Push {
     transfer: [u8; 16],
     /// The number that this run has in common with others of the same push.
     number: [u8; 16],
+    /// Where it runs.
+    host: [u8; 16],
     destination: Vec<u8>,
     source: Source,
     read: ReadOptions,
@@ -220,8 +222,9 @@ impl Push {
         report: PushReporter,
         receipt: Option<Arc<Receipt>>,
     ) -> Result<Self, Error> {
-        let source = Source::new(starts(&config.sources)?, receipt.clone());
-        let number = push_number(&config.sources, &config.destination);
+        let starts = starts(&config.sources)?;
+        let number = push_number(&starts, &config.destination);
+        let source = Source::new(starts, receipt.clone());
         let pool = PoolConfig {
             stuck_after: config.retry_for,
             up_within: config.connect_timeout,
@@ -265,6 +268,7 @@ impl Push {
             paths: config.paths,
             transfer,
             number,
+            host: host_number(),
             destination: config.destination,
             source,
             read: config.read,
@@ -381,6 +385,7 @@ impl Push {
             conn: conn.0,
             destination: self.destination.clone(),
             push: self.number,
+            host: self.host,
         };
         let events = self.events.clone();
         let report = move |event| drop(events.send(Event::Link(conn, event)));

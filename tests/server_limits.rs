@@ -73,6 +73,7 @@ impl Served {
                 conn: 0,
                 destination: vec![],
                 push: transfer,
+                host: [0; 16],
             })
             .await;
         let welcome = client.messages.next().await.expect("set up");

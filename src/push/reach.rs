@@ -89,6 +89,10 @@ impl Reach {
                     let why = String::from_utf8_lossy(&close.reason);
                     return Err(Error::Connect(format!("{}: {why}", self.server)));
                 }
+                if code == u64::from(wire::CLOSE_BUSY) {
+                    let why = String::from_utf8_lossy(&close.reason);
+                    return Err(Error::Busy(format!("{}: {why}", self.server)));
+                }
                 let is_refused = code == u64::from(wire::CLOSE_REFUSED);
                 if !self.accepted && !is_crowded || is_refused {
                     return Err(self.closed(&close.reason));
@@ -253,7 +257,9 @@ mod tests {
             reach.lost(close(code), 10).expect("others make up for it");
         }
         reach.lost(LinkError::Protocol("x".into()), 10).expect("others make up for it");
-        for (code, exit_code) in [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3)] {
+        for (code, exit_code) in
+            [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3), (wire::CLOSE_BUSY, 5)]
+        {
             let error = reach.lost(close(code), 10).expect_err("the server's will");
             assert_eq!((error.exit_code(), error.to_string().as_str()), (exit_code, "host: why"));
         }

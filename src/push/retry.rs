@@ -28,8 +28,8 @@ impl Retry {
     /// An attempt has failed; if the server had accepted the transfer, it had a connection until
     /// `alive_at`. How long to wait before the next; `None` if there is to be none.
     ///
-    /// Only a transfer that was under way is worth patience: a wrong address or a server that refuses
-    /// are told at once.
+    /// Only a transfer that was under way is worth patience, or one that the server asks to have some: a
+    /// wrong address or a server that refuses are told at once.
     pub(super) fn wait_after(
         &mut self,
         error: &Error,
@@ -40,8 +40,12 @@ impl Retry {
             self.interrupted_at = alive_at;
             self.wait = WAIT_MIN;
         }
+        let is_busy = matches!(error, Error::Busy(_));
+        if is_busy {
+            self.interrupted_at.get_or_insert(now);
+        }
         let since = self.interrupted_at?;
-        let may_pass = matches!(error, Error::Connect(_));
+        let may_pass = is_busy || matches!(error, Error::Connect(_));
         if !may_pass || now - since >= self.patience {
             return None;
         }
@@ -67,6 +71,11 @@ mod tests {
         assert_eq!(retry.wait_after(&lost, Some(later), later), Some(WAIT_MIN), "it had been back");
         assert_eq!(retry.wait_after(&Error::Peer("no".into()), None, later), None);
         assert_eq!(retry.wait_after(&lost, None, later + Duration::from_secs(10)), None);
+        let busy = Error::Busy("wait".into());
+        let mut asked = Retry::new(Duration::from_secs(10));
+        assert_eq!(asked.wait_after(&busy, None, now), Some(WAIT_MIN), "the server asks for it");
+        assert_eq!(asked.wait_after(&busy, None, later), Some(2 * WAIT_MIN));
+        assert_eq!(asked.wait_after(&busy, None, later + Duration::from_secs(1)), None);
         let mut never = Retry::new(Duration::ZERO);
         assert_eq!(never.wait_after(&lost, Some(now), now), None);
     }

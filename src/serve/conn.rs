@@ -39,6 +39,7 @@ pub(super) struct Hello {
     pub(super) transfer: [u8; 16],
     pub(super) destination: Vec<u8>,
     pub(super) push: [u8; 16],
+    pub(super) host: [u8; 16],
 }
 
 /// What a connection is for.
@@ -102,8 +103,8 @@ impl Conn {
         let (control_out, control_in) = connection.accept_bi().await.map_err(lost)?;
         let mut messages = ControlReader::new(control_in);
         let (conn, hello) = match messages.next().await? {
-            Some(Control::Hello { version, transfer, conn, destination, push }) => {
-                (conn, Hello { version, transfer, destination, push })
+            Some(Control::Hello { version, transfer, conn, destination, push, host }) => {
+                (conn, Hello { version, transfer, destination, push, host })
             }
             Some(Control::Verify { version, destination }) => {
                 let answers = control_out;

@@ -29,13 +29,13 @@ use crate::net::endpoint::{self, PathMtu};
 use crate::net::tls;
 use crate::store::descriptors::{Descriptors, patiently};
 use crate::store::destination::inspect;
-use crate::store::journal::{Journal, Owner};
+use crate::store::journal::{Journal, Owner, Patience};
 use crate::store::own::{OwnNames, RESERVED, has_reserved};
 use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{reason, shown};
 use crate::wire::{
-    CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
+    CLOSE_BUSY, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
     is_path_safe, transfer_name,
 };
 
@@ -53,12 +53,22 @@ const LOST: &str = "its client was lost";
 /// How long whoever still writes for a transfer that has ended may take, before it is told of.
 const RELEASE_TIME: Duration = Duration::from_secs(10);
 /// How long it is waited for an earlier run of the same push to end, so as to go on where it was.
-const EARLIER_TIME: Duration = Duration::from_secs(5);
+const EARLIER_TIME: Duration = Duration::from_secs(2);
+/// How long a client may be asked to come back for that. What a killed client has begun at another server
+/// is let go of before: after its idle timeout, and `DESERTED_TIME`.
+const WAITING_TIME: Duration = Duration::from_secs(60);
+/// So many pushes that were asked to are remembered, for so long.
+const WAITING_MAX: usize = 1_024;
+const WAITING_KNOWN_TIME: Duration = Duration::from_secs(600);
+/// A run of the same push on another host lives if something comes from it within this time.
+const LIFE_TIME: Duration = Duration::from_secs(2);
 /// So many transfers that have ended are remembered, for connections that come too late.
 const OVER_MAX: usize = 1_024;
 
 /// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
 type TransferKey = (Fingerprint, [u8; 16]);
+/// A client, and which of its pushes.
+type PushKey = (Fingerprint, [u8; 16]);
 
 /// How a transfer has come to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +97,8 @@ pub(super) struct Desk {
     over: Mutex<VecDeque<(TransferKey, Over)>>,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
+    /// Pushes that are asked to wait for their earlier run to end, and since when.
+    waiting: Mutex<HashMap<PushKey, Instant>>,
     /// Who was turned away lately, why and when.
     refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
@@ -118,6 +130,7 @@ impl Desk {
             transfers: Mutex::default(),
             over: Mutex::default(),
             admissions: Mutex::default(),
+            waiting: Mutex::default(),
             refusals: Mutex::default(),
         }
     }
@@ -186,6 +199,7 @@ impl Desk {
             close(CLOSE_STOPPING, DRAINING);
             return refused(DRAINING.into());
         }
+        let push = hello.push;
         match self.admit(key, &hello, remote).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
@@ -197,8 +211,12 @@ impl Desk {
             }
             // A connection that was still being opened when the last file was there.
             Err(_) if self.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
-            Err(reason) => {
-                close(CLOSE_REFUSED, &reason);
+            Err(refusal) => {
+                if matches!(refusal, Refusal::ForNow(_)) {
+                    self.ask_to_wait((client, push));
+                }
+                let reason = refusal.to_string();
+                close(refusal.code(), &reason);
                 // What has ended was told of.
                 if self.over(key).is_none() {
                     refused(reason);
@@ -281,15 +299,15 @@ impl Desk {
         key: TransferKey,
         hello: &Hello,
         remote: SocketAddr,
-    ) -> Result<Arc<Transfer>, String> {
+    ) -> Result<Arc<Transfer>, Refusal> {
         let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
         let _turn = turn.lock().await;
         let known = lock(&self.transfers).get(&key).map(Arc::clone);
         let admitted = match known {
             Some(transfer) => Ok(transfer),
             None => match self.over(key) {
-                Some(Over::Finished) => Err("the transfer is over".into()),
-                Some(Over::Ended(reason)) => Err(reason),
+                Some(Over::Finished) => Err(Refusal::Final("the transfer is over".into())),
+                Some(Over::Ended(reason)) => Err(Refusal::Final(reason)),
                 None => self.begin(key, hello, remote).await,
             },
         };
@@ -309,10 +327,10 @@ impl Desk {
         key: TransferKey,
         hello: &Hello,
         remote: SocketAddr,
-    ) -> Result<Arc<Transfer>, String> {
+    ) -> Result<Arc<Transfer>, Refusal> {
         let Hello { version, destination, .. } = hello;
         let path = destination_path(*version, destination)?;
-        self.end_earlier(key, &hello.push);
+        let patience = self.patience(key, hello).await;
         self.clients.may_begin(key.0)?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let names = self.names.clone();
@@ -323,18 +341,19 @@ impl Desk {
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let folder = root.current().map_err(|error| error.to_string())?;
+                let journal =
+                    if discards { None } else { open_journal(&folder, &names, owner, patience)? };
                 let begin = || {
                     let share = descriptors.join(client);
                     let path = Path::new(OsStr::from_bytes(&path));
                     let found = patiently(|| inspect(&folder, &names, path))?;
-                    let journal =
-                        if discards { None } else { open_journal(&folder, &names, owner) };
                     let sink = Sink::within(share, Arc::clone(&folder), names, name, journal)?
                         .served_at(root);
                     Ok((found, if discards { sink.discarding() } else { sink }))
                 };
                 begin().map_err(|error: io::Error| {
-                    format!("cannot write to {:?}: {}", shown(&path), reason(&error))
+                    let why = format!("cannot write to {:?}: {}", shown(&path), reason(&error));
+                    Refusal::Final(why)
                 })
             }
         })
@@ -344,10 +363,11 @@ impl Desk {
         let mut transfers = lock(&self.transfers);
         let seat = self.clients.begin(key.0)?;
         let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
-        let transfer = Transfer::new(name.clone(), hello.push, found, sink, account);
+        let transfer = Transfer::new(name.clone(), (hello.push, hello.host), found, sink, account);
         let transfer = Arc::new(transfer);
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
+        lock(&self.waiting).remove(&(key.0, hello.push));
         (self.report)(ServeEvent::Started {
             transfer: name,
             client: key.0.to_string(),
@@ -358,14 +378,46 @@ impl Desk {
     }
 
     /// A push that is run again takes over from its earlier run, of which this host may not know yet that
-    /// it has ended.
-    fn end_earlier(&self, (client, _): TransferKey, push: &[u8; 16]) {
-        let transfers = lock(&self.transfers);
-        let earlier = transfers
+    /// it has ended. One that another host is at goes on, beside this one. Returns what is to become of a
+    /// journal that is still written to.
+    async fn patience(&self, (client, _): TransferKey, hello: &Hello) -> Patience {
+        let earlier: Vec<_> = lock(&self.transfers)
             .iter()
-            .filter(|((other, _), transfer)| *other == client && transfer.push == *push);
-        for (_, transfer) in earlier {
-            transfer.end("the same push was started again and has taken over");
+            .filter(|((other, _), transfer)| *other == client && transfer.push == hello.push)
+            .map(|(_, transfer)| Arc::clone(transfer))
+            .collect();
+        let mut is_alone = true;
+        for transfer in earlier {
+            if transfer.host == hello.host {
+                transfer.end("the same push was started again and has taken over");
+            } else if transfer.is_served()
+                && tokio::time::timeout(LIFE_TIME, transfer.shows_life()).await.is_ok()
+            {
+                is_alone = false;
+            } else {
+                // If it does live, it comes back and begins anew.
+                transfer.stop(LOST);
+            }
+        }
+        if is_alone && !self.has_waited(&(client, hello.push)) {
+            return Patience::Wait(EARLIER_TIME);
+        }
+        Patience::Beside
+    }
+
+    /// Whether a push has been asked for long enough to wait for an earlier run, which another process may
+    /// serve.
+    fn has_waited(&self, push: &PushKey) -> bool {
+        lock(&self.waiting).get(push).is_some_and(|since| since.elapsed() >= WAITING_TIME)
+    }
+
+    /// A push is asked to wait.
+    fn ask_to_wait(&self, push: PushKey) {
+        let now = Instant::now();
+        let mut waiting = lock(&self.waiting);
+        waiting.retain(|_, since| now - *since < WAITING_KNOWN_TIME);
+        if waiting.len() < WAITING_MAX {
+            waiting.entry(push).or_insert(now);
         }
     }
 
@@ -468,11 +520,48 @@ pub(super) fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u
     Ok(path)
 }
 
-/// The journal of a push; `None` where the root cannot hold one: that is no reason not to take it.
-fn open_journal(root: &Arc<Dir>, names: &OwnNames, owner: Owner) -> Option<Journal> {
-    let journal = Journal::open(root, names, owner, EARLIER_TIME);
-    if let Err(error) = &journal {
-        tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
+/// Why a transfer does not begin.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    /// Trying again changes nothing.
+    #[error("{0}")]
+    Final(String),
+    /// It passes.
+    #[error("{0}")]
+    ForNow(String),
+}
+
+impl Refusal {
+    fn code(&self) -> u32 {
+        match self {
+            Self::Final(_) => CLOSE_REFUSED,
+            Self::ForNow(_) => CLOSE_BUSY,
+        }
     }
-    journal.ok()
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Final(reason)
+    }
+}
+
+/// The journal of a push; `None` where the root cannot hold one: that is no reason not to take it.
+fn open_journal(
+    root: &Arc<Dir>,
+    names: &OwnNames,
+    owner: Owner,
+    patience: Patience,
+) -> Result<Option<Journal>, Refusal> {
+    match Journal::open(root, names, owner, patience) {
+        Ok(journal) => Ok(Some(journal)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            let reason = "an earlier run of the same push has not ended yet: waiting for it";
+            Err(Refusal::ForNow(reason.into()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
+            Ok(None)
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::{Notify, OnceCell, oneshot};
@@ -24,6 +25,8 @@ use crate::wire::{
     VARINT_MAX,
 };
 
+/// How often it is looked for signs of life.
+const LIFE_TICK: Duration = Duration::from_millis(20);
 /// A close frame carries this much of a reason; more would not fit into one packet.
 const CLOSE_REASON_MAX: usize = 900;
 
@@ -36,6 +39,8 @@ pub(super) struct Transfer {
     pub(super) instance: u64,
     /// Which of its client's pushes it is a run of.
     pub(super) push: [u8; 16],
+    /// Where its client runs.
+    pub(super) host: [u8; 16],
     /// An earlier run of the same push has left something.
     pub(super) kept: bool,
     pub(super) began: Instant,
@@ -82,7 +87,7 @@ impl Deref for Held {
 impl Transfer {
     pub(super) fn new(
         name: String,
-        push: [u8; 16],
+        (push, host): ([u8; 16], [u8; 16]),
         found: Destination,
         sink: Sink,
         account: Arc<Account>,
@@ -92,6 +97,7 @@ impl Transfer {
             name,
             instance: rand::random::<u64>() & VARINT_MAX,
             push,
+            host,
             kept: sink.has_kept(),
             began: Instant::now(),
             found,
@@ -134,6 +140,22 @@ impl Transfer {
     pub(super) fn is_deserted(&self, time: Duration) -> bool {
         let connections = lock(&self.connections);
         connections.is_empty() && lock(&self.deserted_at).is_some_and(|at| at.elapsed() >= time)
+    }
+
+    /// Waits until something comes over any of its connections, which are asked for a sign of life. The
+    /// client's system answers, and not the client.
+    pub(super) async fn shows_life(&self) {
+        let connections: Vec<_> = lock(&self.connections).values().cloned().collect();
+        let heard = |connection: &Connection| connection.stats().udp_rx.datagrams;
+        let before: Vec<_> = connections.iter().map(heard).collect();
+        for connection in &connections {
+            // One that cannot send is dead.
+            drop(connection.send_datagram(Bytes::from_static(b"?")));
+        }
+        let is_alive = || connections.iter().map(heard).ne(before.iter().copied());
+        while !is_alive() {
+            tokio::time::sleep(LIFE_TICK).await;
+        }
     }
 
     /// Whether it has connections.

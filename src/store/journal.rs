@@ -274,6 +274,15 @@ pub struct Journal {
     buffer: Vec<u8>,
 }
 
+/// What becomes of a run whose push has a journal that somebody still writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// It waits for so long, and is then refused with [`io::ErrorKind::WouldBlock`].
+    Wait(Duration),
+    /// It has a journal of its own.
+    Beside,
+}
+
 /// What is under a journal's name.
 enum Place {
     Free,
@@ -286,14 +295,13 @@ enum Place {
 }
 
 impl Journal {
-    /// Opens the journal of `owner` in `root`, or makes one. Waits for up to `patience` for an earlier run
-    /// of the same push to end. If it does not, or something else has the journal's name, this run has one
-    /// of its own.
+    /// Opens the journal of `owner` in `root`, or makes one. Where something else has its name, there is
+    /// another.
     pub fn open(
         root: &Arc<Dir>,
         names: &OwnNames,
         owner: Owner,
-        patience: Duration,
+        patience: Patience,
     ) -> io::Result<Self> {
         let began = Instant::now();
         loop {
@@ -316,7 +324,10 @@ impl Journal {
                     }
                 }
             }
-            if is_held && began.elapsed() < patience {
+            if let (true, Patience::Wait(time)) = (is_held, patience) {
+                if began.elapsed() >= time {
+                    return Err(Errno::AGAIN.into());
+                }
                 drop(left);
                 thread::sleep(LOCK_INTERVAL);
                 continue;
@@ -325,7 +336,7 @@ impl Journal {
                 return Ok(journal);
             }
             let Some(generation) = free else {
-                return Err(taken.unwrap_or_else(|| Errno::AGAIN.into()));
+                return Err(taken.unwrap_or_else(|| io::Error::other("too many runs side by side")));
             };
             // Somebody else may be quicker.
             if let Some(journal) = Self::create(root, names, owner, generation)? {
@@ -567,9 +578,9 @@ mod tests {
     fn one_process_at_a_time_has_it() {
         let dir = tempfile::tempdir().unwrap();
         let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
-        let open = |root| {
-            Journal::open(&root, &OwnNames::new([1; 32]), OWNER, Duration::from_secs(60)).unwrap()
-        };
+        let patience = Patience::Wait(Duration::from_secs(60));
+        let open =
+            move |root| Journal::open(&root, &OwnNames::new([1; 32]), OWNER, patience).unwrap();
         let mut first = open(Arc::clone(&root));
         assert_eq!(first.kept_bytes, 0);
         first.add(&piece(0, 1));
@@ -615,7 +626,7 @@ mod tests {
         }
 
         fn open(&self) -> Journal {
-            Journal::open(&self.root, &self.names, OWNER, Duration::ZERO).unwrap()
+            Journal::open(&self.root, &self.names, OWNER, Patience::Beside).unwrap()
         }
     }
 
@@ -642,6 +653,9 @@ mod tests {
     fn runs_side_by_side_have_journals_and_unfinished_files_of_their_own() {
         let place = Place::new();
         let first = place.open();
+        let wait = Patience::Wait(Duration::ZERO);
+        let refused = Journal::open(&place.root, &place.names, OWNER, wait).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
         let mut second = place.open();
         assert_ne!(first.tag(), second.tag());
         second.add(&piece(0, 1));

@@ -150,6 +150,20 @@ impl Start {
         Ok(Self { path: typed.to_owned(), name, is_leaf })
     }
 
+    /// Where it is, however it was spelt: a link that is sent as such is not followed.
+    pub fn place(&self) -> PathBuf {
+        let resolved = match (self.path.parent(), self.path.file_name()) {
+            (Some(parent), Some(name)) if !self.name.is_empty() => {
+                let here = parent.as_os_str().is_empty();
+                let parent = if here { Path::new(".") } else { parent };
+                fs::canonicalize(parent).map(|parent| parent.join(name))
+            }
+            _ => fs::canonicalize(&self.path),
+        };
+        // What cannot be resolved may still be read.
+        resolved.or_else(|_| std::path::absolute(&self.path)).unwrap_or_else(|_| self.path.clone())
+    }
+
     /// Its name below the destination; empty for a folder's contents.
     pub fn name(&self) -> &[u8] {
         &self.name

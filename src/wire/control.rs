@@ -5,7 +5,7 @@
 //!
 //! | type | message | fields |
 //! |---|---|---|
-//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes), push (16 bytes) |
+//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes), push (16 bytes), host (16 bytes) |
 //! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance, kept (0, 1) |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
@@ -51,6 +51,8 @@ pub const CLOSE_PROTOCOL: u32 = 4;
 pub const CLOSE_STOPPING: u32 = 5;
 /// Server: this connection is one too many, or held what others need; the transfer can go on over others.
 pub const CLOSE_CROWDED: u32 = 6;
+/// Server: the transfer cannot begin yet, for the reason given; the client may try again soon.
+pub const CLOSE_BUSY: u32 = 7;
 
 /// A transfer's public name, which does not give its secret away.
 pub fn transfer_name(secret: &[u8; 16]) -> String {
@@ -82,7 +84,11 @@ pub enum Control {
         /// Where to write, relative to the server's root.
         destination: Vec<u8>,
         /// Which push it is: the same sources to the same destination, run again, have the same number.
+        /// Others of the same client may have it as well, and go on with what it has left.
         push: [u8; 16],
+        /// Where the client runs: another run of the same push is ended at once if it is of the same
+        /// host, and otherwise only if it gives no sign of life.
+        host: [u8; 16],
     },
     /// Server: go ahead.
     Welcome {
@@ -217,12 +223,13 @@ impl Control {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         match self {
-            Self::Hello { version, transfer, conn, destination, push } => {
+            Self::Hello { version, transfer, conn, destination, push, host } => {
                 put_all(&mut body, &[1, *version]);
                 body.put_slice(transfer);
                 put_varint(&mut body, u64::from(*conn));
                 put_bytes(&mut body, destination);
                 body.put_slice(push);
+                body.put_slice(host);
             }
             Self::Welcome { version, destination, instance, kept } => {
                 let kept = u64::from(*kept);
@@ -312,7 +319,8 @@ impl Control {
                 let transfer = get_array(body)?;
                 let conn = get_u32("connection", body)?;
                 let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
-                Self::Hello { version, transfer, conn, destination, push: get_array(body)? }
+                let (push, host) = (get_array(body)?, get_array(body)?);
+                Self::Hello { version, transfer, conn, destination, push, host }
             }
             2 => Self::Welcome {
                 version: get_varint(body)?,
@@ -421,13 +429,14 @@ mod tests {
         let number = 0..=VARINT_MAX;
         let text = proptest::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
-            (number.clone(), any::<[[u8; 16]; 2]>(), any::<u32>(), text.clone()).prop_map(
-                |(version, [transfer, push], conn, destination)| Control::Hello {
+            (number.clone(), any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone()).prop_map(
+                |(version, [transfer, push, host], conn, destination)| Control::Hello {
                     version,
                     transfer,
                     conn,
                     destination,
                     push,
+                    host,
                 }
             ),
             (number.clone(), any::<bool>()).prop_map(|(instance, kept)| Control::Welcome {

@@ -117,6 +117,7 @@ impl Attacker {
             conn: 0,
             destination,
             push: rand::random(),
+            host: [0; 16],
         })
         .await;
     }
@@ -456,6 +457,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
         conn: 0,
         destination: vec![],
         push: [1; 16],
+        host: [0; 16],
     };
     let future = Control::Hello {
         version: VERSION + 1,
@@ -463,6 +465,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
         conn: 0,
         destination: vec![],
         push: [2; 16],
+        host: [0; 16],
     };
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
@@ -500,6 +503,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         conn: 0,
         destination: vec![],
         push: [7; 16],
+        host: [0; 16],
     };
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

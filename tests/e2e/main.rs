@@ -21,6 +21,7 @@ mod scene;
 mod settings;
 mod soak;
 mod source;
+mod takeover;
 mod transfer;
 mod trust;
 mod usage;
