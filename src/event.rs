@@ -123,6 +123,8 @@ pub struct ConnectionState {
 /// What a connection did.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionTotal {
+    /// Its transfer's public number: each counts its connections from 0.
+    pub transfer: String,
     /// Its number.
     pub conn: u32,
     /// Its local address.
@@ -214,9 +216,9 @@ pub struct Summary {
     pub seconds: f64,
     /// `(bytes - kept_bytes) / seconds`.
     pub bytes_per_s: f64,
-    /// Padding sent to open congestion windows, in bytes.
+    /// Padding that left this host to open congestion windows, in bytes.
     pub padding_sent_bytes: u64,
-    /// Padding that the receiver counted and threw away, in bytes.
+    /// Padding that the receiver counted and threw away, in the last transfer, in bytes.
     pub padding_received_bytes: u64,
     /// Padding as a share of all bytes sent, in per cent.
     pub padding_percent: f64,
@@ -298,7 +300,7 @@ pub struct VerifySummary {
     pub not_compared: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
-    /// Bytes that this host has hashed, or did not need to, in bytes per second.
+    /// What this host has read and hashed, in bytes per second.
     pub bytes_per_s: f64,
 }
 

@@ -26,7 +26,7 @@ pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
 use self::names::{host_number, push_number, starts};
-use self::progress::Rate;
+use self::progress::{Rate, together};
 use self::reach::Reach;
 pub use self::reach::no_way;
 use self::recall::{KeptFiles, Recall};
@@ -77,7 +77,10 @@ pub async fn push(
 ) -> Result<Summary, Error> {
     let (began, started) = (clock::now(), SystemTime::now());
     let mut retry = Retry::new(config.retry_for);
-    let (mut interruptions, mut sent_bytes) = (0, 0);
+    if let Some(fault) = wire::path_fault(&config.destination) {
+        return Err(Error::Usage(format!("the destination cannot be: {fault}")));
+    }
+    let (mut interruptions, mut earlier) = (0, Summary::default());
     tokio::pin!(stop);
     loop {
         let mut config = config.clone();
@@ -99,15 +102,14 @@ pub async fn push(
                 push.began = began;
                 let error = match push.run_until(&mut stop).await {
                     Ok(summary) => {
-                        let sent_bytes = sent_bytes + summary.sent_bytes;
-                        let summary = Summary { sent_bytes, interruptions, ..summary };
+                        let summary = Summary { interruptions, ..together(earlier, summary) };
                         push.finish_receipt(&summary).await?;
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
                     Err(error) => error,
                 };
-                sent_bytes += push.confirmed_bytes;
+                earlier = together(earlier, push.summary());
                 (error, push.reach.is_accepted().then(|| push.pool.alive_at()))
             }
         };
@@ -197,6 +199,7 @@ struct Push {
     tasks: JoinSet<()>,
     confirmed_bytes: u64,
     confirmed_items: u64,
+    confirmed_stripes: u64,
     rate: Rate,
     progress_at: Instant,
     connections: Connections,
@@ -285,6 +288,7 @@ impl Push {
             tasks: JoinSet::new(),
             confirmed_bytes: 0,
             confirmed_items: 0,
+            confirmed_stripes: 0,
             rate: Rate::default(),
             progress_at: now,
             connections: Connections::default(),
@@ -396,7 +400,7 @@ impl Push {
     fn stop_priming(&mut self, conn: ConnId, end: PrimeEnd) {
         let Some(link) = self.links.get_mut(&conn) else { return };
         link.stop_priming();
-        let sample = link.sample();
+        let sample = link.told_sample();
         (self.report)(PushEvent::Primed {
             conn: conn.0,
             end: end.name(),
@@ -440,7 +444,7 @@ impl Push {
 
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
         let Some(link) = self.links.remove(&conn) else { return };
-        self.connections.down(conn, link.sample(), verdict.name(), clock::now());
+        self.connections.down(conn, link.told_sample(), verdict.name(), clock::now());
         link.close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
         for other in self.links.values() {
@@ -583,7 +587,7 @@ impl Push {
                 let failure = Failure { kind: FailureKind::Destination, path, reason };
                 self.failures.hear(conn, failure);
             }
-            finished @ Control::Finished { .. } => self.on_finished(conn, &finished)?,
+            finished @ Control::Finished { .. } => self.on_finished(&finished)?,
             Control::KeptFiles(files) => self.recall.hear_files(conn, files),
             Control::KeptPieces { file, pieces } => self.recall.hear_pieces(conn, file, pieces),
             Control::KeptEnd => {
@@ -674,11 +678,12 @@ impl Push {
             self.connections.confirmed(conn);
             self.confirmed_bytes += flight.content_bytes;
             self.confirmed_items += flight.items;
+            self.confirmed_stripes += 1;
         }
         self.pool.handle(Input::Confirmed(conn, stripe), now);
     }
 
-    fn on_finished(&mut self, conn: ConnId, finished: &Control) -> Result<(), Error> {
+    fn on_finished(&mut self, finished: &Control) -> Result<(), Error> {
         let &Control::Finished {
             files,
             bytes,
@@ -697,11 +702,12 @@ impl Push {
                 self.server, self.source.files
             )));
         }
-        self.failures.settle(conn, failed_files + failed_others);
+        self.failures.settle(failed_files + failed_others);
         // The last confirmations may still be on their way over other connections.
         let unconfirmed = std::mem::take(&mut self.flights);
         self.confirmed_bytes +=
             unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
+        self.confirmed_stripes += unconfirmed.len() as u64;
         self.remember_path();
         let others = self.source.others.saturating_sub(failed_others);
         let told = Summary {

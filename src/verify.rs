@@ -30,7 +30,9 @@ use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
 use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
 use crate::store::shown;
 use crate::store::source::{Unreadable, open, read_small};
-use crate::wire::{COMPARES_MAX, Control, PATH_BYTES_MAX, Subject, Verdict, is_path_safe};
+use crate::wire::{
+    COMPARES_MAX, Control, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
+};
 
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
@@ -81,6 +83,9 @@ pub async fn verify(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<VerifySummary, Error> {
     let mut stop = pin!(stop);
+    if let Some(fault) = path_fault(&config.destination) {
+        return Err(Error::Usage(format!("the destination cannot be: {fault}")));
+    }
     let starts = starts(&config.sources)?;
     let scanned = Arc::<Scanned>::default();
     let tally = Tally::new(report, Arc::clone(&scanned), config.content_only);
@@ -230,7 +235,7 @@ impl Verify {
         self.peer.say(Control::Compare { item, path: path.clone(), subject })?;
         let wanted = Wanted::default();
         if let (Kind::File(info), Some(_)) = (&kind, hash) {
-            self.tally.scanned().read_bytes.fetch_add(info.bytes, Relaxed);
+            self.tally.scanned().pass(info.bytes);
             self.peer.say(Control::Expect { item, hash })?;
         } else if let Kind::File(info) = kind {
             let (local, watch) = (local.clone(), wanted.watch());
@@ -295,11 +300,11 @@ fn hash_local(
             // What is read more than once counts once.
             let bytes = bytes.min(left);
             left -= bytes;
-            scanned.read_bytes.fetch_add(bytes, Relaxed);
+            scanned.read(bytes);
         })
     });
     // What need not be read is done with as well.
-    scanned.read_bytes.fetch_add(left, Relaxed);
+    scanned.pass(left);
     match hashed? {
         Hashed::Hash(hash) => Ok(hash),
         Hashed::Changed => Err(Unreadable::changed()),

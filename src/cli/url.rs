@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use qbulk::net::address::{ServerAddress, check_zone};
+use qbulk::wire::path_fault;
 use url::{Host, Url};
 
 /// The port that `qbulk serve` listens on unless told otherwise.
@@ -68,6 +69,9 @@ impl FromStr for Destination {
             return Err("the path may not hold a zero byte".into());
         }
         let path = squeeze(&path);
+        if let Some(fault) = path_fault(&path) {
+            return Err(format!("the path cannot be: {fault}"));
+        }
         let host = match url.host() {
             Some(Host::Domain(name)) => name.to_owned(),
             Some(Host::Ipv4(ip)) => ip.to_string(),
@@ -151,6 +155,21 @@ mod tests {
         }
         let raw: Destination = "qbulk://h/%ff".parse().unwrap();
         assert_eq!(raw.path, [0xff]);
+    }
+
+    #[test]
+    fn what_no_server_could_take_is_refused() {
+        let long = "x".repeat(256);
+        for (path, words) in [
+            (format!("a/{long}"), "256 bytes long; 255"),
+            (long.clone() + "/b", "256 bytes long; 255"),
+            ("%ff".repeat(256), "256 bytes long; 255"),
+            ("ab/".repeat(2_000), "6000 bytes long; 4096"),
+        ] {
+            let error = format!("qbulk://h/{path}").parse::<Destination>().unwrap_err();
+            assert!(error.contains(words), "{error}");
+        }
+        assert!(format!("qbulk://h/a/{}", &long[1..]).parse::<Destination>().is_ok());
     }
 
     #[test]

@@ -279,6 +279,13 @@ impl Link {
         self.telemetry.sample()
     }
 
+    /// The same for somebody who is told of it: padding counts that has left this host, not that which
+    /// still waits for its turn. Takes the connection's lock.
+    pub fn told_sample(&self) -> Sample {
+        let frames = self.connection.stats().frame_tx.datagram;
+        Sample { padding_bytes: self.telemetry.padding_in(frames), ..self.sample() }
+    }
+
     /// Says something to the server.
     pub fn say(&self, message: Control) {
         // If the stream is gone, so is the connection, which is reported by itself.

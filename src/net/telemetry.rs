@@ -5,14 +5,15 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics};
 use quinn_proto::RttEstimator;
 
 use crate::congestion::Controllers;
+use crate::mutex::lock;
 use crate::traffic::Sample;
 
 /// What is sent and is no larger than this holds acknowledgements alone, which nobody answers.
@@ -33,12 +34,29 @@ pub struct Telemetry {
     rtt_min_ns: AtomicU64,
     pto_ns: AtomicU64,
     in_flight_bytes: AtomicU64,
+    /// Padding by the sizes of its datagrams, in the order in which they go out: how many of which size.
+    padding_runs: Mutex<Vec<(u64, u64)>>,
 }
 
 impl Telemetry {
     /// Counts padding that was handed to the transport, in bytes.
     pub fn add_padding(&self, bytes: u64) {
         self.padding_bytes.fetch_add(bytes, Relaxed);
+        let mut runs = lock(&self.padding_runs);
+        match runs.last_mut() {
+            Some((count, size)) if *size == bytes => *count += 1,
+            _ => runs.push((1, bytes)),
+        }
+    }
+
+    /// How much of it is in the first `datagrams`, in bytes.
+    pub fn padding_in(&self, mut datagrams: u64) -> u64 {
+        let mut bytes = 0;
+        for &(count, size) in &*lock(&self.padding_runs) {
+            bytes += count.min(datagrams) * size;
+            datagrams = datagrams.saturating_sub(count);
+        }
+        bytes
     }
 
     /// All counters as they are now.
@@ -162,5 +180,21 @@ impl Controller for Observer {
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn padding_counts_as_sent_when_its_datagrams_have_left() {
+        let telemetry = Telemetry::default();
+        for bytes in [1_200, 1_200, 8_000, 1_200] {
+            telemetry.add_padding(bytes);
+        }
+        let sent: Vec<_> = (0..6).map(|datagrams| telemetry.padding_in(datagrams)).collect();
+        assert_eq!(sent, [0, 1_200, 2_400, 10_400, 11_600, 11_600]);
+        assert_eq!(telemetry.sample().padding_bytes, 11_600);
     }
 }

@@ -81,6 +81,7 @@ impl Connections {
     /// What each did, by their numbers: those that are over, and those that have lasted to the end.
     pub(super) fn totals(
         &self,
+        transfer: &str,
         samples: impl IntoIterator<Item = (ConnId, Sample)>,
         now: Instant,
     ) -> Vec<ConnectionTotal> {
@@ -89,6 +90,9 @@ impl Connections {
             Some(self.up.get(&conn)?.total(conn, sample, "done", now))
         }));
         totals.sort_by_key(|total| total.conn);
+        for total in &mut totals {
+            total.transfer = transfer.into();
+        }
         totals
     }
 
@@ -108,6 +112,7 @@ impl Up {
     ) -> ConnectionTotal {
         let up = now - self.since;
         ConnectionTotal {
+            transfer: String::new(),
             conn: conn.0,
             local: self.local,
             remote: self.remote,
@@ -167,7 +172,7 @@ mod tests {
         assert!((goodput(4_000, 2) - 3_000.0).abs() < 1e-6);
 
         connections.down(ConnId(0), sample(500), "slow", second(1));
-        let totals = connections.totals([(ConnId(1), sample(8_000))], second(4));
+        let totals = connections.totals("x", [(ConnId(1), sample(8_000))], second(4));
         let told: Vec<_> = totals
             .iter()
             .map(|total| (total.conn, total.end, total.goodput_bytes_per_s as u64, total.stripes))

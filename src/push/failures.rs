@@ -8,8 +8,10 @@ use super::receipt::Receipt;
 use crate::event::{Failure, FailureKind, PushEvent};
 use crate::traffic::ConnId;
 
-/// Failures whose path and reason are kept; more are only counted. As many are taken from a server.
+/// Failures whose path and reason are kept for the summary.
 const NAMED_MAX: usize = 1_000;
+/// So many are taken from a server; more are only counted.
+const HEARD_MAX: u64 = 1 << 20;
 
 /// Tells what fails, and keeps it for the summary.
 pub(super) struct Failures {
@@ -22,9 +24,12 @@ pub(super) struct Failures {
     pub(super) changed: u64,
     /// Failures that the server has only counted.
     pub(super) unnamed: u64,
-    /// What the server could not write, by the connection that it said so on: it may say so on several.
-    at_server: HashMap<ConnId, Vec<Failure>>,
-    /// What the server has settled on.
+    /// How many failures the server has named, by the connection that it said so on: on each it names
+    /// the same ones, in the same order.
+    heard: HashMap<ConnId, u64>,
+    /// How many of them were told.
+    told: u64,
+    /// These, where there is a receipt to note them.
     pub(super) settled: Vec<Failure>,
 }
 
@@ -38,7 +43,8 @@ impl Failures {
             vanished: 0,
             changed: 0,
             unnamed: 0,
-            at_server: HashMap::new(),
+            heard: HashMap::new(),
+            told: 0,
             settled: Vec::new(),
         }
     }
@@ -61,49 +67,61 @@ impl Failures {
         }
     }
 
-    /// The server names something that it could not write.
+    /// The server names something that it could not write: it is told unless it was heard before, over
+    /// another connection.
     pub(super) fn hear(&mut self, conn: ConnId, failure: Failure) {
-        let heard = self.at_server.entry(conn).or_default();
-        if heard.len() < NAMED_MAX {
-            heard.push(failure);
+        let heard = self.heard.entry(conn).or_default();
+        *heard += 1;
+        if *heard > self.told && self.told < HEARD_MAX {
+            self.told += 1;
+            if self.receipt.is_some() {
+                self.settled.push(failure.clone());
+            }
+            self.tell(failure);
         }
     }
 
     /// What was begun to be told over `conn` will be told again over another connection.
     pub(super) fn forget(&mut self, conn: ConnId) {
-        self.at_server.remove(&conn);
+        self.heard.remove(&conn);
     }
 
-    /// The server has told over `conn` all that it wanted to, of `count` failures.
-    pub(super) fn settle(&mut self, conn: ConnId, count: u64) {
-        let heard = self.at_server.remove(&conn).unwrap_or_default();
-        self.unnamed = count.saturating_sub(heard.len() as u64);
-        self.settled.clone_from(&heard);
-        for failure in heard {
-            self.tell(failure);
-        }
+    /// The server has told all that it wanted to, of `count` failures.
+    pub(super) fn settle(&mut self, count: u64) {
+        self.unnamed = count.saturating_sub(self.told);
         self.count += self.unnamed;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
     use super::*;
 
     #[test]
     fn what_the_server_does_not_name_is_counted() {
-        let mut failures = Failures::new(Arc::new(|_| ()), None);
+        let told = Arc::new(AtomicU64::new(0));
+        let teller = Arc::clone(&told);
+        let report = move |_| {
+            teller.fetch_add(1, Relaxed);
+        };
+        let mut failures = Failures::new(Arc::new(report), None);
         let failure =
             || Failure { kind: FailureKind::Vanished, path: "x".into(), reason: "y".into() };
         failures.add(failure());
-        for conn in [ConnId(1), ConnId(2)] {
-            for _ in 0..1_500 {
+        // Each is told as it comes, whichever connection is the first to name it.
+        for (conn, from_first, told_by_now) in
+            [(ConnId(1), 900, 901), (ConnId(2), 1_500, 1_501), (ConnId(1), 600, 1_501)]
+        {
+            for _ in 0..from_first {
                 failures.hear(conn, failure());
             }
+            assert_eq!(told.load(Relaxed), told_by_now);
         }
-        failures.settle(ConnId(2), 1_500);
-        assert_eq!((failures.count, failures.unnamed), (1_501, 500));
+        failures.settle(1_600);
+        assert_eq!((failures.count, failures.unnamed), (1_601, 100));
         assert_eq!(failures.named.len(), NAMED_MAX);
-        assert_eq!((failures.vanished, failures.changed), (1_001, 0));
+        assert_eq!((failures.vanished, failures.changed), (1_501, 0));
     }
 }

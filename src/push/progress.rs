@@ -10,6 +10,8 @@ use crate::event::{Progress, PushEvent, Summary};
 use crate::traffic::{ConnId, Role};
 use crate::wire;
 
+/// Connections that the summary of a push tells about one by one.
+const CONNECTIONS_TOLD_MAX: usize = 2_000;
 /// The time over which the current rate is measured.
 const RATE_TIME: Duration = Duration::from_secs(1);
 
@@ -40,7 +42,7 @@ impl Push {
             let (Some(role), Some(link)) = (self.pool.role(conn), self.links.get(&conn)) else {
                 continue;
             };
-            if let Some(state) = self.connections.state(conn, role, link.sample(), now) {
+            if let Some(state) = self.connections.state(conn, role, link.told_sample(), now) {
                 (self.report)(PushEvent::Connection(state));
             }
         }
@@ -68,14 +70,14 @@ impl Push {
     /// What this end knows of the transfer.
     pub(super) fn summary(&mut self) -> Summary {
         let now = clock::now();
-        let samples = || self.links.iter().map(|(&conn, link)| (conn, link.sample()));
+        let transfer = wire::transfer_name(&self.transfer);
+        let samples = || self.links.iter().map(|(&conn, link)| (conn, link.told_sample()));
         let padding_bytes = self.connections.gone_padding_bytes()
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
-        let connections = self.connections.totals(samples(), now);
+        let connections = self.connections.totals(&transfer, samples(), now);
         let stats = self.pool.stats();
-        let sent_bytes = padding_bytes + self.confirmed_bytes;
         Summary {
-            transfer: wire::transfer_name(&self.transfer),
+            transfer,
             failures: std::mem::take(&mut self.failures.named),
             failed: self.failures.count,
             vanished: self.failures.vanished,
@@ -83,14 +85,14 @@ impl Push {
             failed_unnamed: self.failures.unnamed,
             seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,
-            padding_percent: 100.0 * padding_bytes as f64 / sent_bytes.max(1) as f64,
+            padding_percent: share_percent(padding_bytes, self.confirmed_bytes),
             connections_opened: stats.opened,
             connections_condemned: stats.condemned,
             takeovers: stats.takeovers,
             kept_files: self.source.kept_files,
             kept_bytes: self.source.kept_bytes,
             sent_bytes: self.confirmed_bytes,
-            stripes: self.pool.plan().confirmed_stripes(),
+            stripes: self.confirmed_stripes,
             stripes_again: stats.stripes_again,
             sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
             connections,
@@ -99,9 +101,65 @@ impl Push {
     }
 }
 
+/// What a push that was interrupted did in all: what was counted `earlier`, and by its last transfer.
+/// What has arrived, failed, and was kept is what that one says.
+pub(super) fn together(earlier: Summary, last: Summary) -> Summary {
+    let padding_sent_bytes = earlier.padding_sent_bytes + last.padding_sent_bytes;
+    let sent_bytes = earlier.sent_bytes + last.sent_bytes;
+    let mut connections = earlier.connections;
+    for connection in connections.iter_mut().filter(|connection| connection.end == "done") {
+        connection.end = "interrupted"; // it has lasted as long as its transfer
+    }
+    connections.extend(last.connections);
+    connections.truncate(CONNECTIONS_TOLD_MAX);
+    Summary {
+        sent_bytes,
+        padding_sent_bytes,
+        padding_percent: share_percent(padding_sent_bytes, sent_bytes),
+        padding_received_bytes: earlier.padding_received_bytes + last.padding_received_bytes,
+        connections_opened: earlier.connections_opened + last.connections_opened,
+        connections_condemned: earlier.connections_condemned + last.connections_condemned,
+        takeovers: earlier.takeovers + last.takeovers,
+        stripes: earlier.stripes + last.stripes,
+        stripes_again: earlier.stripes_again + last.stripes_again,
+        sub_transfers: earlier.sub_transfers + last.sub_transfers,
+        connections,
+        ..last
+    }
+}
+
+/// Padding as a share of all that was sent.
+fn share_percent(padding_bytes: u64, content_bytes: u64) -> f64 {
+    100.0 * padding_bytes as f64 / (padding_bytes + content_bytes).max(1) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_add_up_over_interruptions_and_what_has_arrived_is_what_the_last_one_says() {
+        let summary = |files, kept_files, count| Summary {
+            files,
+            kept_files,
+            sent_bytes: count * 300,
+            padding_sent_bytes: count * 100,
+            connections_opened: count,
+            connections_condemned: count,
+            takeovers: count,
+            stripes: count,
+            stripes_again: count,
+            sub_transfers: count,
+            ..Summary::default()
+        };
+        let all = together(together(Summary::default(), summary(0, 0, 10)), summary(7, 3, 20));
+        assert_eq!((all.files, all.kept_files), (7, 3));
+        assert_eq!((all.sent_bytes, all.padding_sent_bytes), (9_000, 3_000));
+        assert!((all.padding_percent - 25.0).abs() < 1e-9);
+        assert_eq!((all.connections_opened, all.connections_condemned), (30, 30));
+        assert_eq!((all.takeovers, all.stripes), (30, 30));
+        assert_eq!((all.stripes_again, all.sub_transfers), (30, 30));
+    }
 
     #[test]
     fn it_is_that_of_the_last_second() {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use qbulk::error::Error;
-use qbulk::event::{Failure, Progress, PushEvent, Summary};
+use qbulk::event::{Failure, FailureKind, Progress, PushEvent, Summary};
 
 use super::losses::Losses;
 use super::units::{bit_rate, count, others, rate, size};
@@ -56,8 +56,8 @@ impl PushReport {
         }
         if self.output.json {
             json::push(event);
-        } else if let PushEvent::Failed(Failure { path, reason, .. }) = event {
-            say(&format!("{path}: {reason}"));
+        } else if let PushEvent::Failed(failure) = event {
+            say(&failed(failure));
         } else if !self.output.quiet {
             self.tell_fully(event);
         }
@@ -128,6 +128,19 @@ impl PushReport {
 
     fn told(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(failure: &Failure) -> String {
+    let Failure { path, reason, kind } = failure;
+    match kind {
+        FailureKind::Destination if path.is_empty() => {
+            format!("destination: the server's root folder: {reason}")
+        }
+        FailureKind::Destination => format!("destination: {path}: {reason}"),
+        FailureKind::Source | FailureKind::Vanished | FailureKind::Changed => {
+            format!("source: {path}: {reason}")
+        }
     }
 }
 
@@ -248,6 +261,16 @@ mod tests {
         );
         let folder = Summary { others: 1, seconds: 0.5, ..Summary::default() };
         assert_eq!(text(&folder), "1 folder or link in 0.50 s, verified and durable");
+    }
+
+    #[test]
+    fn it_is_said_on_which_side_something_failed() {
+        let said =
+            |kind, path: &str| failed(&Failure { kind, path: path.into(), reason: "no".into() });
+        assert_eq!(said(FailureKind::Vanished, "/a"), "source: /a: no");
+        assert_eq!(said(FailureKind::Destination, "a"), "destination: a: no");
+        let root = said(FailureKind::Destination, "");
+        assert_eq!(root, "destination: the server's root folder: no");
     }
 
     #[test]

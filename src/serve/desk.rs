@@ -33,7 +33,7 @@ use crate::store::journal::{Journal, Owner, Patience};
 use crate::store::own::{OwnNames, RESERVED, has_reserved};
 use crate::store::root::Root;
 use crate::store::sink::Sink;
-use crate::store::{reason, shown};
+use crate::store::{named, reason, shown};
 use crate::wire::{
     CLOSE_BUSY, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
     is_path_safe, transfer_name,
@@ -185,6 +185,10 @@ impl Desk {
                 return refused(DRAINING.into());
             }
             Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
+            // Its client has no use for it: all is done, or it only wanted to see whether it gets here.
+            Ok(Err(ConnError::Lost(error))) => {
+                return tracing::debug!(%remote, error, "it left before it said what it wants");
+            }
             Ok(Err(error)) => {
                 close(CLOSE_PROTOCOL, &error.to_string());
                 return refused(error.to_string());
@@ -352,8 +356,7 @@ impl Desk {
                     Ok((found, if discards { sink.discarding() } else { sink }))
                 };
                 begin().map_err(|error: io::Error| {
-                    let why = format!("cannot write to {:?}: {}", shown(&path), reason(&error));
-                    Refusal::Final(why)
+                    Refusal::Final(format!("cannot write to {}: {}", named(&path), reason(&error)))
                 })
             }
         })

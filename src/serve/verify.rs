@@ -18,7 +18,7 @@ use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
 use crate::store::root::Root;
-use crate::store::{reason, shown};
+use crate::store::{named, reason};
 use crate::wire::{
     CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
 };
@@ -110,7 +110,7 @@ impl Verifier {
         let look = move || {
             let root = root.current().map_err(|error| error.to_string())?;
             let found = kind_at(&root, Path::new(OsStr::from_bytes(&path)));
-            let failed = |error| format!("cannot look at {:?}: {}", shown(&path), reason(&error));
+            let failed = |error| format!("cannot look at {}: {}", named(&path), reason(&error));
             Ok((root, found.map_err(failed)?))
         };
         tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?

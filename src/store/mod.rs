@@ -48,6 +48,11 @@ pub fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()
 }
 
+/// The same in a sentence.
+pub fn named(path: &[u8]) -> String {
+    if path.is_empty() { "the root folder".into() } else { format!("{:?}", shown(path)) }
+}
+
 /// A path below a folder, from its bytes.
 fn os(path: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(path))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use cap_std::fs::Dir;
 
 use super::space::is_system_full;
-use super::{reason, shown};
+use super::{named, reason};
 use crate::mutex::lock;
 
 /// Failures whose path and reason are kept; more are only counted.
@@ -94,8 +94,7 @@ impl Tally {
     /// the root as a whole is full nothing more can come of the transfer.
     pub(super) fn note_fatal(&self, path: &[u8], error: &io::Error) {
         if error.kind() == io::ErrorKind::StorageFull && is_system_full(&self.root) {
-            let path = shown(path);
-            self.fatal.get_or_init(|| format!("cannot write {path:?}: {}", reason(error)));
+            self.fatal.get_or_init(|| format!("cannot write {}: {}", named(path), reason(error)));
         }
     }
 

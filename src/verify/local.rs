@@ -151,12 +151,20 @@ fn compare(
     scanned: &Scanned,
 ) -> (Vec<u8>, Subject, Verdict) {
     let Listed { path, subject, hash } = listed;
-    let verdict = match look(root, &path, &subject) {
-        Found::Settled(verdict) => verdict,
-        Found::File(file) => file.verdict(&file.hash(wanted), hash),
+    let bytes = match subject {
+        Subject::File { bytes, .. } => bytes,
+        _ => 0,
     };
-    if let Subject::File { bytes, .. } = subject {
-        scanned.read_bytes.fetch_add(bytes, Relaxed);
-    }
+    let verdict = match look(root, &path, &subject) {
+        Found::Settled(verdict) => {
+            scanned.pass(bytes);
+            verdict
+        }
+        Found::File(file) => {
+            let verdict = file.verdict(&file.hash(wanted), hash);
+            scanned.read(bytes);
+            verdict
+        }
+    };
     (path, subject, verdict)
 }

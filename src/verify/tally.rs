@@ -15,11 +15,22 @@ pub(super) struct Scanned {
     items: AtomicU64,
     bytes: AtomicU64,
     pub(super) done: AtomicBool,
-    /// Bytes that were read, or need not be.
-    pub(super) read_bytes: AtomicU64,
+    read_bytes: AtomicU64,
+    /// Bytes that need not be read.
+    passed_bytes: AtomicU64,
 }
 
 impl Scanned {
+    /// So much of it was read.
+    pub(super) fn read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// So much of it need not be read.
+    pub(super) fn pass(&self, bytes: u64) {
+        self.passed_bytes.fetch_add(bytes, Relaxed);
+    }
+
     /// Something was found; if it is a file, of `bytes`.
     pub(super) fn add(&self, bytes: u64) {
         self.items.fetch_add(1, Relaxed);
@@ -103,8 +114,8 @@ impl Tally {
 
     pub(super) fn tell_progress(&mut self) {
         let now = Instant::now();
-        let Scanned { items, bytes, done, read_bytes } = &*self.scanned;
-        let hashed_bytes = read_bytes.load(Relaxed);
+        let Scanned { items, bytes, done, read_bytes, passed_bytes } = &*self.scanned;
+        let hashed_bytes = read_bytes.load(Relaxed) + passed_bytes.load(Relaxed);
         let VerifySummary { files, others, missing, different, metadata, not_compared, .. } =
             self.summary;
         (self.report)(VerifyEvent::VerifyProgress(VerifyProgress {
@@ -121,8 +132,8 @@ impl Tally {
     /// That was all.
     pub(super) fn end(self) -> VerifySummary {
         let seconds = self.began.elapsed().as_secs_f64();
-        let hashed_bytes = self.scanned.read_bytes.load(Relaxed);
-        let bytes_per_s = hashed_bytes as f64 / seconds;
+        let read_bytes = self.scanned.read_bytes.load(Relaxed);
+        let bytes_per_s = read_bytes as f64 / seconds;
         let summary = VerifySummary { seconds, bytes_per_s, ..self.summary };
         (self.report)(VerifyEvent::VerifySummary(summary.clone()));
         summary

@@ -43,6 +43,8 @@ pub const RECORDS_MAX: usize = 1_024;
 pub const RUNS_MAX: usize = 4_096;
 /// A path component's length at most, in bytes (`NAME_MAX` on Linux).
 pub const NAME_BYTES_MAX: usize = 255;
+/// So much of a name that is too long is shown, in bytes.
+const NAME_SHOWN: usize = 20;
 
 /// What a stripe begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -246,6 +248,17 @@ pub fn is_path_safe(path: &[u8]) -> bool {
                 && name.len() <= NAME_BYTES_MAX
                 && !name.contains(&0)
         })
+}
+
+/// Why a path is too long for any server, if it is.
+pub fn path_fault(path: &[u8]) -> Option<String> {
+    if path.len() > PATH_BYTES_MAX {
+        return Some(format!("it is {} bytes long; {PATH_BYTES_MAX} are possible", path.len()));
+    }
+    let name = path.split(|&byte| byte == b'/').find(|name| name.len() > NAME_BYTES_MAX)?;
+    let start = String::from_utf8_lossy(&name[..NAME_SHOWN]);
+    let len = name.len();
+    Some(format!("the name {start:?}... in it is {len} bytes long; {NAME_BYTES_MAX} are possible"))
 }
 
 fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {

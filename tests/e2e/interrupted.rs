@@ -154,9 +154,34 @@ fn a_server_that_is_stopped_or_killed_goes_on_with_the_same_push() {
         assert!(ran.events().iter().any(|event| event["event"] == "interrupted"), "{ran:?}");
         let summary = ran.summary();
         assert_eq!(summary["interruptions"], 1, "{summary}");
+        assert_all_is_told(&ran);
         assert!(summary["kept_bytes"].as_u64() >= Some(KEPT_BYTES_MIN), "{summary}");
         again.event("finished");
     }
+}
+
+/// What is told after an interruption carries the new transfer's number, and the summary counts both.
+fn assert_all_is_told(ran: &Ran) {
+    let (events, summary) = (ran.events(), ran.summary());
+    let mut begun = String::new();
+    let mut connected = 0;
+    for event in &events {
+        let transfer = event["transfer"].as_str().unwrap();
+        if event["event"] == "begun" {
+            begun = transfer.into();
+        }
+        assert_eq!(transfer, begun, "{event}");
+        connected += u64::from(event["event"] == "connected");
+    }
+    assert_eq!(summary["transfer"], begun);
+    assert!(summary["connections_opened"].as_u64() >= Some(connected), "{summary}");
+    let connections = summary["connections"].as_array().unwrap();
+    assert_eq!(connections.len() as u64, connected, "{summary}");
+    assert!(connections.iter().any(|connection| connection["transfer"] != begun));
+    let sum =
+        |field: &str| connections.iter().map(|told| told[field].as_u64().unwrap()).sum::<u64>();
+    assert!(summary["stripes"].as_u64() >= Some(sum("stripes")), "{summary}");
+    assert_eq!(summary["padding_sent_bytes"], sum("padding_bytes"), "{summary}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rustix::fs::{FileType, Mode};
 use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-use crate::common::{Host, Serve, eventually, finish, free_address, names, pid, random};
+use crate::common::{Host, Serve, eventually, finish, free_address, names, pid, random, run};
 
 /// More of what cannot be sent than there is room for in a pipe.
 const PIPES: usize = 2_000;
@@ -199,6 +199,48 @@ fn a_push_is_interrupted_when_its_terminal_goes_unless_that_is_ignored() {
         assert_eq!(child.wait().unwrap().code(), Some(code), "{setup}: {said}");
         assert_eq!(said.contains("interrupted"), code == 130, "{said}");
     }
+}
+
+#[test]
+fn only_who_is_turned_away_is_told_of_as_such() {
+    let (host, stranger) = (Host::new(), Host::new());
+    host.id();
+    let server = Serve::start(&host);
+    for index in 0..5 {
+        let file = host.src(format!("file{index}"));
+        fs::write(&file, b"content").unwrap();
+        assert_eq!(host.push(&file, &server.url("")).code, 0);
+    }
+    // Who looks at the key and goes is none of them.
+    let file = host.src("file0");
+    stranger.push(&file, &server.url("")).assert_failed(4, "not known");
+    let to = server.url("");
+    let ran = run(&mut stranger.pushing(&["--accept-new".as_ref(), file.as_os_str()], &to));
+    assert_eq!(ran.code, 4, "{ran:?}");
+    let refused = server.event("refused");
+    let reason = refused["reason"].as_str().unwrap();
+    assert_eq!(reason, format!("the key {} is not authorized", stranger.id()));
+}
+
+#[test]
+fn a_path_that_no_server_takes_is_wrong_usage() {
+    let host = Host::new();
+    fs::write(host.src("file"), b"content").unwrap();
+    let url = format!("qbulk://127.0.0.1:1/{}", "x".repeat(300));
+    host.push(host.src("file"), &url).assert_failed(2, "300 bytes long; 255 are possible");
+    let src = host.src("file");
+    host.verify(&[src.as_os_str(), url.as_ref()]).assert_failed(2, "300 bytes long");
+}
+
+#[test]
+fn a_verification_that_has_read_nothing_has_no_speed() {
+    let host = Host::new();
+    fs::write(host.src("file"), random(4, 1 << 20)).unwrap();
+    let server = Serve::start(&host);
+    let (src, url) = (host.src("file"), server.url("elsewhere/"));
+    let ran = host.verify(&[src.as_os_str(), url.as_ref()]);
+    let summary = ran.events().pop().unwrap();
+    assert_eq!((&summary["missing"], &summary["bytes_per_s"]), (&1.into(), &0.0.into()));
 }
 
 #[test]
