@@ -32,7 +32,7 @@ pub use self::reach::no_way;
 use self::recall::{KeptFiles, Recall};
 use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
-use self::source::{Found, Source};
+use self::source::{Check, Found, Source};
 use crate::buffers::Buffers;
 use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
@@ -45,7 +45,7 @@ use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
 use crate::store::compare::Wanted;
 use crate::store::paths::{PathCache, PathKey};
-use crate::store::scan::{Entry, Lost};
+use crate::store::scan::{Entry, FileInfo, Lost};
 use crate::store::shown;
 use crate::store::source::{
     Outcome, Prepared, ReadOptions, Sealed, SourceItem, Unreadable, confirm, prepare,
@@ -63,6 +63,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
+/// Files that are read at the same time to see whether they have changed.
+const CHECKS_MAX: usize = 4;
 /// Stripes may arrive damaged this often: more means that something is broken.
 const DAMAGED_MAX: u32 = 100;
 
@@ -156,6 +158,8 @@ enum Event {
     /// A file of which something had changed under way was read once more.
     Confirmed(Sealed, Result<(), Unreadable>),
     LookedAgain(Vec<Result<Entry, Lost>>),
+    /// A file of which the server has something was read, and is still the same if there is an answer.
+    Checked(Check, Option<FileInfo>),
 }
 
 /// A stripe that is sent and not confirmed. What was read of it is kept, so that another connection can
@@ -212,6 +216,8 @@ struct Push {
     reading: usize,
     /// Files that are read once more before they are sealed.
     confirming: usize,
+    /// Files that are read to see whether they still have what the server has of them.
+    checking: usize,
     /// The server knows how many stripes there are.
     finishing: bool,
     reach: Reach,
@@ -297,6 +303,7 @@ impl Push {
             source_done: false,
             reading: 0,
             confirming: 0,
+            checking: 0,
             finishing: false,
             done: None,
         })
@@ -322,8 +329,9 @@ impl Push {
                 return Ok(summary);
             }
             // Paths are known once the server has said what is at the destination.
-            let takes_found =
-                self.source.is_named() && self.pool.plan().waiting_items() < WAITING_MAX;
+            let takes_found = self.source.is_named()
+                && self.pool.plan().waiting_items() < WAITING_MAX
+                && self.source.waiting_checks() < WAITING_MAX;
             tokio::select! {
                 biased;
                 Some(event) = self.inbox.recv() => self.on_event(event)?,
@@ -357,15 +365,30 @@ impl Push {
                 }
             }
         }
+        self.check();
         self.announce_end();
         Ok(())
+    }
+
+    /// Looks at files of which the server has something.
+    fn check(&mut self) {
+        while self.checking < CHECKS_MAX
+            && let Some(check) = self.source.next_check()
+        {
+            self.checking += 1;
+            let (events, wanted) = (self.events.clone(), self.wanted.watch());
+            tokio::task::spawn_blocking(move || {
+                let same = check.run(&wanted);
+                drop(events.send(Event::Checked(check, same)));
+            });
+        }
     }
 
     /// Tells the server how many stripes there are as soon as that is known.
     fn announce_end(&mut self) {
         let plan = self.pool.plan();
         let is_read = self.source_done
-            && self.reading + self.confirming == 0
+            && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
             && plan.waiting_items() == 0
             && !self.again.is_looking();
         if !is_read || self.finishing {
@@ -472,6 +495,11 @@ impl Push {
                 for (item, why) in failures {
                     self.lose(&item, why);
                 }
+            }
+            Event::Checked(check, same) => {
+                self.checking -= 1;
+                let items = self.source.take_checked(check, same);
+                self.offer(items);
             }
             Event::Confirmed(sealed, result) => self.on_confirmation(&sealed, result),
             Event::LookedAgain(entries) => {
@@ -589,7 +617,9 @@ impl Push {
             }
             finished @ Control::Finished { .. } => self.on_finished(&finished)?,
             Control::KeptFiles(files) => self.recall.hear_files(conn, files),
-            Control::KeptPieces { file, pieces } => self.recall.hear_pieces(conn, file, pieces),
+            Control::KeptPieces { file, basis, state, pieces } => {
+                self.recall.hear_pieces(conn, file, [basis, state], pieces);
+            }
             Control::KeptEnd => {
                 if let Some((destination, kept)) = self.recall.end(conn) {
                     self.begin(destination, kept)?;

@@ -18,7 +18,7 @@ use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
     CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, Run,
-    VERSION,
+    SourceId, VERSION,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -214,7 +214,7 @@ fn piece(item: u64, path: &str, data: &[u8], offset: u64, len: u64, sparse: bool
         item,
         path: path.into(),
         meta: meta(0o640),
-        source: [1; 16],
+        source: SourceId { version: [1; 16], state: [2; 16], basis: [2; 16] },
         file_bytes,
         sparse,
         offset,

@@ -11,10 +11,30 @@ const ENTRIES_MAX: usize = 4 << 20;
 /// What the receiver has of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kept {
-    /// All of it, with this BLAKE3 hash.
-    Whole([u8; 32]),
-    /// These nodes of its hash tree.
-    Pieces(Vec<KeptPiece>),
+    /// All of it.
+    Whole {
+        /// How the source was then.
+        state: [u8; 16],
+        /// Its BLAKE3 hash.
+        hash: [u8; 32],
+    },
+    /// Nodes of its hash tree.
+    Pieces {
+        /// How the source was when the first of them was read.
+        basis: [u8; 16],
+        /// How it was when all of them were its.
+        state: [u8; 16],
+        pieces: Vec<KeptPiece>,
+    },
+}
+
+impl Kept {
+    /// How the source was.
+    pub(super) fn state(&self) -> &[u8; 16] {
+        match self {
+            Self::Whole { state, .. } | Self::Pieces { state, .. } => state,
+        }
+    }
 }
 
 /// By file.
@@ -60,15 +80,25 @@ impl Recall {
     /// Takes a part of the answer that came over `conn`.
     pub(super) fn hear_files(&mut self, conn: ConnId, files: Vec<KeptFile>) {
         if self.asked == Some(conn) && self.has_room(files.len()) {
-            self.kept.extend(files.into_iter().map(|kept| (kept.file, Kept::Whole(kept.hash))));
+            let whole = |KeptFile { file, state, hash }| (file, Kept::Whole { state, hash });
+            self.kept.extend(files.into_iter().map(whole));
         }
     }
 
     /// Takes a part of the answer that came over `conn`.
-    pub(super) fn hear_pieces(&mut self, conn: ConnId, file: FileKey, pieces: Vec<KeptPiece>) {
+    pub(super) fn hear_pieces(
+        &mut self,
+        conn: ConnId,
+        file: FileKey,
+        [basis, state]: [[u8; 16]; 2],
+        pieces: Vec<KeptPiece>,
+    ) {
         if self.asked == Some(conn) && self.has_room(pieces.len()) {
-            let known = self.kept.entry(file).or_insert_with(|| Kept::Pieces(Vec::new()));
-            if let Kept::Pieces(known) = known {
+            let none = Kept::Pieces { basis, state, pieces: Vec::new() };
+            let known = self.kept.entry(file).or_insert(none);
+            if let Kept::Pieces { basis: of, pieces: known, .. } = known
+                && *of == basis
+            {
                 known.extend(pieces);
             }
         }
@@ -102,14 +132,14 @@ mod tests {
         recall.begin(Destination::Folder);
         assert_eq!(recall.ask(A), Some(Control::Recall));
         assert_eq!(recall.ask(B), None, "one is enough");
-        recall.hear_files(A, vec![KeptFile { file: [1; 16], hash: [1; 32] }]);
+        recall.hear_files(A, vec![KeptFile { file: [1; 16], state: [1; 16], hash: [1; 32] }]);
         assert!(!recall.lost(B));
         assert!(recall.lost(A));
         assert_eq!(recall.ask(B), Some(Control::Recall));
-        recall.hear_files(B, vec![KeptFile { file: [2; 16], hash: [2; 32] }]);
-        recall.hear_files(A, vec![KeptFile { file: [3; 16], hash: [3; 32] }]);
+        recall.hear_files(B, vec![KeptFile { file: [2; 16], state: [2; 16], hash: [2; 32] }]);
+        recall.hear_files(A, vec![KeptFile { file: [3; 16], state: [3; 16], hash: [3; 32] }]);
         assert_eq!(recall.end(A), None);
-        let kept = KeptFiles::from([([2; 16], Kept::Whole([2; 32]))]);
+        let kept = KeptFiles::from([([2; 16], Kept::Whole { state: [2; 16], hash: [2; 32] })]);
         assert_eq!(recall.end(B), Some((Destination::Folder, kept)));
         assert_eq!(recall.ask(A), None);
     }

@@ -1,6 +1,6 @@
 //! From what is found at the source to what the plan is offered, and to the parts of a stripe.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,8 +14,9 @@ use super::receipt::Receipt;
 use crate::error::Error;
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
+use crate::store::compare::StillWanted;
 use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
-use crate::store::source::{Part, SourceItem, SourceKind};
+use crate::store::source::{Part, SourceItem, SourceKind, holds};
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
 
@@ -42,6 +43,8 @@ pub(super) struct Source {
     scanned: Arc<Scanned>,
     /// What the receiver has of earlier runs.
     kept: KeptFiles,
+    /// Files of which the receiver has something, if they have not changed.
+    checks: VecDeque<Check>,
     /// Where files are noted that the receiver has already.
     receipt: Option<Arc<Receipt>>,
     /// Items that are not cut up yet, and how many of their bytes are not.
@@ -57,6 +60,28 @@ pub(super) struct Source {
     pub(super) kept_whole_bytes: u64,
     /// Bytes that need not be sent again: of these files, and of others.
     pub(super) kept_bytes: u64,
+}
+
+/// A file of which the receiver has something, and whose size and time of modification are the same as
+/// then. Something else about it is not: its inode, its permissions, or the links to it.
+pub(super) struct Check {
+    local: PathBuf,
+    path: Vec<u8>,
+    info: FileInfo,
+    kept: Kept,
+}
+
+impl Check {
+    /// Reads what the receiver has. Returns how the file was if it still has all of that.
+    pub(super) fn run(&self, wanted: &StillWanted) -> Option<FileInfo> {
+        let bytes = self.info.bytes;
+        let pieces = match &self.kept {
+            Kept::Whole { hash, .. } => vec![(0, bytes, *hash)],
+            // Those that do not fit a file of this size are left out.
+            Kept::Pieces { pieces, .. } => tree(bytes, pieces).pieces(),
+        };
+        holds(&self.local, &self.info, &pieces, wanted)
+    }
 }
 
 /// What the scan says.
@@ -85,6 +110,7 @@ impl Source {
             starts: starts.clone(),
             names: None,
             kept: KeptFiles::new(),
+            checks: VecDeque::new(),
             receipt,
             found,
             scanned: Arc::clone(&scanned),
@@ -224,25 +250,70 @@ impl Source {
         info: FileInfo,
         is_last_try: bool,
     ) -> Vec<Item> {
-        let bytes = info.bytes;
         let kept = if self.kept.is_empty() {
             None
         } else {
-            self.kept.remove(&file_key(&path, &info.source_id()))
+            self.kept.remove(&file_key(&path, &info.version()))
         };
-        let pieces = match kept {
-            Some(Kept::Whole(hash)) => {
+        match kept {
+            None => self.offer(local, path, info, is_last_try, None),
+            Some(kept) if *kept.state() == info.state() => self.go_on(local, path, info, kept),
+            // It may be the same: that is looked at before anything of it is sent.
+            Some(kept) => {
+                self.checks.push_back(Check { local, path, info, kept });
+                Vec::new()
+            }
+        }
+    }
+
+    /// The receiver has something of a file, and it is that of the file as it was found.
+    fn go_on(&mut self, local: PathBuf, path: Vec<u8>, info: FileInfo, kept: Kept) -> Vec<Item> {
+        match kept {
+            Kept::Whole { hash, .. } => {
                 if let Some(receipt) = &self.receipt {
                     receipt.add_kept(&path, &info, hash);
                 }
                 self.kept_files += 1;
-                self.kept_whole_bytes += bytes;
-                self.kept_bytes += bytes;
-                return Vec::new();
+                self.kept_whole_bytes += info.bytes;
+                self.kept_bytes += info.bytes;
+                Vec::new()
             }
-            Some(Kept::Pieces(pieces)) => Some(pieces),
-            None => None,
-        };
+            Kept::Pieces { basis, pieces, .. } => {
+                self.offer(local, path, info, false, Some((tree(info.bytes, &pieces), basis)))
+            }
+        }
+    }
+
+    /// The next file of which the receiver has something, and of which it is to be seen whether it has not
+    /// changed.
+    pub(super) fn next_check(&mut self) -> Option<Check> {
+        self.checks.pop_front()
+    }
+
+    /// How many wait for that.
+    pub(super) fn waiting_checks(&self) -> usize {
+        self.checks.len()
+    }
+
+    /// A file was looked at; if it has what the receiver has, it was so then.
+    pub(super) fn take_checked(&mut self, check: Check, same: Option<FileInfo>) -> Vec<Item> {
+        let Check { local, path, info, kept } = check;
+        match same {
+            Some(now) => self.go_on(local, path, now, kept),
+            None => self.offer(local, path, info, false, None),
+        }
+    }
+
+    /// A file is to be sent, but for what the receiver has of it.
+    fn offer(
+        &mut self,
+        local: PathBuf,
+        path: Vec<u8>,
+        info: FileInfo,
+        is_last_try: bool,
+        kept: Option<(HashTree, [u8; 16])>,
+    ) -> Vec<Item> {
+        let bytes = info.bytes;
         self.files += 1;
         let id = self.next_id();
         let is_unknown = is_last_try && info.is_hollow && bytes <= WHOLE_BYTES_MAX;
@@ -250,7 +321,7 @@ impl Source {
             path.len() as u64 + RECORD_BYTES + if is_unknown { UNKNOWN_BYTES } else { 0 };
         let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
         let item = if is_last_try { item.for_last_try() } else { item };
-        let Some(tree) = pieces.map(|pieces| tree(bytes, &pieces)) else {
+        let Some((tree, basis)) = kept else {
             self.keep(id, bytes, item);
             return vec![if bytes > WHOLE_BYTES_MAX {
                 Item::split(id, bytes)
@@ -261,7 +332,7 @@ impl Source {
         let ranges = missing(&tree, bytes);
         let missing_bytes: u64 = ranges.iter().map(|(_, len)| len).sum();
         self.kept_bytes += bytes - missing_bytes;
-        self.keep(id, missing_bytes, item.with_tree(tree));
+        self.keep(id, missing_bytes, item.with_tree(tree, basis));
         if ranges.is_empty() {
             // Only its hash is missing: it is named, and the hash follows.
             return vec![Item::whole(id, 0, overhead_bytes)];

@@ -20,6 +20,7 @@ use super::journal::{Entry, Journal, Stamp};
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile, open_folder};
 use super::{copy, folder_of, is_full};
+use crate::wire::SourceId;
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
@@ -54,8 +55,8 @@ pub struct Complete {
     pub name: OsString,
     /// Its path below the root.
     pub path: Vec<u8>,
-    /// What the client knows its source by.
-    pub source: [u8; 16],
+    /// What the client knows its content by.
+    pub source: SourceId,
     /// Its BLAKE3 hash.
     pub hash: [u8; 32],
 }

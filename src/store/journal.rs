@@ -30,8 +30,8 @@ use super::lock::{Lock, lock_file};
 use super::own::OwnNames;
 use super::temp::FileId;
 use crate::wire::{
-    PATH_BYTES_MAX, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all, put_bytes,
-    put_varint,
+    PATH_BYTES_MAX, SourceId, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all,
+    put_bytes, put_varint,
 };
 
 /// The format's version.
@@ -40,7 +40,7 @@ const MARK: [u8; 4] = [b'Q', b'J', VERSION, 0xa7];
 const HEAD_BYTES: usize = MARK.len() + 2;
 const CHECK_BYTES: usize = 16;
 /// The fields of an entry beside its path take less than this, in bytes.
-const ENTRY_BYTES_MAX: usize = PATH_BYTES_MAX + 128;
+const ENTRY_BYTES_MAX: usize = PATH_BYTES_MAX + 160;
 /// How often to look whether an earlier run of the same push has let go of its journal.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Journals of one push that there may be at a time, of runs that know nothing of each other.
@@ -67,12 +67,12 @@ impl Owner {
 pub enum Entry {
     /// A piece of a file that is not whole yet.
     ///
-    /// Type 1, then path (bytes), source (16 bytes), file size, offset, length, hash (32 bytes).
+    /// Type 1, then path (bytes), source (48 bytes), file size, offset, length, hash (32 bytes).
     Piece {
         /// The path that the file will have, below the root.
         path: Vec<u8>,
-        /// What the client knows its source by.
-        source: [u8; 16],
+        /// What the client knows its content by.
+        source: SourceId,
         /// The file's size, in bytes.
         file_bytes: u64,
         /// Where the piece starts, in bytes.
@@ -84,13 +84,13 @@ pub enum Entry {
     },
     /// A file that has its name.
     ///
-    /// Type 2, then path (bytes), source (16 bytes), hash (32 bytes), inode, seconds, nanoseconds (8
+    /// Type 2, then path (bytes), source (48 bytes), hash (32 bytes), inode, seconds, nanoseconds (8
     /// bytes each).
     File {
         /// Its path below the root.
         path: Vec<u8>,
-        /// What the client knows its source by.
-        source: [u8; 16],
+        /// What the client knows its content by.
+        source: SourceId,
         /// Its BLAKE3 hash.
         hash: [u8; 32],
         /// How it was left.
@@ -139,14 +139,14 @@ impl Entry {
             Self::Piece { path, source, file_bytes, offset, len, hash } => {
                 put_varint(out, 1);
                 put_bytes(out, path);
-                out.put_slice(source);
+                source.encode(out);
                 put_all(out, &[*file_bytes, *offset, *len]);
                 out.put_slice(hash);
             }
             Self::File { path, source, hash, stamp } => {
                 put_varint(out, 2);
                 put_bytes(out, path);
-                out.put_slice(source);
+                source.encode(out);
                 out.put_slice(hash);
                 out.put_u64(stamp.inode);
                 out.put_i64(stamp.ctime.0);
@@ -165,7 +165,7 @@ impl Entry {
         if !is_path_safe(&path) {
             return Err(WireError::UnsafePath(super::shown(&path)));
         }
-        let source = get_array(&mut input)?;
+        let source = SourceId::decode(&mut input)?;
         let entry = match kind {
             1 => Self::Piece {
                 path,
@@ -488,7 +488,7 @@ mod tests {
     fn piece(offset: u64, hash: u8) -> Entry {
         Entry::Piece {
             path: b"a/b".to_vec(),
-            source: [5; 16],
+            source: SourceId { version: [5; 16], state: [6; 16], basis: [7; 16] },
             file_bytes: 1 << 30,
             offset,
             len: 1 << 20,
@@ -499,16 +499,16 @@ mod tests {
     fn entries() -> impl Strategy<Value = Vec<Entry>> {
         let path = "[a-z]{1,20}(/[QJ\u{1}]{1,9}){0,2}".prop_map(String::into_bytes);
         let numbers = proptest::array::uniform3(0..1_u64 << 60);
-        let entry = (any::<bool>(), path, any::<[u8; 16]>(), any::<[u8; 32]>(), numbers).prop_map(
-            |(is_piece, path, source, hash, [a, b, c])| {
+        let entry = (any::<bool>(), path, any::<[[u8; 16]; 3]>(), any::<[u8; 32]>(), numbers)
+            .prop_map(|(is_piece, path, [version, state, basis], hash, [a, b, c])| {
+                let source = SourceId { version, state, basis };
                 if is_piece {
                     Entry::Piece { path, source, file_bytes: a, offset: b, len: c, hash }
                 } else {
                     let stamp = Stamp { inode: a, ctime: (b.cast_signed(), -c.cast_signed()) };
                     Entry::File { path, source, hash, stamp }
                 }
-            },
-        );
+            });
         proptest::collection::vec(entry, 1..12)
     }
 

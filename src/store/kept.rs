@@ -17,14 +17,20 @@ use super::temp::{Home, TempFile, open_folder};
 use super::{folder_of, holes, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
-use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, file_key};
+use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, SourceId, file_key};
 
 /// After its last entry in the journal, a run that is killed may have written for so long.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// The temporary name of a file that a later run can go on with.
-pub(super) fn part_name(names: &OwnNames, push_tag: &str, file: &FileKey) -> String {
-    names.part(push_tag, format!("{:032x}", u128::from_be_bytes(*file)))
+pub(super) fn part_name(
+    names: &OwnNames,
+    push_tag: &str,
+    path: &[u8],
+    source: &SourceId,
+) -> String {
+    let file = file_key(&file_key(path, &source.version), &source.basis);
+    names.part(push_tag, format!("{:032x}", u128::from_be_bytes(file)))
 }
 
 /// Files that earlier runs have left, whole or in part.
@@ -40,27 +46,46 @@ pub(super) struct Kept {
 pub(super) struct Part {
     pub(super) temp: Arc<TempFile>,
     pub(super) tree: HashTree,
+    /// What the client knew its content by, when it last added to it.
+    source: SourceId,
     /// The size of the whole file, in bytes.
     bytes: u64,
     /// Somebody may have changed it since.
     is_suspect: bool,
 }
 
+/// What a journal says of a file.
+struct Noted {
+    path: Vec<u8>,
+    source: SourceId,
+    tree: HashTree,
+    file_bytes: u64,
+}
+
 impl Kept {
     /// What `journal` tells of, as far as it is there.
     pub(super) fn of(root: &Arc<Dir>, journal: &Journal, share: &Arc<Share>) -> Self {
-        let mut known = HashMap::new();
+        let mut known: HashMap<FileKey, Noted> = HashMap::new();
         let mut has_files = false;
         let read = journal.reader().read(|entry| match entry {
             Entry::File { .. } => has_files = true,
             Entry::Piece { path, source, file_bytes, offset, len, hash } => {
-                let file = file_key(&path, &source);
+                let file = file_key(&path, &source.version);
                 if known.len() < PARTIAL_MAX || known.contains_key(&file) {
-                    let known = known.entry(file);
-                    let (_, bytes, tree) =
-                        known.or_insert_with(|| (path, file_bytes, HashTree::new(file_bytes)));
-                    if *bytes == file_bytes {
-                        tree.add(offset, len, hash);
+                    let new = || Noted {
+                        path: path.clone(),
+                        source,
+                        tree: HashTree::new(file_bytes),
+                        file_bytes,
+                    };
+                    let known = known.entry(file).or_insert_with(new);
+                    if known.source.basis != source.basis {
+                        // What was there was not what the source has: it was begun anew.
+                        *known = new();
+                    }
+                    if known.file_bytes == file_bytes {
+                        known.source = source;
+                        known.tree.add(offset, len, hash);
                     }
                 }
             }
@@ -69,18 +94,20 @@ impl Kept {
             tracing::warn!(%error, "a journal cannot be read: less is kept of an earlier run");
         }
         let (names, tag) = (journal.names(), journal.tag());
-        let part = |(file, (path, bytes, tree)): (FileKey, (Vec<u8>, u64, HashTree))| {
+        let part = |(file, noted): (FileKey, Noted)| {
+            let Noted { path, source, tree, file_bytes: bytes } = noted;
             let _room = share.enter(|| ());
             let folder = folder_of(&path).to_vec();
             let parent = open_folder(root, &folder).ok()?;
             let home = Home { root: Arc::clone(root), folder, share: Arc::clone(share) };
-            let temp = TempFile::reopen(parent, part_name(names, &tag, &file), bytes)?.at(home);
+            let name = part_name(names, &tag, &path, &source);
+            let temp = TempFile::reopen(parent, name, bytes)?.at(home);
             temp.keep();
             let opened = temp.open().ok()?;
             let is_suspect = journal.is_changed_since(opened.file(), GRACE).unwrap_or(true);
             drop(opened);
             temp.close();
-            Some((file, Part { temp: Arc::new(temp), tree, bytes, is_suspect }))
+            Some((file, Part { temp: Arc::new(temp), tree, source, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
         Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()) }
@@ -91,10 +118,18 @@ impl Kept {
         lock(&self.parts).is_empty() && self.files.is_none()
     }
 
-    /// What there is of a file, for whoever goes on with it.
-    pub(super) fn take(&self, path: &[u8], source: &[u8; 16]) -> Option<Part> {
+    /// What there is of a file, for whoever goes on with it. What the source has changed since is given up.
+    pub(super) fn take(&self, path: &[u8], source: &SourceId) -> Option<Part> {
         let mut parts = lock(&self.parts);
-        if parts.is_empty() { None } else { parts.remove(&file_key(path, source)) }
+        if parts.is_empty() {
+            return None;
+        }
+        let part = parts.remove(&file_key(path, &source.version))?;
+        if part.source.basis == source.basis {
+            return Some(part);
+        }
+        part.temp.discard();
+        None
     }
 
     /// Removes what nobody goes on with.
@@ -114,12 +149,15 @@ impl Kept {
     ) {
         let files: Vec<FileKey> = lock(&self.parts).keys().copied().collect();
         for file in files {
-            let pieces = self.intact(&file, &goes_on);
+            let Some((SourceId { basis, state, .. }, pieces)) = self.intact(&file, &goes_on) else {
+                continue;
+            };
             if !goes_on() {
                 return;
             }
             for pieces in pieces.chunks(KEPT_MAX) {
-                if !say(Control::KeptPieces { file, pieces: pieces.to_vec() }) {
+                let pieces = pieces.to_vec();
+                if !say(Control::KeptPieces { file, basis, state, pieces }) {
                     return;
                 }
             }
@@ -130,7 +168,8 @@ impl Kept {
             let Entry::File { path, source, hash, stamp } = entry else { return };
             let is_there = |path: &Path| Stamp::at(root, path).is_ok_and(|found| found == stamp);
             if goes_on && is_there(os(&path)) {
-                batch.push(KeptFile { file: file_key(&path, &source), hash });
+                let file = file_key(&path, &source.version);
+                batch.push(KeptFile { file, state: source.state, hash });
             }
             if batch.len() == KEPT_MAX {
                 goes_on &= say(Control::KeptFiles(std::mem::take(&mut batch)));
@@ -148,14 +187,20 @@ impl Kept {
 
     /// The pieces of a file that are still what they were; the others are forgotten. Only what was
     /// changed since the journal was last written to is read: a large half would take long.
-    fn intact(&self, file: &FileKey, goes_on: impl Fn() -> bool) -> Vec<KeptPiece> {
+    fn intact(
+        &self,
+        file: &FileKey,
+        goes_on: impl Fn() -> bool,
+    ) -> Option<(SourceId, Vec<KeptPiece>)> {
         let piece = |(offset, len, hash)| KeptPiece { offset, len, hash };
-        let (temp, bytes, pieces) = match lock(&self.parts).get(file) {
-            Some(part) if part.is_suspect => {
-                (Arc::clone(&part.temp), part.bytes, part.tree.pieces())
+        let (temp, source, bytes, pieces) = {
+            let parts = lock(&self.parts);
+            let part = parts.get(file)?;
+            let pieces = part.tree.pieces();
+            if !part.is_suspect {
+                return Some((part.source, pieces.into_iter().map(piece).collect()));
             }
-            Some(part) => return part.tree.pieces().into_iter().map(piece).collect(),
-            None => return Vec::new(),
+            (Arc::clone(&part.temp), part.source, part.bytes, pieces)
         };
         let mut tree = HashTree::new(bytes);
         let mut is_damaged = false;
@@ -176,7 +221,7 @@ impl Kept {
                 part.tree = tree;
             }
         }
-        intact.into_iter().map(piece).collect()
+        Some((source, intact.into_iter().map(piece).collect()))
     }
 }
 

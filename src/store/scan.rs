@@ -73,21 +73,18 @@ impl FileInfo {
         }
     }
 
-    /// What the receiver knows the content by, from one run to the next: another number means another
-    /// file, or that this one was changed. Device numbers are left out, as they may change at every
-    /// boot.
-    pub fn source_id(&self) -> [u8; 16] {
-        let (meta, ctime) = (self.meta, self.ctime);
-        let numbers = [self.bytes, self.inode, meta.mtime_ns.into()]
-            .into_iter()
-            .chain([meta.mtime_s, ctime.0, ctime.1].map(i64::cast_unsigned));
-        let mut hasher = blake3::Hasher::new();
-        for number in numbers {
-            hasher.update(&number.to_be_bytes());
-        }
-        let mut id = [0; 16];
-        id.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-        id
+    /// Its size and time of modification, for the receiver to know the content by from one run to the
+    /// next: another one means other content.
+    pub fn version(&self) -> [u8; 16] {
+        let meta = self.meta;
+        digest(&[self.bytes, meta.mtime_s.cast_unsigned(), meta.mtime_ns.into()])
+    }
+
+    /// Its inode and the time of its last change, which nobody can set back. Device numbers are left out,
+    /// as they may change at every boot.
+    pub fn state(&self) -> [u8; 16] {
+        let (seconds, nanoseconds) = self.ctime;
+        digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.cast_unsigned()])
     }
 
     /// Whether `later` is the same file with the same content, as far as the system tells.
@@ -121,6 +118,16 @@ impl FileInfo {
         let told = |info: &Self| (info.device, info.inode);
         told(self) == told(later) && later.bytes >= self.bytes
     }
+}
+
+fn digest(numbers: &[u64]) -> [u8; 16] {
+    let mut hasher = blake3::Hasher::new();
+    for number in numbers {
+        hasher.update(&number.to_be_bytes());
+    }
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    digest
 }
 
 /// Where one source starts, and how it was meant.

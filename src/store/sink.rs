@@ -30,7 +30,7 @@ use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, WireError, file_key,
+    CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, SourceId, WireError,
 };
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
@@ -121,7 +121,7 @@ struct Partials {
 struct Partial {
     path: Vec<u8>,
     meta: Meta,
-    source: [u8; 16],
+    source: SourceId,
     bytes: u64,
     /// It came in one piece: nothing more of it is to come.
     is_whole: bool,
@@ -408,9 +408,8 @@ impl Sink {
             }
             let temp = match &self.push_tag {
                 Some(tag) if piece.len < piece.file_bytes => {
-                    let file = file_key(&piece.path, &piece.source);
-                    let temp =
-                        TempFile::create(Arc::clone(&parent), part_name(&self.names, tag, &file));
+                    let name = part_name(&self.names, tag, &piece.path, &piece.source);
+                    let temp = TempFile::create(Arc::clone(&parent), name);
                     temp.or_else(|error| self.create_unnamed(parent, piece.item, error))?
                 }
                 _ => TempFile::create(parent, self.names.part(&self.tag, piece.item))?,

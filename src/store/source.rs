@@ -21,9 +21,9 @@ use super::scan::{FileInfo, Kind};
 use super::{holes, reason, shown};
 use crate::buffers::{Buffer, Buffers};
 use crate::event::{Failure, FailureKind};
-use crate::hashtree::{HashTree, hash_parts, piece_hash};
+use crate::hashtree::{HashTree, PieceHasher, hash_parts, piece_hash};
 use crate::mutex::lock;
-use crate::wire::{CONTENT_BYTES_MAX, Header, Piece, RUNS_MAX, Record, Run};
+use crate::wire::{CONTENT_BYTES_MAX, Header, Piece, RUNS_MAX, Record, Run, SourceId};
 
 /// A file whose size is not known before it is read may have this much, in bytes: it is read at once.
 pub const MADE_UP_BYTES_MAX: usize = 1 << 20;
@@ -75,6 +75,8 @@ pub enum SourceKind {
 struct Reading {
     /// The pieces that have been read so far.
     tree: HashTree,
+    /// The state in which the first of those was read that the receiver has kept.
+    basis: Option<[u8; 16]>,
     /// How it was when the first of them was read.
     first: Option<FileInfo>,
     /// How it was when the latest was.
@@ -87,8 +89,13 @@ impl SourceItem {
     /// An item that has not been read.
     pub fn new(id: u64, local: PathBuf, path: Vec<u8>, kind: SourceKind) -> Self {
         let bytes = if let SourceKind::Found(Kind::File(info)) = &kind { info.bytes } else { 0 };
-        let reading =
-            Reading { tree: HashTree::new(bytes), first: None, latest: None, is_unsure: false };
+        let reading = Reading {
+            tree: HashTree::new(bytes),
+            basis: None,
+            first: None,
+            latest: None,
+            is_unsure: false,
+        };
         let (reading, failed) = (Mutex::new(reading), AtomicBool::new(false));
         Self { id, local, path, kind, is_last_try: false, reading, failed }
     }
@@ -99,12 +106,14 @@ impl SourceItem {
         Self { is_last_try: true, ..self }
     }
 
-    /// A file of which the receiver has kept something, of the version that was found.
+    /// A file of which the receiver has kept these pieces: `basis` is the state in which the first of them
+    /// was read. They are those of the file as it was found.
     #[must_use]
-    pub fn with_tree(self, tree: HashTree) -> Self {
+    pub fn with_tree(self, tree: HashTree, basis: [u8; 16]) -> Self {
         {
             let mut reading = lock(&self.reading);
             reading.tree = tree;
+            reading.basis = Some(basis);
             if let SourceKind::Found(Kind::File(info)) = &self.kind {
                 reading.first = Some(*info);
             }
@@ -112,12 +121,13 @@ impl SourceItem {
         self
     }
 
-    /// What the receiver knows the file by that was so at first. At the last try that is another number:
-    /// the receiver may still hold what it has of the first try.
-    fn source_id(&self, first: &FileInfo) -> [u8; 16] {
-        let mut id = first.source_id();
-        id[0] ^= u8::from(self.is_last_try);
-        id
+    /// What the receiver knows the content by of a file that was so at first.
+    fn source_id(&self, first: &FileInfo) -> SourceId {
+        let state = first.state();
+        let mut basis = lock(&self.reading).basis.unwrap_or(state);
+        // The receiver may still hold what it has of the first try.
+        basis[0] ^= u8::from(self.is_last_try);
+        SourceId { version: first.version(), state, basis }
     }
 
     /// The failure of this item.
@@ -600,6 +610,39 @@ pub fn confirm(
         }
     }
     Err(Unreadable::changed())
+}
+
+/// Whether a file that was found still has `pieces`, each an offset, a length and a hash. Returns how it was
+/// when all of them were read.
+pub fn holds(
+    local: &Path,
+    found: &FileInfo,
+    pieces: &[(u64, u64, [u8; 32])],
+    wanted: &StillWanted,
+) -> Option<FileInfo> {
+    let file = open(local).ok()?;
+    let mut before = state(&file).ok()?;
+    for _ in 0..CONFIRM_TRIES {
+        if !found.has_same_version(&before) {
+            return None;
+        }
+        for &(offset, len, hash) in pieces {
+            let mut hasher = PieceHasher::new(offset, len, found.bytes);
+            let read = holes::read(&file, offset..offset.checked_add(len)?, |part| {
+                hasher.update(part);
+                wanted.get()
+            });
+            if !read.is_ok_and(|all| all) || hasher.finish() != hash {
+                return None;
+            }
+        }
+        let after = state(&file).ok()?;
+        if after.is_unchanged(&before) {
+            return Some(after.with_meta(found.meta));
+        }
+        before = after;
+    }
+    None
 }
 
 /// Opens a file without being led elsewhere by a link that has taken its place, and without waiting

@@ -14,8 +14,8 @@
 //! | 7 | [`Control::Finish`] | stripes |
 //! | 8 | [`Control::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
 //! | 9 | [`Control::Recall`] | |
-//! | 10 | [`Control::KeptFiles`] | count, for each: file (16 bytes), hash (32 bytes) |
-//! | 11 | [`Control::KeptPieces`] | file (16 bytes), count, for each: offset, length, hash (32 bytes) |
+//! | 10 | [`Control::KeptFiles`] | count, for each: file (16 bytes), state (16 bytes), hash (32 bytes) |
+//! | 11 | [`Control::KeptPieces`] | file, basis, state (16 bytes each), count, for each: offset, length, hash (32 bytes) |
 //! | 12 | [`Control::KeptEnd`] | |
 //! | 20 | [`Control::Verify`] | version, destination (bytes) |
 //! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
@@ -176,6 +176,10 @@ pub enum Control {
     KeptPieces {
         /// The file.
         file: FileKey,
+        /// How its source was when the first piece was read: see [`SourceId`](super::SourceId).
+        basis: [u8; 16],
+        /// How its source was when that was last looked at, and all of these were its pieces.
+        state: [u8; 16],
         /// Some of its pieces; more may follow in another message.
         pieces: Vec<KeptPiece>,
     },
@@ -191,6 +195,8 @@ pub type FileKey = [u8; 16];
 pub struct KeptFile {
     /// Which.
     pub file: FileKey,
+    /// How its source was when it was read: see [`SourceId`](super::SourceId).
+    pub state: [u8; 16],
     /// Its BLAKE3 hash.
     pub hash: [u8; 32],
 }
@@ -207,12 +213,13 @@ pub struct KeptPiece {
 }
 
 /// Entries of one message about what is kept, at most.
-pub const KEPT_MAX: usize = 128;
+pub const KEPT_MAX: usize = 120;
 
-/// Names a file by its path below the server's root and what its source is known by.
-pub fn file_key(path: &[u8], source: &[u8; 16]) -> FileKey {
+/// Names a file by its path below the server's root and the version of its source: see
+/// [`SourceId`](super::SourceId).
+pub fn file_key(path: &[u8], version: &[u8; 16]) -> FileKey {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(source).update(path);
+    hasher.update(version).update(path);
     let mut key = [0; 16];
     key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     key
@@ -260,14 +267,17 @@ impl Control {
             Self::Recall => put_varint(&mut body, 9),
             Self::KeptFiles(files) => {
                 put_all(&mut body, &[10, files.len() as u64]);
-                for KeptFile { file, hash } in files {
+                for KeptFile { file, state, hash } in files {
                     body.put_slice(file);
+                    body.put_slice(state);
                     body.put_slice(hash);
                 }
             }
-            Self::KeptPieces { file, pieces } => {
+            Self::KeptPieces { file, basis, state, pieces } => {
                 put_varint(&mut body, 11);
-                body.put_slice(file);
+                for part in [file, basis, state] {
+                    body.put_slice(part);
+                }
                 put_varint(&mut body, pieces.len() as u64);
                 for KeptPiece { offset, len, hash } in pieces {
                     put_all(&mut body, &[*offset, *len]);
@@ -352,18 +362,21 @@ impl Control {
             9 => Self::Recall,
             10 => {
                 let count = within("number of files", get_varint(body)?, KEPT_MAX)?;
-                let file = |_| Ok(KeptFile { file: get_array(body)?, hash: get_array(body)? });
+                let file = |_| {
+                    let (file, state) = (get_array(body)?, get_array(body)?);
+                    Ok(KeptFile { file, state, hash: get_array(body)? })
+                };
                 Self::KeptFiles((0..count).map(file).collect::<Result<_, WireError>>()?)
             }
             11 => {
-                let file = get_array(body)?;
+                let (file, basis, state) = (get_array(body)?, get_array(body)?, get_array(body)?);
                 let count = within("number of pieces", get_varint(body)?, KEPT_MAX)?;
                 let piece = |_| {
                     let (offset, len) = (get_varint(body)?, get_varint(body)?);
                     Ok(KeptPiece { offset, len, hash: get_array(body)? })
                 };
                 let pieces = (0..count).map(piece).collect::<Result<_, WireError>>()?;
-                Self::KeptPieces { file, pieces }
+                Self::KeptPieces { file, basis, state, pieces }
             }
             12 => Self::KeptEnd,
             20 => Self::Verify {
@@ -447,20 +460,28 @@ mod tests {
             }),
             Just(Control::Recall),
             Just(Control::KeptEnd),
-            proptest::collection::vec(any::<([u8; 16], [u8; 32])>(), 0..=KEPT_MAX).prop_map(
+            proptest::collection::vec(any::<([[u8; 16]; 2], [u8; 32])>(), 0..=KEPT_MAX).prop_map(
                 |files| Control::KeptFiles(
-                    files.into_iter().map(|(file, hash)| KeptFile { file, hash }).collect()
+                    files
+                        .into_iter()
+                        .map(|([file, state], hash)| KeptFile { file, state, hash })
+                        .collect()
                 )
             ),
             (
-                any::<[u8; 16]>(),
+                any::<[[u8; 16]; 3]>(),
                 proptest::collection::vec(
                     (number.clone(), number.clone(), any::<[u8; 32]>())
                         .prop_map(|(offset, len, hash)| KeptPiece { offset, len, hash }),
                     0..=KEPT_MAX
                 )
             )
-                .prop_map(|(file, pieces)| Control::KeptPieces { file, pieces }),
+                .prop_map(|([file, basis, state], pieces)| Control::KeptPieces {
+                    file,
+                    basis,
+                    state,
+                    pieces
+                }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
             (text.clone(), text.clone())

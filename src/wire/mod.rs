@@ -19,7 +19,7 @@ pub use control::{
 };
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
-    TABLE_BYTES_MAX, is_path_safe, path_fault,
+    SourceId, TABLE_BYTES_MAX, is_path_safe, path_fault,
 };
 
 use bytes::{Buf, BufMut};

@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 1 | [`Record::Folder`] | item, path, meta |
 //! | 2 | [`Record::Symlink`] | item, path, meta, target (bytes) |
-//! | 3 | [`Record::Piece`] | item, path, meta, source (16 bytes), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
+//! | 3 | [`Record::Piece`] | item, path, meta, source (3 times 16 bytes: see [`SourceId`]), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
 //!
@@ -148,6 +148,36 @@ pub enum Record {
     },
 }
 
+/// What a client knows the content of a file by, from one run of a push to the next. The receiver keeps it
+/// with what it has of the file, and takes no other for the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceId {
+    /// Of its size and time of modification. Others mean other content; the same do not mean the same
+    /// content, as they can be put back.
+    pub version: [u8; 16],
+    /// Of its inode and the time of its last change of any kind, when it was read. If these are the same
+    /// as well, so is the content. Others may only mean another link or other permissions: then what is
+    /// kept counts if the source still has the same hashes.
+    pub state: [u8; 16],
+    /// The state in which its first piece was read: the same for all that is kept of it together.
+    pub basis: [u8; 16],
+}
+
+impl SourceId {
+    /// Appends it.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        for part in [self.version, self.state, self.basis] {
+            out.put_slice(&part);
+        }
+    }
+
+    /// Takes one from the front of `input`.
+    pub(crate) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        let (version, state) = (get_array(input)?, get_array(input)?);
+        Ok(Self { version, state, basis: get_array(input)? })
+    }
+}
+
 /// A part of a file. One that is all of its file needs no seal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Piece {
@@ -157,8 +187,8 @@ pub struct Piece {
     pub path: Vec<u8>,
     /// Mode and time that the file gets with its name.
     pub meta: Meta,
-    /// What the client knows its source by: if that changes, so may the content.
-    pub source: [u8; 16],
+    /// What the client knows its content by.
+    pub source: SourceId,
     /// The file's size, in bytes.
     pub file_bytes: u64,
     /// The file has holes: what no run covers is not to be allocated.
@@ -204,7 +234,7 @@ impl Record {
                 put_all(out, &[3, piece.item]);
                 put_bytes(out, &piece.path);
                 put_meta(out, piece.meta);
-                out.put_slice(&piece.source);
+                piece.source.encode(out);
                 put_all(out, &[piece.file_bytes, piece.sparse.into(), piece.offset, piece.len]);
                 put_runs(out, &piece.runs);
                 out.put_slice(&piece.hash);
@@ -265,7 +295,7 @@ fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
     let item = get_varint(input)?;
     let path = get_path(input, false)?;
     let meta = get_meta(input)?;
-    let source = get_array(input)?;
+    let source = SourceId::decode(input)?;
     let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
     let sparse = limit("sparse flag", get_varint(input)?, 1)? == 1;
     let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
@@ -382,7 +412,7 @@ pub(super) mod tests {
                         item,
                         path,
                         meta,
-                        source: [7; 16],
+                        source: SourceId { version: [7; 16], state: [8; 16], basis: [9; 16] },
                         file_bytes,
                         sparse,
                         offset,
@@ -417,7 +447,7 @@ pub(super) mod tests {
                 item: 1,
                 path: b"a".to_vec(),
                 meta: Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 },
-                source: [7; 16],
+                source: SourceId { version: [7; 16], state: [8; 16], basis: [9; 16] },
                 file_bytes,
                 sparse: true,
                 offset,

@@ -17,8 +17,8 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Meta, PATH_BYTES_MAX, Piece, Record, Run, TABLE_BYTES_MAX,
-    VERSION, put_varint,
+    CONTENT_BYTES_MAX, Control, Header, Meta, PATH_BYTES_MAX, Piece, Record, Run, SourceId,
+    TABLE_BYTES_MAX, VERSION, put_varint,
 };
 use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -195,7 +195,7 @@ pub(crate) fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, conten
         item,
         path: path.to_vec(),
         meta: META,
-        source: [1; 16],
+        source: SourceId { version: [1; 16], state: [2; 16], basis: [2; 16] },
         file_bytes,
         sparse: false,
         offset,

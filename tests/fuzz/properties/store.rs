@@ -16,7 +16,7 @@ use qbulk::store::journal::{Entry, Stamp, read_entries};
 use qbulk::store::own::{OwnNames, is_reserved};
 use qbulk::store::paths::{PathCache, PathKey};
 use qbulk::store::sink::{Applied, Sink};
-use qbulk::wire::{Header, Piece, Record};
+use qbulk::wire::{Header, Piece, Record, SourceId};
 
 /// Larger files are left out: they test the file system.
 const FILE_BYTES_MAX: u64 = 1 << 18;
@@ -132,14 +132,15 @@ pub fn journal(data: &[u8]) {
     let path = if path.is_empty() { b"a".to_vec() } else { path };
     let first = Entry::Piece {
         path: path.clone(),
-        source: [3; 16],
+        source: SourceId { version: [3; 16], state: [4; 16], basis: [5; 16] },
         file_bytes: 1 << 40,
         offset: 1 << 20,
         len: 1 << 20,
         hash: [4; 32],
     };
     let stamp = Stamp { inode: 7, ctime: (-1, 999_999_999) };
-    let last = Entry::File { path, source: [5; 16], hash: [6; 32], stamp };
+    let source = SourceId { version: [5; 16], state: [6; 16], basis: [6; 16] };
+    let last = Entry::File { path, source, hash: [6; 32], stamp };
     let mut bytes = Vec::new();
     first.encode(&owner, &mut bytes);
     bytes.extend_from_slice(data);
