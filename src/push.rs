@@ -92,6 +92,7 @@ pub async fn push(
         let client = config.identity.fingerprint();
         let receipt = config.receipt.clone().map(|path| Receipt::create(path, client, started));
         let receipt = receipt.transpose()?.map(Arc::new);
+        receipt.as_ref().map_or(Ok(()), |receipt| receipt.check(&config.sources))?;
         // The server may be somewhere else by now.
         let found = tokio::select! {
             found = find(&config.servers, &config.resolver, &config.bind) => found,
@@ -105,7 +106,10 @@ pub async fn push(
                 let error = match push.run_until(&mut stop).await {
                     Ok(summary) => {
                         let summary = Summary { interruptions, ..together(earlier, summary) };
-                        push.finish_receipt(&summary).await?;
+                        tokio::select! {
+                            finished = push.finish_receipt(&summary) => finished?,
+                            () = &mut stop => return Err(Error::Interrupted),
+                        }
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }

@@ -157,7 +157,9 @@ pub(crate) struct PushArgs {
     growing_ok: bool,
 
     /// When all is done, write to this file what was delivered: a line of JSON for each file, with its
-    /// hash (see docs/json.md). `qbulk verify --receipt` checks it.
+    /// hash (see docs/json.md). `qbulk verify --receipt` checks it. A file is replaced as a whole and keeps
+    /// its mode, a link stays, and a device, a pipe or /dev/stdout is written to. It may be in a folder
+    /// that is pushed: neither it nor what it is made from is sent, only other receipts are.
     #[arg(long, value_name = "FILE", env = "QBULK_RECEIPT", help_heading = "Output")]
     receipt: Option<PathBuf>,
     #[command(flatten)]

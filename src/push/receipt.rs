@@ -1,19 +1,18 @@
 //! Writing a push's receipt while it runs.
 //!
-//! Entries are written to a temporary file as their hashes become known, before the server has confirmed
-//! them: the file gets its name only once all is durable, and what the server has named as failed until
-//! then is marked in it.
+//! Entries are noted as their hashes become known, before the server has confirmed them, in a file without
+//! a name. The receipt is written once all is durable, and what the server has named as failed until then is
+//! marked in it.
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::SystemTime;
-
-use tempfile::NamedTempFile;
 
 use crate::error::Error;
 use crate::event::{Failure, Summary};
@@ -25,6 +24,7 @@ use crate::receipt::{
 use crate::store::folder_of;
 use crate::store::scan::{FileInfo, Kind};
 use crate::store::source::{Outcome, Part, Sealed, SourceKind, Whole};
+use crate::store::target::Target;
 use crate::store::{reason, shown};
 use crate::wire::transfer_name;
 
@@ -33,30 +33,57 @@ pub(super) struct Receipt {
     path: PathBuf,
     client: Fingerprint,
     started: SystemTime,
+    /// Device, inode and name of the one that is there from before.
+    older: Option<((u64, u64), OsString)>,
     out: Mutex<Out>,
 }
 
 struct Out {
-    /// Until it has got its name.
-    file: Option<BufWriter<NamedTempFile>>,
+    /// Where it will be written to, and what is known until then.
+    draft: Option<(Target, BufWriter<File>)>,
     has_head: bool,
     /// The first error, after which nothing is written any more.
     error: Option<io::Error>,
 }
 
 impl Receipt {
-    /// Creates the temporary file, which goes with it unless the receipt is finished.
+    /// Looks whether it can be written, and begins to take notes.
     pub(super) fn create(
         path: PathBuf,
         client: Fingerprint,
         started: SystemTime,
     ) -> Result<Self, Error> {
-        let file = temp_file(&path).map_err(|error| {
+        let draft = Target::new(&path).and_then(|target| {
+            let draft = BufWriter::new(target.draft()?);
+            Ok((target, draft))
+        });
+        let draft = draft.map_err(|error| {
             Error::Disk(format!("cannot write the receipt {}: {}", path.display(), reason(&error)))
         })?;
-        let out =
-            Mutex::new(Out { file: Some(BufWriter::new(file)), has_head: false, error: None });
-        Ok(Self { path, client, started, out })
+        let older = draft.0.replaces().map(|(id, name)| (id, name.to_owned()));
+        let out = Mutex::new(Out { draft: Some(draft), has_head: false, error: None });
+        Ok(Self { path, client, started, older, out })
+    }
+
+    /// Whether a file at the source is the receipt of an earlier push, which this one replaces.
+    pub(super) fn is_at(&self, local: &Path, id: (u64, u64)) -> bool {
+        let is_it = |(older, name): &(_, OsString)| *older == id && local.file_name() == Some(name);
+        self.older.as_ref().is_some_and(is_it)
+    }
+
+    /// That none of the sources is the receipt itself.
+    pub(super) fn check(&self, sources: &[PathBuf]) -> Result<(), Error> {
+        let is_it = |source: &&PathBuf| {
+            let found = fs::symlink_metadata(source);
+            found.is_ok_and(|found| self.is_at(source, (found.dev(), found.ino())))
+        };
+        match sources.iter().find(is_it) {
+            None => Ok(()),
+            Some(source) => Err(Error::Usage(format!(
+                "{} is to be sent, and is where the receipt is to be written",
+                source.display()
+            ))),
+        }
     }
 
     /// The server is reached. Comes before everything else; only the first time counts.
@@ -127,13 +154,14 @@ impl Receipt {
     }
 
     fn write(&self, line: &Line) {
-        let Out { file: Some(file), error: error @ None, .. } = &mut *lock(&self.out) else {
+        let Out { draft: Some((_, draft)), error: error @ None, .. } = &mut *lock(&self.out) else {
             return;
         };
-        *error = write(file, line).err();
+        *error = write(draft, line).err();
     }
 
-    /// Everything that the server does not name among `failures` is durable. Gives the receipt its name.
+    /// Everything that the server does not name among `failures` is durable. Writes the receipt, and may wait
+    /// for somebody who reads it.
     pub(super) fn finish(&self, summary: &Summary, failures: Vec<Failure>) -> Result<(), Error> {
         let end = End {
             ended: rfc3339(SystemTime::now()),
@@ -158,20 +186,21 @@ impl Receipt {
         if let Some(error) = out.error.take() {
             return Err(error);
         }
-        let Some(mut written) = out.file.take() else { return Ok(()) };
+        let Some((target, draft)) = out.draft.take() else { return Ok(()) };
         drop(out);
-        if !failures.is_empty() || !end.complete {
-            written.flush()?;
-            let mut marked = BufWriter::new(temp_file(&self.path)?);
-            let undelivered = Undelivered::new(failures, end.failed_unnamed);
-            undelivered.mark(written.get_mut().as_file_mut(), &mut marked)?;
-            written = marked;
-        }
-        write(&mut written, &Line::End(end))?;
-        let file = written.into_inner().map_err(io::IntoInnerError::into_error)?;
-        file.as_file().sync_all()?;
-        file.persist(&self.path)?;
-        File::open(folder(&self.path))?.sync_all()
+        let mut draft = draft.into_inner().map_err(io::IntoInnerError::into_error)?;
+        target.write(|file| {
+            let mut file = BufWriter::new(file);
+            if failures.is_empty() && end.complete {
+                draft.rewind()?;
+                io::copy(&mut draft, &mut file)?;
+            } else {
+                let undelivered = Undelivered::new(failures, end.failed_unnamed);
+                undelivered.mark(&mut draft, &mut file)?;
+            }
+            write(&mut file, &Line::End(end))?;
+            file.flush()
+        })
     }
 }
 
@@ -241,26 +270,6 @@ impl Undelivered {
     }
 }
 
-/// Next to `path`, with the permissions that a new file has.
-fn temp_file(path: &Path) -> io::Result<NamedTempFile> {
-    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?.to_string_lossy();
-    if path.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    tempfile::Builder::new()
-        .prefix(&format!(".{name}."))
-        .suffix(".unfinished")
-        .permissions(Permissions::from_mode(0o666))
-        .tempfile_in(folder(path))
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
-}
-
 fn write(to: &mut impl Write, line: &Line) -> io::Result<()> {
     serde_json::to_writer(&mut *to, line)?;
     to.write_all(b"\n")
@@ -314,7 +323,7 @@ mod tests {
             }
         }
         drop(receipt);
-        let left = std::fs::read_dir(dir.path()).unwrap().count();
+        let left = fs::read_dir(dir.path()).unwrap().count();
         assert_eq!(left, 2, "no temporary file is left beside the identity and the receipt");
         (told, complete)
     }

@@ -105,6 +105,7 @@ impl Source {
         let (sender, found) = mpsc::channel(SCAN_AHEAD);
         let scanned = Arc::<Scanned>::default();
         // Sources of different names have nothing in common.
+        let older_receipt = receipt.clone();
         let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
         let source = Self {
             starts: starts.clone(),
@@ -126,6 +127,12 @@ impl Source {
         tokio::task::spawn_blocking(move || {
             let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
             scan(&starts, |entry| {
+                if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) =
+                    (&older_receipt, &entry)
+                    && receipt.is_at(local, info.id())
+                {
+                    return true;
+                }
                 if group.is_empty() {
                     (group_bytes, begun) = (0, Instant::now());
                 }

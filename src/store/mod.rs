@@ -20,6 +20,7 @@ pub mod source;
 mod space;
 pub mod systems;
 pub mod tally;
+pub mod target;
 pub mod temp;
 
 use std::ffi::{OsStr, OsString};

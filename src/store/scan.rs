@@ -87,6 +87,11 @@ impl FileInfo {
         digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.cast_unsigned()])
     }
 
+    /// Device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     /// Whether `later` is the same file with the same content, as far as the system tells.
     pub fn is_unchanged(&self, later: &Self) -> bool {
         let told = |info: &Self| (info.device, info.inode, info.ctime);

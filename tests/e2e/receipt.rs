@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -181,6 +181,68 @@ fn a_push_that_fails_leaves_no_receipt() {
     command.args(["push", "--receipt"]).arg(host.outside("none/receipt"));
     run(command.arg(host.src("file")).arg(serve.url(""))).assert_failed(6, "none/receipt");
     eventually("nothing else is left", || names(&host.root("")) == ["taken"]);
+}
+
+#[test]
+fn a_receipt_in_the_folder_that_is_pushed_is_not_sent() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for number in 0..50 {
+        fs::write(top.join(number.to_string()), random(number, 1_000)).unwrap();
+    }
+    let receipt = top.join("receipt");
+    symlink("tree/receipt", host.src("link")).unwrap();
+    // Once new, once there from before, once by a link.
+    for name in [receipt.clone(), receipt.clone(), host.src("link")] {
+        let args = ["--receipt".as_ref(), name.as_ref(), top.as_ref()];
+        let ran = run(&mut host.pushing(&args, &serve.url("")));
+        assert_eq!((ran.code, ran.summary()["files"].as_u64()), (0, Some(50)), "{ran:?}");
+        assert_eq!(names(&host.root("tree")).len(), 50);
+        assert_eq!(names(&top).len(), 51, "nothing else is left");
+        assert_eq!(lines(&receipt).len(), 53);
+    }
+    assert!(host.src("link").is_symlink());
+    // Another file of the same name is no receipt, and neither is another name of the same file.
+    fs::create_dir(top.join("sub")).unwrap();
+    fs::write(top.join("sub/receipt"), b"x").unwrap();
+    fs::hard_link(&receipt, top.join("copy")).unwrap();
+    let args = ["--receipt".as_ref(), receipt.as_ref(), top.as_ref()];
+    let ran = run(&mut host.pushing(&args, &serve.url("")));
+    assert_eq!((ran.code, ran.summary()["files"].as_u64()), (0, Some(52)), "{ran:?}");
+    let args = ["--receipt".as_ref(), receipt.as_ref(), receipt.as_ref()];
+    run(&mut host.pushing(&args, &serve.url(""))).assert_failed(2, "receipt");
+}
+
+#[test]
+fn what_is_no_file_is_written_to_and_stays_what_it_is() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::write(host.src("file"), b"x").unwrap();
+    let push = |receipt: &OsStr| {
+        let mut command = host.qbulk();
+        command.args(["push", "--quiet", "--receipt"]).arg(receipt);
+        run(command.arg(host.src("file")).arg(serve.url("")))
+    };
+    for name in ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+        let ran = push(name.as_ref());
+        assert_eq!((ran.code, ran.stdout.lines().count()), (0, 3), "{name}: {ran:?}");
+    }
+    // A file that is standard output as well is written on.
+    let (file, both) = (host.src("file"), host.outside("both"));
+    let mut command = host.qbulk();
+    command.args(["push", "--json", "--receipt", "/dev/stdout"]).arg(&file).arg(serve.url(""));
+    assert!(command.stdout(File::create(&both).unwrap()).status().unwrap().success());
+    let kinds: Vec<_> = lines(&both).iter().map(|line| line["type"].clone()).collect();
+    assert_eq!(kinds.iter().filter(|kind| !kind.is_null()).count(), 3, "{kinds:?}");
+    assert!(kinds.len() > 4, "{kinds:?}");
+
+    assert_eq!(push("/dev/null".as_ref()).code, 0);
+    push("/dev/full".as_ref()).assert_failed(6, "No space left");
+    for name in ["/dev/null", "/dev/full"] {
+        assert!(fs::metadata(name).unwrap().file_type().is_char_device(), "{name}");
+    }
 }
 
 #[test]
