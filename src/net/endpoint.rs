@@ -189,6 +189,13 @@ pub fn small_receive_buffer(limit_file: &Path) -> Option<u64> {
     (limit < RECEIVE_BUFFER_MIN).then_some(limit)
 }
 
+/// Why nothing that QUIC sends gets to `remote`, if the system knows that packets of its size do not.
+pub fn too_small(remote: SocketAddr) -> Option<String> {
+    let needed = u32::from(DATAGRAM_BYTES_MIN + header_bytes(remote));
+    let mtu = route_mtu(remote).ok().filter(|&mtu| mtu < needed)?;
+    Some(format!("packets of {mtu} bytes are the largest that get there, and QUIC needs {needed}"))
+}
+
 /// What IP and UDP put before each datagram.
 pub(super) fn header_bytes(remote: SocketAddr) -> u16 {
     if remote.ip().to_canonical().is_ipv4() { 28 } else { 48 }

@@ -171,7 +171,9 @@ pub fn no_way(
     let at: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let at = at.join(" and ");
     let port = addresses.first().map_or(0, SocketAddr::port);
-    let cannot = format!("cannot reach {server} at {at} (UDP)");
+    let is_address = addresses.iter().all(|to| at == server || to.ip().to_string() == server);
+    let server = if is_address { at } else { format!("{server} at {at}") };
+    let cannot = format!("cannot reach {server} (UDP)");
     Error::Connect(match error {
         Some(LinkError::Barred(barrier @ Barrier::Refused)) => {
             format!("{cannot}: {barrier}; is `qbulk serve` running there, on port {port}?")
@@ -238,7 +240,12 @@ mod tests {
         let barred = || LinkError::Barred(Barrier::Refused);
         let error = reach().lost(barred(), 10).expect_err("nobody is there");
         assert_eq!(error.exit_code(), 3);
-        assert!(error.to_string().contains("on port 4433?"), "{error}");
+        let words = "cannot reach host at 192.0.2.1:4433 (UDP): nobody listens there (connection \
+                     refused); is `qbulk serve` running there, on port 4433?";
+        assert_eq!(error.to_string(), words);
+        let by_address = Reach { server: "192.0.2.1".into(), ..reach() }.unreachable("no answer");
+        let words = "cannot reach 192.0.2.1:4433 (UDP): no answer; ";
+        assert!(by_address.to_string().starts_with(words), "{by_address}");
         let mut two = Reach { places: 2, ..reach() };
         two.lost(barred(), 10).expect("the other may be open");
         assert!(two.lost(barred(), 10).is_err());

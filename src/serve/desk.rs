@@ -152,6 +152,9 @@ impl Desk {
         let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
         drop(handshake);
         let Ok(connected) = connected else {
+            if let Some(why) = endpoint::too_small(remote) {
+                return refused(why);
+            }
             return tracing::debug!(%remote, "no handshake in time");
         };
         let connection = match connected {
@@ -162,7 +165,10 @@ impl Desk {
             {
                 return refused(tls::refusal(&error));
             }
-            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
+            Err(error) => match endpoint::too_small(remote) {
+                Some(why) => return refused(why),
+                None => return tracing::debug!(%remote, %error, "no handshake"),
+            },
         };
         let Some(client) = tls::peer_fingerprint(&connection) else {
             return refused("it showed no certificate".into());

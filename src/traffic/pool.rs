@@ -129,6 +129,8 @@ pub struct Pool {
     reopen_at: Instant,
     tick_at: Instant,
     condemned_at: Option<Instant>,
+    /// When a connection was given up last that was up, and of which nothing was heard any more.
+    torn_at: Option<Instant>,
     /// How many may be given up for being silent now, and when one more was allowed.
     silent_allowed: usize,
     silent_allowed_at: Instant,
@@ -199,6 +201,7 @@ impl Pool {
             reopen_at: now,
             tick_at: now + TICK,
             condemned_at: None,
+            torn_at: None,
             silent_allowed: connections,
             silent_allowed_at: now,
             alive_at: now,

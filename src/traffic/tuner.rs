@@ -16,6 +16,8 @@ const GAIN_MIN: f64 = 0.3;
 const LIMITED_GAIN: f64 = 0.05;
 /// Fewer connections may cost this much.
 const LOSS_MAX: f64 = 0.03;
+/// Where the network is not the limit, fewer do as well: so often there are some less, down to the start.
+const BACK_INTERVAL: Duration = Duration::from_secs(5);
 /// After a trial that did not pay off, the next one waits; longer each time.
 const REST_MIN: Duration = Duration::from_secs(5);
 const REST_MAX: Duration = Duration::from_secs(60);
@@ -29,6 +31,8 @@ pub struct Tuner {
     step: Step,
     /// How often the network was the limit lately: a share.
     limited: f64,
+    /// Since when it was not, or when the last step back was.
+    unlimited_since: Option<Instant>,
     rest: Duration,
     /// The next trial is of fewer connections.
     shrink_next: bool,
@@ -78,6 +82,7 @@ impl Tuner {
             active_max: active_max.max(active),
             step: Step::Rest { until: None },
             limited: 0.0,
+            unlimited_since: None,
             rest: REST_MIN,
             shrink_next: false,
         }
@@ -96,8 +101,10 @@ impl Tuner {
         let span_time = (load.rtt * SPAN_ROUND_TRIPS).max(SPAN_MIN);
         self.limited += (f64::from(u8::from(load.is_limited)) - self.limited) * LIMITED_GAIN;
         if self.limited < 0.5 {
-            return self.give_up(now + span_time);
+            self.give_up(now + span_time);
+            return self.step_back(now);
         }
+        self.unlimited_since = None;
         let span = Span { since: now, delivered_bytes: load.delivered_bytes };
         match self.step {
             // The windows need a while to open.
@@ -107,7 +114,10 @@ impl Tuner {
             }
             Step::Measure { span: measured, before } if now - measured.since >= span_time => {
                 let goodput = measured.goodput(load, now);
-                if goodput > before * STEADY {
+                if goodput == 0.0 {
+                    // The network is gone, and nothing would do better than nothing.
+                    self.step = Step::Rest { until: Some(now + span_time) };
+                } else if goodput > before * STEADY {
                     // It still grows by itself, and that must not count for more connections.
                     self.step = Step::Measure { span, before: goodput };
                 } else if load.is_full && self.active == self.active_min {
@@ -130,7 +140,7 @@ impl Tuner {
 
     fn begin(&mut self, before: Trial, until: Instant) {
         let active = if self.shrink_next && self.active > self.active_min {
-            self.active - (self.active / 4).clamp(1, self.active - self.active_min)
+            self.active - self.fewer()
         } else {
             (self.active + (self.active / 2).max(1)).min(self.active_max)
         };
@@ -145,7 +155,7 @@ impl Tuner {
         } else {
             goodput >= before.goodput * (1.0 - LOSS_MAX)
         };
-        if pays && self.active != before.active {
+        if pays && goodput > 0.0 && self.active != before.active {
             self.rest = REST_MIN;
             self.shrink_next &= self.active > self.active_min;
             self.begin(Trial { active: self.active, goodput }, settled);
@@ -167,6 +177,19 @@ impl Tuner {
             Step::Measure { .. } => self.step = Step::Rest { until: Some(until) },
             Step::Rest { .. } => {}
         }
+    }
+
+    fn step_back(&mut self, now: Instant) {
+        let since = *self.unlimited_since.get_or_insert(now);
+        if self.active > self.active_min && now - since >= BACK_INTERVAL {
+            self.active -= self.fewer();
+            self.unlimited_since = Some(now);
+        }
+    }
+
+    /// How many less are tried at a time.
+    fn fewer(&self) -> usize {
+        (self.active / 4).clamp(1, self.active - self.active_min)
     }
 }
 
@@ -219,6 +242,52 @@ mod tests {
     #[test]
     fn on_a_path_that_is_full_more_are_not_even_tried() {
         assert_eq!(run(8, 32, true, |_| 100e6), (8, 8));
+    }
+
+    #[test]
+    fn what_is_not_needed_any_more_goes_back_to_the_start() {
+        let mut tuner = Tuner::new(8, 32);
+        let (mut now, mut delivered) = (Instant::now(), 0.0);
+        let mut run = |tuner: &mut Tuner, seconds: u32, is_limited| {
+            for _ in 0..seconds * 100 {
+                now += Duration::from_millis(10);
+                delivered += tuner.active() as f64 * 75e3;
+                let (delivered_bytes, rtt) = (delivered as u64, Duration::from_millis(50));
+                tuner.on_load(Load { delivered_bytes, is_limited, is_full: false, rtt }, now);
+            }
+            tuner.active()
+        };
+        assert_eq!(run(&mut tuner, 60, true), 32);
+        assert_eq!(run(&mut tuner, 4, false), 32, "a pause");
+        assert!(run(&mut tuner, 4, false) < 32);
+        assert_eq!(run(&mut tuner, 40, false), 8);
+        assert_eq!(run(&mut tuner, 60, true), 32, "it is needed again");
+    }
+
+    #[test]
+    fn while_nothing_gets_through_no_number_is_better_than_another() {
+        let (mut now, mut delivered_bytes) = (Instant::now(), 0);
+        let mut load = |tuner: &mut Tuner, bytes| {
+            now += Duration::from_millis(10);
+            delivered_bytes += bytes;
+            let rtt = Duration::from_millis(50);
+            let load = Load { delivered_bytes, is_limited: true, is_full: false, rtt };
+            tuner.on_load(load, now);
+            tuner.active()
+        };
+        // At whatever it is when the network goes, it does not grow from then on.
+        for ticks in (0..1_000).step_by(50) {
+            let mut tuner = Tuner::new(8, 32);
+            for _ in 0..ticks {
+                load(&mut tuner, 10_000);
+            }
+            for _ in 0..200 {
+                load(&mut tuner, 0);
+            }
+            for _ in 0..5_000 {
+                assert_eq!(load(&mut tuner, 0), 8, "gone after {ticks} ticks");
+            }
+        }
     }
 
     #[test]

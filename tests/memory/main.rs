@@ -258,6 +258,27 @@ async fn an_address_that_dies_is_left_for_another_of_the_name() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_set_does_not_grow_by_outages_under_a_limit() {
+    let scene = Scene::new(15, BYTES, lanes());
+    let outage = async {
+        scene.arrived(0.1).await;
+        scene.network.change(|_, lane| lane.is_cut = true);
+        sleep(Duration::from_secs(10)).await;
+        scene.network.change(|_, lane| lane.is_cut = false);
+        // Those that were sent to find out whether the network is back come in addition, for a while.
+        scene.arrived(0.8).await;
+        scene.connections_most();
+        scene.arrived(0.95).await;
+        let most = scene.connections_most();
+        assert!((1..=14).contains(&most), "{most} connections");
+    };
+    let pushing = scene.push_with(|config| config.rate_max = Some(500_000));
+    let (pushed, ()) = tokio::join!(pushing, outage);
+    pushed.unwrap();
+    scene.check().await;
+}
+
 /// A name, and what it stands for.
 struct Names(Arc<Mutex<Vec<SocketAddr>>>);
 

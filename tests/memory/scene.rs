@@ -95,6 +95,11 @@ impl Scene {
         push(config, Arc::new(tell), std::future::pending()).await
     }
 
+    /// How many connections were up at a time, at most, since this was last asked.
+    pub(crate) fn connections_most(&self) -> usize {
+        self.connections_most.swap(0, Relaxed)
+    }
+
     pub(crate) async fn push(&self) -> Result<Summary, Error> {
         self.push_with(|_| ()).await
     }

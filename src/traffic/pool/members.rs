@@ -13,6 +13,8 @@ const DARK_TIME: Duration = Duration::from_secs(1);
 /// Then a new connection is tried this often, and this many at a time.
 const SCOUT_INTERVAL: Duration = Duration::from_secs(1);
 const SCOUTS_MAX: usize = 16;
+/// Once a connection was lost that was up, the set needs so long to be what it was.
+const MENDING_TIME: Duration = Duration::from_secs(3);
 
 impl Pool {
     /// N as it is now.
@@ -32,7 +34,10 @@ impl Pool {
         let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
         let load = Load {
             delivered_bytes: self.delivered_by_gone + delivered,
-            is_limited: self.accepted && self.plan.has_waiting() && full * 2 > active.len(),
+            is_limited: self.accepted
+                && self.plan.has_waiting()
+                && full * 2 > active.len()
+                && !self.is_torn(now),
             is_full: queued * 2 > active.len(),
             rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
         };
@@ -98,6 +103,17 @@ impl Pool {
             self.scouted_at = now;
             self.open(now);
         }
+    }
+
+    /// Whether connections are silent, or were just replaced because they were: what the set does is a
+    /// matter of how soon it is whole again, not of how many there are.
+    fn is_torn(&self, now: Instant) -> bool {
+        let is_silent = |conn: &Conn| {
+            matches!(conn.state, State::Active)
+                && !conn.stripes.is_empty()
+                && conn.meter.quiet_time(now) >= DARK_TIME
+        };
+        self.torn_at.is_some_and(|at| now - at < MENDING_TIME) || self.conns.values().any(is_silent)
     }
 
     /// Whether the whole network seems to be gone.

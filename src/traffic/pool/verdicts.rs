@@ -79,6 +79,9 @@ impl Pool {
     pub(super) fn condemn(&mut self, id: ConnId, verdict: Verdict, now: Instant) {
         let Some(conn) = self.conns.remove(&id) else { return };
         self.reserve.retain(|&other| other != id);
+        if conn.up_at.is_some() && matches!(verdict, Verdict::Silent | Verdict::Lost) {
+            self.torn_at = Some(now);
+        }
         let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
         self.delivered_by_gone += conn.sample.delivered_bytes;
         self.stats.condemned += u64::from(verdict != Verdict::Surplus);
