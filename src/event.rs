@@ -57,6 +57,17 @@ pub enum PushEvent {
     Progress(Progress),
     /// A file, folder or link that could not be moved; the others go on.
     Failed(Failure),
+    /// Metadata that the destination cannot keep; once for modes and once for times, at the end.
+    NotKept {
+        /// What: `modes` or `times`.
+        what: &'static str,
+        /// Of how many files, folders and links.
+        count: u64,
+        /// The path of the first of them.
+        path: String,
+        /// Why.
+        reason: String,
+    },
     /// Everything that could be moved is durable at the destination.
     Summary(Summary),
 }
@@ -212,6 +223,10 @@ pub struct Summary {
     pub changed: u64,
     /// How many of them the server has counted and not named.
     pub failed_unnamed: u64,
+    /// Files and folders whose permission bits could not be kept.
+    pub modes_not_kept: u64,
+    /// Files, folders and links whose modification times could not be kept.
+    pub times_not_kept: u64,
     /// From start to durable, in seconds.
     pub seconds: f64,
     /// `(bytes - kept_bytes) / seconds`.

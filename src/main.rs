@@ -104,11 +104,15 @@ async fn demo(bytes: u64) -> Result<u8, Error> {
 }
 
 fn pushed(report: &PushReport, result: Result<Summary, Error>) -> u8 {
-    match result {
-        Ok(Summary { failed: 0, .. }) => 0,
-        Ok(summary) if summary.failed == summary.vanished + summary.changed => EXIT_SOME_CHANGED,
-        Ok(_) => EXIT_SOME_FAILED,
-        Err(error) => report.fail(&error),
+    let summary = match result {
+        Ok(summary) => summary,
+        Err(error) => return report.fail(&error),
+    };
+    let unkept = summary.modes_not_kept + summary.times_not_kept;
+    match summary.failed {
+        0 if unkept == 0 => 0,
+        failed if unkept == 0 && failed == summary.vanished + summary.changed => EXIT_SOME_CHANGED,
+        _ => EXIT_SOME_FAILED,
     }
 }
 

@@ -53,7 +53,7 @@ use crate::store::source::{
 use crate::traffic::{
     ConnId, Input, Item, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, Control, Destination, VERSION};
+use crate::wire::{self, Control, Destination, Keep, VERSION};
 
 /// How often connections are sampled and time is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -190,6 +190,7 @@ struct Push {
     /// Where it runs.
     host: [u8; 16],
     destination: Vec<u8>,
+    keep: Keep,
     source: Source,
     read: ReadOptions,
     again: Again,
@@ -283,6 +284,7 @@ impl Push {
             number,
             host: host_number(),
             destination: config.destination,
+            keep: config.keep,
             source,
             read: config.read,
             again: Again::default(),
@@ -417,6 +419,7 @@ impl Push {
             destination: self.destination.clone(),
             push: self.number,
             host: self.host,
+            keep: self.keep,
         };
         let events = self.events.clone();
         let report = move |event| drop(events.send(Event::Link(conn, event)));
@@ -619,6 +622,7 @@ impl Push {
                 let failure = Failure { kind: FailureKind::Destination, path, reason };
                 self.failures.hear(conn, failure);
             }
+            Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
             finished @ Control::Finished { .. } => self.on_finished(&finished)?,
             Control::KeptFiles(files) => self.recall.hear_files(conn, files),
             Control::KeptPieces { file, basis, state, pieces } => {

@@ -76,6 +76,7 @@ fn every_event_is_documented_as_it_is() {
         PushEvent::Connection(ConnectionState::default()),
         PushEvent::Progress(Progress::default()),
         PushEvent::Failed(failure.clone()),
+        PushEvent::NotKept { what: "modes", count: 1, path: text(), reason: text() },
         PushEvent::Summary(Summary::default()),
     ];
     let serve = [

@@ -17,8 +17,8 @@ use qbulk::serve::{ServeConfig, Server};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
-    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, Run,
-    SourceId, VERSION,
+    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Keep, Meta, Piece, RECORDS_MAX, Record,
+    Run, SourceId, VERSION,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -74,6 +74,7 @@ impl Served {
                 destination: vec![],
                 push: transfer,
                 host: [0; 16],
+                keep: Keep::default(),
             })
             .await;
         let welcome = client.messages.next().await.expect("set up");

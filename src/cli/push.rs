@@ -18,6 +18,7 @@ use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::paths::PathCache;
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
+use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
 use super::{OutputArgs, bytes, bytes_per_s, duration, rate, share, stripe_bytes, trust};
@@ -52,6 +53,17 @@ pub(crate) struct PushArgs {
     // One argument: of two, clap would take a source in front of an option for the destination.
     #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
+
+    /// Do not keep permission bits: what is new gets what the server's umask leaves of them, and what is
+    /// replaced keeps its own. For file systems that have none.
+    #[arg(long, env = "QBULK_NO_PERMS", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    no_perms: bool,
+    /// Do not keep modification times.
+    #[arg(long, env = "QBULK_NO_TIMES", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    no_times: bool,
+    /// Keep modification times of files and links, not of folders.
+    #[arg(long, env = "QBULK_OMIT_DIR_TIMES", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    omit_dir_times: bool,
 
     #[command(flatten)]
     trust: TrustArgs,
@@ -239,6 +251,11 @@ impl PushArgs {
             paths: if self.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
             read: ReadOptions { growing_ok: self.growing_ok },
+            keep: Keep {
+                modes: !self.no_perms,
+                times: !self.no_times,
+                folder_times: !self.omit_dir_times,
+            },
             connect_timeout: self.network.connect_timeout,
             retry_for: self.retry_for,
             ..PushConfig::new(

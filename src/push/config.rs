@@ -16,6 +16,7 @@ use crate::net::tls::ClientTrust;
 use crate::store::paths::PathCache;
 use crate::store::source::ReadOptions;
 use crate::traffic::PoolConfig;
+use crate::wire::Keep;
 
 /// What to push, and where to.
 #[derive(Clone)]
@@ -56,6 +57,8 @@ pub struct PushConfig {
     pub receipt: Option<PathBuf>,
     /// How sources are read.
     pub read: ReadOptions,
+    /// What of metadata is to be kept at the receiver.
+    pub keep: Keep,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -90,6 +93,7 @@ impl PushConfig {
             paths: None,
             receipt: None,
             read: ReadOptions::default(),
+            keep: Keep::default(),
             connect_timeout: Duration::from_secs(10),
             retry_for: Duration::from_secs(600),
         }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use super::PushReporter;
 use super::receipt::Receipt;
 use crate::event::{Failure, FailureKind, PushEvent};
+use crate::store::shown;
 use crate::traffic::ConnId;
+use crate::wire::{Unkept, What};
 
 /// Failures whose path and reason are kept for the summary.
 const NAMED_MAX: usize = 1_000;
@@ -31,6 +33,8 @@ pub(super) struct Failures {
     told: u64,
     /// These, where there is a receipt to note them.
     pub(super) settled: Vec<Failure>,
+    /// Metadata that the server could not keep.
+    unkept: [Option<Unkept>; 2],
 }
 
 impl Failures {
@@ -46,6 +50,7 @@ impl Failures {
             heard: HashMap::new(),
             told: 0,
             settled: Vec::new(),
+            unkept: [None, None],
         }
     }
 
@@ -81,6 +86,17 @@ impl Failures {
         }
     }
 
+    /// The server names metadata that it could not keep; it may do so over several connections.
+    pub(super) fn hear_unkept(&mut self, unkept: Unkept) {
+        let what = unkept.what as usize;
+        self.unkept[what] = Some(unkept);
+    }
+
+    /// Of how many files, folders and links modes, and times, were not kept.
+    pub(super) fn unkept(&self) -> [u64; 2] {
+        self.unkept.each_ref().map(|unkept| unkept.as_ref().map_or(0, |unkept| unkept.count))
+    }
+
     /// What was begun to be told over `conn` will be told again over another connection.
     pub(super) fn forget(&mut self, conn: ConnId) {
         self.heard.remove(&conn);
@@ -90,6 +106,17 @@ impl Failures {
     pub(super) fn settle(&mut self, count: u64) {
         self.unnamed = count.saturating_sub(self.told);
         self.count += self.unnamed;
+        for Unkept { what, count, path, reason } in self.unkept.iter().flatten() {
+            (self.report)(PushEvent::NotKept {
+                what: match what {
+                    What::Modes => "modes",
+                    What::Times => "times",
+                },
+                count: *count,
+                path: shown(path),
+                reason: reason.clone(),
+            });
+        }
     }
 }
 

@@ -76,6 +76,7 @@ impl Push {
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
         let connections = self.connections.totals(&transfer, samples(), now);
         let stats = self.pool.stats();
+        let [modes_not_kept, times_not_kept] = self.failures.unkept();
         Summary {
             transfer,
             failures: std::mem::take(&mut self.failures.named),
@@ -83,6 +84,8 @@ impl Push {
             vanished: self.failures.vanished,
             changed: self.failures.changed,
             failed_unnamed: self.failures.unnamed,
+            modes_not_kept,
+            times_not_kept,
             seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,
             padding_percent: share_percent(padding_bytes, self.confirmed_bytes),

@@ -68,6 +68,19 @@ impl PushReport {
             PushEvent::Condemned { conn, verdict, stripes } => {
                 self.told().losses.add(*conn, verdict, *stripes);
             }
+            PushEvent::NotKept { what, count, path, reason } => {
+                let (what, option) = match *what {
+                    "modes" => ("permissions", "--no-perms"),
+                    _ => ("modification times", "--no-times"),
+                };
+                let others = match count {
+                    0..=1 => String::new(),
+                    count => format!(" and {} others", count - 1),
+                };
+                say(&format!(
+                    "{what} of {path}{others} cannot be kept there: {reason} ({option} expects that)"
+                ));
+            }
             PushEvent::Interrupted { reason, .. } => {
                 let mut told = self.told();
                 told.losses.forget();

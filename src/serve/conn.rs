@@ -15,7 +15,8 @@ use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
 use crate::store::sink::SinkError;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, VERSION, WireError,
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, Keep, VERSION,
+    WireError,
 };
 
 /// A client must say who it is within this time.
@@ -40,6 +41,7 @@ pub(super) struct Hello {
     pub(super) destination: Vec<u8>,
     pub(super) push: [u8; 16],
     pub(super) host: [u8; 16],
+    pub(super) keep: Keep,
 }
 
 /// What a connection is for.
@@ -103,8 +105,8 @@ impl Conn {
         let (control_out, control_in) = connection.accept_bi().await.map_err(lost)?;
         let mut messages = ControlReader::new(control_in);
         let (conn, hello) = match messages.next().await? {
-            Some(Control::Hello { version, transfer, conn, destination, push, host }) => {
-                (conn, Hello { version, transfer, destination, push, host })
+            Some(Control::Hello { version, transfer, conn, destination, push, host, keep }) => {
+                (conn, Hello { version, transfer, destination, push, host, keep })
             }
             Some(Control::Verify { version, destination }) => {
                 let answers = control_out;
@@ -232,6 +234,9 @@ async fn finish(transfer: &Arc<Transfer>, sender: &Sender<Control>) {
                 message.truncate(crate::wire::TEXT_BYTES_MAX);
                 let path = failed.path.clone();
                 drop(sender.send(Control::Failed { path, message }).await);
+            }
+            for unkept in &outcome.unkept {
+                drop(sender.send(Control::Unkept(unkept.clone())).await);
             }
             let finished = Control::Finished {
                 files: outcome.files,

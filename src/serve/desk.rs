@@ -345,8 +345,8 @@ impl Desk {
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
-        let (discards, descriptors) = (self.discards, Arc::clone(&self.descriptors));
-        let client = *key.0.as_bytes();
+        let (discards, keep) = (self.discards, hello.keep);
+        let (client, descriptors) = (*key.0.as_bytes(), Arc::clone(&self.descriptors));
         let (found, sink) = tokio::task::spawn_blocking({
             let (path, name) = (path.clone(), name.clone());
             move || {
@@ -358,7 +358,8 @@ impl Desk {
                     let path = Path::new(OsStr::from_bytes(&path));
                     let found = patiently(|| inspect(&folder, &names, path))?;
                     let sink = Sink::within(share, Arc::clone(&folder), names, name, journal)?
-                        .served_at(root);
+                        .served_at(root)
+                        .keeping(keep);
                     Ok((found, if discards { sink.discarding() } else { sink }))
                 };
                 begin().map_err(|error: io::Error| {

@@ -1,7 +1,8 @@
 //! The folders that a transfer's files are in.
 //!
 //! Every path is opened relative to the root's descriptor and cannot lead out of it. Folders are made
-//! when something is to be in them, and get their modes and times at the end.
+//! when something is to be in them, and get their modes and times at the end. Until then we may do
+//! everything in those that are ours, whatever their modes say.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -14,16 +15,18 @@ use rustix::io::Errno;
 
 use super::commit::Committer;
 use super::descriptors::{Held, Share};
-use super::meta::{default_folder_mode, set_meta, set_mode};
+use super::meta::{Metas, default_mode, open_up};
 use super::own::{RESERVED, has_reserved};
+use super::spill::Spill;
 use super::systems::{Systems, readable};
 use super::tally::Tally;
 use super::temp::open_folder;
-use super::{folder_of, name_of, os};
+use super::{folder_of, name_of, os, reason};
 use crate::mutex::lock;
 use crate::wire::Meta;
 
-/// What the folders' paths may take, in bytes, while their modes and times wait for the end.
+/// What the folders' paths may take in memory, in bytes, while their modes and times wait for the end; the
+/// others wait on the disk.
 const FOLDER_BYTES_MAX: usize = 64 << 20;
 /// Open folders that are kept for the next file.
 const OPEN_MAX: usize = 128;
@@ -36,6 +39,7 @@ pub(super) struct Folders {
     committer: Arc<Committer>,
     tally: Arc<Tally>,
     share: Arc<Share>,
+    metas: Arc<Metas>,
     /// Those that were used last.
     open: Mutex<HashMap<Vec<u8>, OpenFolder>>,
     unfinished: Mutex<Unfinished>,
@@ -44,12 +48,46 @@ pub(super) struct Folders {
 /// A folder that is open, and counted.
 type OpenFolder = (Arc<Dir>, Held);
 
-/// Folders whose modes are not final yet. Those without a [`Meta`] were made for what is in them.
+/// Folders whose modes are not final yet.
 #[derive(Debug, Default)]
 struct Unfinished {
-    metas: HashMap<Vec<u8>, Option<Meta>>,
+    left: HashMap<Vec<u8>, Left>,
     path_bytes: usize,
-    is_full: bool,
+    path_bytes_max: usize,
+    /// What is too much for memory.
+    spill: Option<Spill>,
+}
+
+/// What is left to do for a folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// What it is to have, if that was sent.
+    pub(super) meta: Option<Meta>,
+    /// It was made for what is in it.
+    pub(super) is_made: bool,
+    /// The permissions that it had before it was opened up.
+    pub(super) opened: Option<u32>,
+}
+
+impl Left {
+    /// What is left once `later` is known as well.
+    fn and(self, later: Self) -> Self {
+        Self {
+            meta: later.meta.or(self.meta),
+            is_made: self.is_made || later.is_made,
+            opened: self.opened.or(later.opened),
+        }
+    }
+
+    /// The mode that it gets; `None` if it keeps the one that it has.
+    fn mode(&self, keeps_modes: bool) -> Option<u32> {
+        match self.meta {
+            Some(meta) if keeps_modes => Some(meta.mode),
+            _ if self.opened.is_some() => self.opened,
+            meta if self.is_made => Some(meta.map_or(0o777, |meta| meta.mode) & default_mode()),
+            _ => None,
+        }
+    }
 }
 
 impl Folders {
@@ -61,9 +99,12 @@ impl Folders {
         committer: Arc<Committer>,
         tally: Arc<Tally>,
         share: Arc<Share>,
+        metas: Arc<Metas>,
     ) -> Self {
-        let (open, unfinished) = (Mutex::default(), Mutex::default());
-        Self { root, systems, committer, tally, share, open, unfinished }
+        let path_bytes_max = FOLDER_BYTES_MAX;
+        let unfinished = Mutex::new(Unfinished { path_bytes_max, ..Unfinished::default() });
+        let open = Mutex::default();
+        Self { root, systems, committer, tally, share, metas, open, unfinished }
     }
 
     /// Closes those that are kept for the next file.
@@ -77,63 +118,131 @@ impl Folders {
             return Ok(()); // the root is the server's own
         }
         not_reserved(path)?;
-        self.folder(path)?;
-        self.remember(path, Some(meta));
+        match self.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.folder(path)?),
+            opened => drop(opened?),
+        }
+        self.remember(path, Left { meta: Some(meta), ..Left::default() });
         Ok(())
     }
 
     /// Notes a folder whose mode and time are set at the end.
-    fn remember(&self, path: &[u8], meta: Option<Meta>) {
+    fn remember(&self, path: &[u8], left: Left) {
         let mut unfinished = lock(&self.unfinished);
-        if let Some(known) = unfinished.metas.get_mut(path) {
-            *known = meta.or(*known);
-        } else if unfinished.path_bytes + path.len() <= FOLDER_BYTES_MAX {
+        if let Some(known) = unfinished.left.get_mut(path) {
+            *known = known.and(left);
+        } else if unfinished.path_bytes + path.len() <= unfinished.path_bytes_max {
             unfinished.path_bytes += path.len();
-            unfinished.metas.insert(path.to_vec(), meta);
-        } else if !std::mem::replace(&mut unfinished.is_full, true) {
-            let reason =
-                "too many folders: this one and others keep the mode and time that they have";
-            self.tally.note(path, reason.into());
+            unfinished.left.insert(path.to_vec(), left);
+        } else if let Err(error) = unfinished.spill(&self.root, path, left) {
+            let reason = format!("it keeps the mode and time that it has: {}", reason(&error));
+            self.tally.note(path, reason);
         }
     }
 
     /// Modes and times come last, deepest first: what is made in a folder changes its time, and its
     /// mode may forbid making anything.
     pub(super) fn finish(&self) {
-        let metas = std::mem::take(&mut *lock(&self.unfinished)).metas;
-        let mut metas: Vec<_> = metas.into_iter().collect();
-        let default_mode = default_folder_mode();
-        let depth = |path: &[u8]| os(path).components().count();
-        metas.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+        self.settle(|left| left);
+    }
+
+    /// Folders that were opened up get back the modes that they had.
+    fn put_back(&self) {
+        self.settle(|left| Left { opened: left.opened, ..Left::default() });
+    }
+
+    /// Does for each folder what `is_due` says of what is left for it.
+    fn settle(&self, is_due: impl Fn(Left) -> Left) {
+        let path_bytes_max = lock(&self.unfinished).path_bytes_max;
+        let Unfinished { left, spill, .. } = std::mem::take(&mut *lock(&self.unfinished));
         self.close();
-        let mut left = metas.as_slice();
+        let mut left: Vec<_> = left.into_iter().collect();
+        if let Some(spill) = spill {
+            self.settle_spilled(spill, &is_due, path_bytes_max, &mut left);
+        }
+        let depth = |path: &[u8]| os(path).components().count();
+        left.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+        for (_, left) in &mut left {
+            *left = is_due(*left);
+        }
+        self.give(&left);
+    }
+
+    /// Those that wait on the disk come in the order in which they were found: what is found last counts.
+    /// Those that cannot be entered any more then wait with those that are in memory.
+    fn settle_spilled(
+        &self,
+        mut spill: Spill,
+        is_due: &impl Fn(Left) -> Left,
+        path_bytes_max: usize,
+        later: &mut Vec<(Vec<u8>, Left)>,
+    ) {
+        let mut later_bytes = 0;
+        // What was made for its content first: that may be noted after what it is to have.
+        for has_meta in [false, true] {
+            let mut batch = Vec::new();
+            let read = spill.read(|path, left| {
+                if left.meta.is_some() != has_meta {
+                    return;
+                }
+                let mode = is_due(left).mode(self.metas.keeps_modes());
+                if mode.is_some_and(|mode| mode & 0o100 == 0) {
+                    if later_bytes + path.len() > path_bytes_max {
+                        let reason = "too many folders that cannot be entered: it stays as it is";
+                        return self.tally.note(&path, reason.into());
+                    }
+                    later_bytes += path.len();
+                    return later.push((path, left));
+                }
+                batch.push((path, is_due(left)));
+                if batch.len() == OPEN_MAX {
+                    self.give(&std::mem::take(&mut batch));
+                }
+            });
+            if let Err(error) = read {
+                let reason = format!("some folders keep the mode and time that they have: {error}");
+                self.tally.note(b"", reason);
+            }
+            self.give(&batch);
+        }
+    }
+
+    /// Gives folders what they are to have, and makes it durable; as many at a time as may be open.
+    fn give(&self, mut left: &[(Vec<u8>, Left)]) {
         while !left.is_empty() {
             let room = self.share.enter_with(OPEN_MAX, || ());
             let (batch, rest) = left.split_at(left.len().min(room.count() - 1));
+            self.give_batch(batch);
             left = rest;
-            let (mut done, mut paths) = (Vec::new(), Vec::new());
-            for (path, meta) in batch {
-                let result = open_folder(&self.root, path).and_then(|folder| {
-                    let folder = readable(&folder)?;
-                    match meta {
-                        Some(meta) => set_meta(&folder, *meta)?,
-                        None => set_mode(&folder, default_mode)?,
-                    }
-                    Ok(folder)
-                });
-                match result {
-                    Ok(folder) => {
-                        done.push(folder);
-                        paths.push(path);
-                    }
-                    Err(error) => self.tally.fail(path, &error),
+        }
+    }
+
+    fn give_batch(&self, batch: &[(Vec<u8>, Left)]) {
+        let (mut done, mut paths) = (Vec::new(), Vec::new());
+        for (path, left) in batch.iter().filter(|(_, left)| *left != Left::default()) {
+            let result = open_folder(&self.root, path).and_then(|folder| {
+                let opened = open_up(&folder);
+                let folder = readable(&folder)?;
+                if let Some(mode) = left.mode(self.metas.keeps_modes()).or(opened) {
+                    self.metas.give_mode(path, &folder, mode);
                 }
+                if let Some(meta) = left.meta {
+                    self.metas.give_folder_time(path, &folder, meta);
+                }
+                Ok(folder)
+            });
+            match result {
+                Ok(folder) => {
+                    done.push(folder);
+                    paths.push(path);
+                }
+                Err(error) => self.tally.fail(path, &error),
             }
-            let synced = self.systems.sync(&done.iter().collect::<Vec<_>>());
-            for (path, result) in paths.iter().zip(synced) {
-                if let Err(error) = result {
-                    self.tally.fail(path, &error);
-                }
+        }
+        let synced = self.systems.sync(&done.iter().collect::<Vec<_>>());
+        for (path, result) in paths.iter().zip(synced) {
+            if let Err(error) = result {
+                self.tally.fail(path, &error);
             }
         }
     }
@@ -151,10 +260,11 @@ impl Folders {
         if let Some((folder, _)) = lock(&self.open).get(path) {
             return Ok(Arc::clone(folder));
         }
-        let folder = match open_folder(&self.root, path) {
+        let folder = match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
             opened => opened?,
         };
+        self.open_up(path, &folder);
         self.systems.watch(&folder);
         let mut open = lock(&self.open);
         if open.len() >= OPEN_MAX {
@@ -162,6 +272,29 @@ impl Folders {
         }
         open.insert(path.to_vec(), (Arc::clone(&folder), self.share.hold(1)));
         Ok(folder)
+    }
+
+    /// Opens a folder, and those that it is in and that are ours but cannot be entered.
+    fn open(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
+        let refused = match open_folder(&self.root, path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => error,
+            opened => return opened,
+        };
+        for end in (1..path.len()).filter(|&at| path[at] == b'/') {
+            let Ok(folder) = open_folder(&self.root, &path[..end]) else { return Err(refused) };
+            self.open_up(&path[..end], &folder);
+        }
+        open_folder(&self.root, path)
+    }
+
+    /// Lets us do everything in a folder that is ours, until its mode is put back or set.
+    fn open_up(&self, path: &[u8], folder: &Dir) {
+        // The root is as who serves it wants it.
+        if !path.is_empty()
+            && let Some(mode) = open_up(folder)
+        {
+            self.remember(path, Left { opened: Some(mode), ..Left::default() });
+        }
     }
 
     /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
@@ -172,17 +305,18 @@ impl Folders {
             if found.is_empty() {
                 break Arc::clone(&self.root);
             }
-            match open_folder(&self.root, found) {
+            match self.open(found) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
                 opened => break opened?,
             }
         };
+        self.open_up(found, &folder);
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
         for end in ends.chain([path.len()]) {
             let path = &path[..end];
             match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
                 Ok(()) => {
-                    self.remember(path, None);
+                    self.remember(path, Left { is_made: true, ..Left::default() });
                     self.committer.touched(&folder, folder_of(path))?;
                 }
                 Err(Errno::EXIST) => {} // another thread was quicker
@@ -194,7 +328,104 @@ impl Folders {
     }
 }
 
+/// A transfer that ends early leaves folders as open or closed as they were.
+impl Drop for Folders {
+    fn drop(&mut self) {
+        self.put_back();
+    }
+}
+
+impl Unfinished {
+    fn spill(&mut self, root: &Dir, path: &[u8], left: Left) -> io::Result<()> {
+        let spill = match &mut self.spill {
+            Some(spill) => spill,
+            empty => empty.insert(Spill::new(root)?),
+        };
+        spill.add(path, left)
+    }
+}
+
 /// Clients cannot have the names that the server needs for itself.
 fn not_reserved(path: &[u8]) -> io::Result<()> {
     if has_reserved(path) { Err(io::Error::other(RESERVED)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::PathBuf;
+
+    use cap_std::ambient_authority;
+
+    use super::*;
+
+    /// Folders below a new root that keep so much in memory.
+    fn folders(path_bytes_max: usize) -> (tempfile::TempDir, Folders) {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
+        let systems = Arc::new(Systems::of(&root));
+        let committer =
+            Committer::start(Arc::clone(&root), Arc::clone(&systems), None, |_, _| ()).unwrap();
+        let tally = Arc::new(Tally::new(Arc::clone(&root)));
+        let metas = Arc::default();
+        let folders =
+            Folders::new(root, systems, Arc::new(committer), tally, Share::alone(), metas);
+        lock(&folders.unfinished).path_bytes_max = path_bytes_max;
+        (dir, folders)
+    }
+
+    fn mode(path: PathBuf) -> u32 {
+        fs::metadata(path).unwrap().mode() & 0o777
+    }
+
+    fn meta(mode: u32) -> Meta {
+        Meta { mode, mtime_s: 1_000_000_000, mtime_ns: 0 }
+    }
+
+    #[test]
+    fn folders_that_are_too_many_for_memory_get_their_modes_and_times_as_well() {
+        let (dir, folders) = folders(40);
+        // Deeper ones first, as they are sent, and what is in them before that.
+        let modes = [0o750, 0o500, 0o070, 0o711, 0o600, 0o755];
+        let mut sent = Vec::new();
+        for (number, mode) in modes.into_iter().enumerate() {
+            for path in [format!("top{number}/in/deep"), format!("top{number}/in")] {
+                folders.parent(format!("{path}/file").as_bytes()).unwrap();
+                folders.make(path.as_bytes(), meta(mode)).unwrap();
+                sent.push((path, mode));
+            }
+            folders.parent(format!("made{number}/file").as_bytes()).unwrap();
+        }
+        folders.finish();
+        assert!(folders.tally.outcome().failures.is_empty(), "{:?}", folders.tally.outcome());
+        // From the top, so that they can be looked into.
+        sent.sort();
+        for (path, wanted) in sent {
+            let found = fs::metadata(dir.path().join(&path)).unwrap();
+            assert_eq!(found.mode() & 0o777, wanted, "{path}");
+            assert_eq!(found.mtime(), 1_000_000_000, "{path}");
+            fs::set_permissions(dir.path().join(&path), Permissions::from_mode(0o755)).unwrap();
+        }
+        for number in 0..modes.len() {
+            assert_eq!(mode(dir.path().join(format!("made{number}"))), default_mode());
+        }
+    }
+
+    #[test]
+    fn a_folder_that_was_opened_up_is_closed_again_when_the_transfer_ends_early() {
+        for path_bytes_max in [0, 1_000] {
+            let (dir, folders) = folders(path_bytes_max);
+            fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
+            for (path, mode) in [("a/b/c", 0o555), ("a/b", 0o500), ("a", 0o055)] {
+                fs::set_permissions(dir.path().join(path), Permissions::from_mode(mode)).unwrap();
+            }
+            folders.parent(b"a/b/c/file").unwrap();
+            folders.parent(b"a/b/new/file").unwrap();
+            assert_eq!(mode(dir.path().join("a/b/c")), 0o755);
+            drop(folders);
+            assert_eq!(mode(dir.path().join("a/b/c")), 0o555);
+            assert_eq!(mode(dir.path().join("a/b")), 0o500);
+        }
+    }
 }

@@ -18,6 +18,7 @@ pub mod scan;
 pub mod sink;
 pub mod source;
 mod space;
+mod spill;
 pub mod systems;
 pub mod tally;
 pub mod target;

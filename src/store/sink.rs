@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use cap_std::fs::Dir;
-use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::commit::{Committed, Committer, Complete, GROUP};
@@ -18,19 +17,19 @@ use super::descriptors::{Share, Shed};
 use super::folders::Folders;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
-use super::meta::{set_meta, timestamps};
+use super::meta::Metas;
 use super::own::OwnNames;
 use super::root::Root;
 use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Outcome, Tally};
-use super::temp::{FileId, Home, Opened, TempFile};
+use super::temp::{FileId, Home, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Meta, Piece, RECORDS_MAX, Record, SourceId, WireError,
+    CONTENT_BYTES_MAX, Control, Header, Keep, Meta, Piece, RECORDS_MAX, Record, SourceId, WireError,
 };
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
@@ -76,6 +75,7 @@ pub struct Sink {
     share: Arc<Share>,
     kept: Kept,
     open: Arc<Open>,
+    metas: Arc<Metas>,
     tally: Arc<Tally>,
     is_distrusted: AtomicBool,
     committer: Arc<Committer>,
@@ -183,12 +183,14 @@ impl Sink {
             },
         )?;
         let committer = Arc::new(committer);
+        let metas = Arc::new(Metas::default());
         let folders = Folders::new(
             Arc::clone(&root),
             systems,
             Arc::clone(&committer),
             Arc::clone(&tally),
             Arc::clone(&share),
+            Arc::clone(&metas),
         );
         let partials = Mutex::default();
         let open = Arc::new(Open { partials, folders, committer: Arc::clone(&committer) });
@@ -202,6 +204,7 @@ impl Sink {
             share,
             kept,
             open,
+            metas,
             tally,
             is_distrusted: AtomicBool::new(false),
             committer,
@@ -214,6 +217,13 @@ impl Sink {
     #[must_use]
     pub fn served_at(mut self, root: Arc<Root>) -> Self {
         self.served = Some(root);
+        self
+    }
+
+    /// Keeps only this of the metadata.
+    #[must_use]
+    pub fn keeping(self, keep: Keep) -> Self {
+        self.metas.keep(keep);
         self
     }
 
@@ -288,18 +298,26 @@ impl Sink {
             partial.discard();
         }
         self.committer.flush();
+        self.check_disk()?;
+        self.check_root()?;
+        // Before folders get their times.
+        self.kept.remove();
         self.open.folders.finish();
         self.check_disk()?;
+        self.check_root()?;
+        if !self.tally.has_put_off() {
+            self.committer.close();
+        }
+        Ok(Outcome { unkept: self.metas.unkept(), ..self.tally.outcome() })
+    }
+
+    fn check_root(&self) -> Result<(), SinkError> {
         if self.served.as_ref().is_some_and(|served| !served.is(&self.root)) {
             let reason =
                 "the root folder was moved or replaced under way: nothing is where it should be";
             return Err(SinkError::Disk(reason.into()));
         }
-        self.kept.remove();
-        if !self.tally.has_put_off() {
-            self.committer.close();
-        }
-        Ok(self.tally.outcome())
+        Ok(())
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -388,7 +406,12 @@ impl Sink {
             return Err(too_many());
         }
         let partial = files.entry(piece.item).or_insert_with(|| {
-            let partial = Partial::new(piece).with(self.kept.take(&piece.path, &piece.source));
+            let kept = self.kept.take(&piece.path, &piece.source);
+            if kept.is_some() {
+                // Its folder must be open for its name. If it cannot be, the file fails by that.
+                drop(self.open.folders.parent(&piece.path));
+            }
+            let partial = Partial::new(piece).with(kept);
             lock(&partial.progress).seal = early_seals.remove(&piece.item);
             Arc::new(partial)
         });
@@ -484,17 +507,19 @@ impl Sink {
             let reason = "what arrived does not match the file's hash";
             return self.give_up(item, partial, reason.into());
         };
-        let set = |opened: Arc<Opened>| set_meta(opened.file(), partial.meta).map(|()| opened);
-        let opened = match temp.open().and_then(set) {
+        let opened = match temp.open() {
             Ok(opened) => opened,
             Err(error) => {
                 self.tally.note_fatal(path, &error);
                 return self.give_up(item, partial, reason(&error));
             }
         };
+        let name = name_of(path);
+        let replaced = if self.metas.keeps_modes() { None } else { opened.replaced_mode(&name) };
+        self.metas.give_file(path, opened.file(), partial.meta, replaced);
         lock(&self.open.partials).files.remove(&item);
         self.tally.add_bytes(partial.bytes);
-        let (name, path, source) = (name_of(path), path.clone(), partial.source);
+        let (path, source) = (path.clone(), partial.source);
         Ok(Some(Complete { temp, opened, name, path, source, hash }))
     }
 
@@ -551,12 +576,9 @@ impl Sink {
         let temp_name = self.names.part(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let made = FileId::at(&parent, OsStr::new(&temp_name))?;
-        let times = timestamps(meta);
+        self.metas.give_link(path, &parent, &temp_name, meta);
         let placed =
-            rustix::fs::utimensat(&*parent, temp_name.as_str(), &times, AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(io::Error::from)
-                .and_then(|()| made.check(&parent, &temp_name))
-                .and_then(|()| parent.rename(&temp_name, &parent, name));
+            made.check(&parent, &temp_name).and_then(|()| parent.rename(&temp_name, &parent, name));
         if placed.is_err() {
             made.remove(&parent, &temp_name)?;
         }

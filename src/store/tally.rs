@@ -9,6 +9,7 @@ use cap_std::fs::Dir;
 use super::space::is_system_full;
 use super::{named, reason};
 use crate::mutex::lock;
+use crate::wire::Unkept;
 
 /// Failures whose path and reason are kept; more are only counted.
 const FAILURES_MAX: usize = 1_000;
@@ -37,6 +38,8 @@ pub struct Outcome {
     pub discarded_files: u64,
     /// How many folders and links could not be made.
     pub failed_others: u64,
+    /// Metadata that could not be kept.
+    pub unkept: Vec<Unkept>,
 }
 
 /// Counts what becomes of files, folders and links.
@@ -145,6 +148,7 @@ impl Tally {
             failed_files,
             discarded_files: self.discarded_files.load(Relaxed),
             failed_others: failed.saturating_sub(failed_files),
+            unkept: Vec::new(),
         }
     }
 }

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::descriptors::{Held, Share, patiently};
 use super::lock::{Lock, lock_file};
+use super::meta::insist;
 use super::os;
 use crate::mutex::lock;
 
@@ -53,6 +54,12 @@ impl Opened {
     /// The file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// The permissions of the file that it replaces under `name`, if there is one.
+    pub(super) fn replaced_mode(&self, name: &OsStr) -> Option<u32> {
+        let found = rustix::fs::statat(&*self.parent, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        FileType::from_raw_mode(found.st_mode).is_file().then_some(found.st_mode & 0o777)
     }
 }
 
@@ -270,7 +277,7 @@ impl FileId {
     /// Removes `name`, unless it leads to something else.
     pub fn remove(&self, parent: &Dir, name: impl AsRef<OsStr>) -> io::Result<()> {
         self.check(parent, name.as_ref())?;
-        parent.remove_file(Path::new(name.as_ref()))
+        insist(parent, || parent.remove_file(Path::new(name.as_ref())))
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! | type | message | fields |
 //! |---|---|---|
-//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes), push (16 bytes), host (16 bytes) |
+//! | 1 | [`Control::Hello`] | version, transfer (16 bytes), connection, destination (bytes), push (16 bytes), host (16 bytes), [`Keep`] |
 //! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance, kept (0, 1) |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
@@ -17,6 +17,7 @@
 //! | 10 | [`Control::KeptFiles`] | count, for each: file (16 bytes), state (16 bytes), hash (32 bytes) |
 //! | 11 | [`Control::KeptPieces`] | file, basis, state (16 bytes each), count, for each: offset, length, hash (32 bytes) |
 //! | 12 | [`Control::KeptEnd`] | |
+//! | 13 | [`Control::Unkept`] | what (0 modes, 1 times), count, path (bytes), message (bytes) |
 //! | 20 | [`Control::Verify`] | version, destination (bytes) |
 //! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
 //! | 22 | [`Control::Expect`] | item, hash (32 bytes, or none) |
@@ -26,12 +27,15 @@
 //! with a welcome. After a verify, each compare is answered by one compared, in any order; that of a file
 //! may wait for its expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
 //!
+//! A [`Keep`] is a sum of 1 if modes are not to be kept, 2 if times are not, and 4 if those of folders are
+//! not.
+//!
 //! A server that ends a transfer closes its connections with [`CLOSE_REFUSED`], or with
 //! [`CLOSE_STOPPING`] if it is being stopped, and says why in the reason phrase (RFC 9000, 19.19).
 
 use bytes::{Buf, BufMut};
 
-use super::stripe::get_path;
+use super::stripe::{get_path, limit};
 use super::{
     CONTROL_BYTES_MAX, PATH_BYTES_MAX, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array,
     get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
@@ -70,6 +74,58 @@ pub enum Destination {
     Folder,
 }
 
+/// What of metadata is to be kept at the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Permission bits. Without, what is new gets what the receiver's mask leaves of them, and what
+    /// replaces something has its.
+    pub modes: bool,
+    /// Modification times.
+    pub times: bool,
+    /// Those of folders, where times are kept at all.
+    pub folder_times: bool,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { modes: true, times: true, folder_times: true }
+    }
+}
+
+impl Keep {
+    fn number(self) -> u64 {
+        let lacks = [!self.modes, !self.times, !self.folder_times];
+        lacks.into_iter().zip([1, 2, 4]).map(|(lacks, bit)| u64::from(lacks) * bit).sum()
+    }
+
+    fn of_number(number: u64) -> Self {
+        let keeps = |bit| number & bit == 0;
+        Self { modes: keeps(1), times: keeps(2), folder_times: keeps(4) }
+    }
+}
+
+/// What could not be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Permission bits.
+    Modes,
+    /// Modification times.
+    Times,
+}
+
+/// Metadata that could not be kept, told once for all that it concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unkept {
+    /// What.
+    pub what: What,
+    /// Of how many files, folders and links.
+    pub count: u64,
+    /// The path of the first of them.
+    pub path: Vec<u8>,
+    /// Why, for a person.
+    pub reason: String,
+}
+
 /// A message on the control stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
@@ -89,6 +145,8 @@ pub enum Control {
         /// Where the client runs: another run of the same push is ended at once if it is of the same
         /// host, and otherwise only if it gives no sign of life.
         host: [u8; 16],
+        /// What of metadata is to be kept.
+        keep: Keep,
     },
     /// Server: go ahead.
     Welcome {
@@ -113,6 +171,9 @@ pub enum Control {
         /// Why, for a person.
         message: Vec<u8>,
     },
+    /// Server: some of the metadata could not be kept. Comes before [`Control::Finished`], once for each
+    /// [`What`].
+    Unkept(Unkept),
     /// Client: that connection is given up; what it holds can be freed.
     Drop(u32),
     /// Client: the stripes up to this number are all there will be; make them durable once they are
@@ -230,13 +291,14 @@ impl Control {
     pub fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         match self {
-            Self::Hello { version, transfer, conn, destination, push, host } => {
+            Self::Hello { version, transfer, conn, destination, push, host, keep } => {
                 put_all(&mut body, &[1, *version]);
                 body.put_slice(transfer);
                 put_varint(&mut body, u64::from(*conn));
                 put_bytes(&mut body, destination);
                 body.put_slice(push);
                 body.put_slice(host);
+                put_varint(&mut body, keep.number());
             }
             Self::Welcome { version, destination, instance, kept } => {
                 let kept = u64::from(*kept);
@@ -285,6 +347,11 @@ impl Control {
                 }
             }
             Self::KeptEnd => put_varint(&mut body, 12),
+            Self::Unkept(Unkept { what, count, path, reason }) => {
+                put_all(&mut body, &[13, *what as u64, *count]);
+                put_bytes(&mut body, path);
+                put_bytes(&mut body, reason.as_bytes());
+            }
             Self::Verify { version, destination } => {
                 put_all(&mut body, &[20, *version]);
                 put_bytes(&mut body, destination);
@@ -330,7 +397,8 @@ impl Control {
                 let conn = get_u32("connection", body)?;
                 let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
                 let (push, host) = (get_array(body)?, get_array(body)?);
-                Self::Hello { version, transfer, conn, destination, push, host }
+                let keep = Keep::of_number(limit("what to keep", get_varint(body)?, 7)?);
+                Self::Hello { version, transfer, conn, destination, push, host, keep }
             }
             2 => Self::Welcome {
                 version: get_varint(body)?,
@@ -379,6 +447,16 @@ impl Control {
                 Self::KeptPieces { file, basis, state, pieces }
             }
             12 => Self::KeptEnd,
+            13 => Self::Unkept(Unkept {
+                what: match get_varint(body)? {
+                    0 => What::Modes,
+                    1 => What::Times,
+                    value => return Err(WireError::Unknown { what: "metadata", value }),
+                },
+                count: get_varint(body)?,
+                path: get_bytes("path", body, PATH_BYTES_MAX)?,
+                reason: get_text(body)?,
+            }),
             20 => Self::Verify {
                 version: get_varint(body)?,
                 destination: get_bytes("path", body, PATH_BYTES_MAX)?,
@@ -396,6 +474,12 @@ impl Control {
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
+}
+
+/// A message to a person, whatever is in it.
+fn get_text(body: &mut &[u8]) -> Result<String, WireError> {
+    let text = get_bytes("message", body, TEXT_BYTES_MAX)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Finds the messages in what a stream brings, however that is cut. Holds no more than what was pushed
@@ -442,14 +526,15 @@ mod tests {
         let number = 0..=VARINT_MAX;
         let text = proptest::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
-            (number.clone(), any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone()).prop_map(
-                |(version, [transfer, push, host], conn, destination)| Control::Hello {
-                    version,
-                    transfer,
-                    conn,
-                    destination,
-                    push,
-                    host,
+            (number.clone(), any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone(), 0..8_u64)
+                .prop_map(|(version, [transfer, push, host], conn, destination, keep)| {
+                    let keep = Keep::of_number(keep);
+                    Control::Hello { version, transfer, conn, destination, push, host, keep }
+                }),
+            (any::<bool>(), number.clone(), text.clone(), "[a-z]{0,20}").prop_map(
+                |(is_mode, count, path, reason)| {
+                    let what = if is_mode { What::Modes } else { What::Times };
+                    Control::Unkept(Unkept { what, count, path, reason })
                 }
             ),
             (number.clone(), any::<bool>()).prop_map(|(instance, kept)| Control::Welcome {

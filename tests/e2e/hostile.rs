@@ -17,7 +17,7 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Meta, PATH_BYTES_MAX, Piece, Record, Run, SourceId,
+    CONTENT_BYTES_MAX, Control, Header, Keep, Meta, PATH_BYTES_MAX, Piece, Record, Run, SourceId,
     TABLE_BYTES_MAX, VERSION, put_varint,
 };
 use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
@@ -118,6 +118,7 @@ impl Attacker {
             destination,
             push: rand::random(),
             host: [0; 16],
+            keep: Keep::default(),
         })
         .await;
     }
@@ -458,6 +459,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
         destination: vec![],
         push: [1; 16],
         host: [0; 16],
+        keep: Keep::default(),
     };
     let future = Control::Hello {
         version: VERSION + 1,
@@ -466,6 +468,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
         destination: vec![],
         push: [2; 16],
         host: [0; 16],
+        keep: Keep::default(),
     };
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
@@ -504,6 +507,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         destination: vec![],
         push: [7; 16],
         host: [0; 16],
+        keep: Keep::default(),
     };
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use qbulk::wire::{Control, VERSION};
+use qbulk::wire::{Control, Keep, VERSION};
 use tokio::runtime::Runtime;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, unfinished};
@@ -21,6 +21,7 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
         destination: vec![],
         push: [1; 16],
         host: [place; 16],
+        keep: Keep::default(),
     })
     .await;
     run.expect_welcome().await;

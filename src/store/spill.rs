@@ -1,0 +1,120 @@
+//! Folders that wait for their modes and times, on the disk: where there are more than memory is spent on.
+
+use std::fs::File;
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, Write};
+
+use cap_std::fs::Dir;
+use rustix::fs::{Mode, OFlags};
+
+use super::folders::Left;
+use crate::wire::Meta;
+
+/// What a record takes beside its path: its length, flags, mode, time, and the mode to put back.
+const HEAD_BYTES: usize = 4 + 1 + 4 + 8 + 4 + 4;
+const HAS_META: u8 = 1;
+const IS_MADE: u8 = 2;
+const IS_OPENED: u8 = 4;
+
+/// A file without a name, which goes with the process.
+#[derive(Debug)]
+pub(super) struct Spill {
+    file: BufWriter<File>,
+}
+
+impl Spill {
+    /// In `root`, or where temporary files are if it cannot be there.
+    pub(super) fn new(root: &Dir) -> io::Result<Self> {
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(root, ".", flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => file.into(),
+            Err(_) => tempfile::tempfile()?,
+        };
+        Ok(Self { file: BufWriter::new(file) })
+    }
+
+    /// Adds a folder. One that is added twice is told twice.
+    pub(super) fn add(&mut self, path: &[u8], left: Left) -> io::Result<()> {
+        let Left { meta, is_made, opened } = left;
+        let flag = |is_so, flag| if is_so { flag } else { 0 };
+        let flags = flag(meta.is_some(), HAS_META)
+            | flag(is_made, IS_MADE)
+            | flag(opened.is_some(), IS_OPENED);
+        let meta = meta.unwrap_or(Meta { mode: 0, mtime_s: 0, mtime_ns: 0 });
+        let mut record = Vec::with_capacity(HEAD_BYTES + path.len());
+        record.extend((path.len() as u32).to_le_bytes());
+        record.push(flags);
+        record.extend(meta.mode.to_le_bytes());
+        record.extend(meta.mtime_s.to_le_bytes());
+        record.extend(meta.mtime_ns.to_le_bytes());
+        record.extend(opened.unwrap_or(0).to_le_bytes());
+        record.extend_from_slice(path);
+        self.file.write_all(&record)
+    }
+
+    /// Calls `each` with every folder, in the order in which they were added.
+    pub(super) fn read(&mut self, mut each: impl FnMut(Vec<u8>, Left)) -> io::Result<()> {
+        self.file.flush()?;
+        let file = self.file.get_mut();
+        file.rewind()?;
+        let mut input = BufReader::new(file);
+        loop {
+            let mut head = [0; HEAD_BYTES];
+            match input.read_exact(&mut head) {
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
+                read => read?,
+            }
+            let mut rest = head.as_slice();
+            let len = u32::from_le_bytes(take(&mut rest));
+            let [flags] = take(&mut rest);
+            let meta = Meta {
+                mode: u32::from_le_bytes(take(&mut rest)),
+                mtime_s: i64::from_le_bytes(take(&mut rest)),
+                mtime_ns: u32::from_le_bytes(take(&mut rest)),
+            };
+            let opened = u32::from_le_bytes(take(&mut rest));
+            let mut path = vec![0; len as usize];
+            input.read_exact(&mut path)?;
+            let left = Left {
+                meta: (flags & HAS_META > 0).then_some(meta),
+                is_made: flags & IS_MADE > 0,
+                opened: (flags & IS_OPENED > 0).then_some(opened),
+            };
+            each(path, left);
+        }
+    }
+}
+
+/// The head is as long as all that is taken from it.
+fn take<const N: usize>(from: &mut &[u8]) -> [u8; N] {
+    let (taken, rest) = from.split_first_chunk().map_or(([0; N], &[][..]), |(a, b)| (*a, b));
+    *from = rest;
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use cap_std::ambient_authority;
+
+    use super::*;
+
+    #[test]
+    fn what_was_added_is_read_as_often_as_one_likes() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
+        let mut spill = Spill::new(&root).unwrap();
+        let meta = Meta { mode: 0o750, mtime_s: -7, mtime_ns: 999_999_999 };
+        let folders = [
+            (b"a".to_vec(), Left { meta: Some(meta), is_made: true, opened: None }),
+            (vec![b'b'; 4_000], Left { meta: None, is_made: false, opened: Some(0o555) }),
+        ];
+        for (path, left) in &folders {
+            spill.add(path, *left).unwrap();
+        }
+        for _ in 0..2 {
+            let mut read = Vec::new();
+            spill.read(|path, left| read.push((path, left))).unwrap();
+            assert_eq!(read, folders);
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "it has no name");
+    }
+}
