@@ -156,6 +156,9 @@ pub async fn find(
 enum Event {
     Link(ConnId, LinkEvent),
     Prepared {
+        stripe: StripeId,
+        /// What of files it covers, in bytes.
+        covered_bytes: u64,
         sealed: Vec<Sealed>,
         failures: Vec<(Arc<SourceItem>, Unreadable)>,
     },
@@ -464,9 +467,10 @@ impl Push {
             if let Some(receipt) = receipt {
                 receipt.add(&parts, &outcome);
             }
-            let Outcome { prepared, sealed, failures, .. } = outcome;
+            let Outcome { prepared, sealed, failures, covered_bytes, .. } = outcome;
+            let stripe = StripeId(id);
             // A seal must be known before its last piece can be confirmed.
-            drop(events.send(Event::Prepared { sealed, failures }));
+            drop(events.send(Event::Prepared { stripe, covered_bytes, sealed, failures }));
             ready_in.send_replace(Some(prepared));
         });
         Flight { ready, content_bytes, items }
@@ -489,8 +493,12 @@ impl Push {
             Event::Link(conn, LinkEvent::Up(link)) => self.on_up(conn, link),
             Event::Link(conn, LinkEvent::Control(message)) => self.on_control(conn, message)?,
             Event::Link(conn, LinkEvent::Lost(error)) => self.on_lost(conn, error)?,
-            Event::Prepared { sealed, failures } => {
+            Event::Prepared { stripe, covered_bytes, sealed, failures } => {
                 self.reading -= 1;
+                // What could not be read is not sent either.
+                if let Some(flight) = self.flights.get_mut(&stripe) {
+                    flight.content_bytes = covered_bytes;
+                }
                 let (unsure, sure): (Vec<_>, Vec<_>) =
                     sealed.into_iter().partition(|sealed| sealed.is_unsure);
                 let seal = |sealed: Sealed| self.source.seal(&sealed.item, sealed.hash);

@@ -251,6 +251,8 @@ pub struct Outcome {
     pub whole: Vec<Whole>,
     /// Files of several pieces whose last piece this was.
     pub sealed: Vec<Sealed>,
+    /// What of its files it covers, holes included, in bytes.
+    pub covered_bytes: u64,
     /// What could not be read; a file of many pieces is told once.
     pub failures: Vec<(Arc<SourceItem>, Unreadable)>,
 }
@@ -263,7 +265,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     let bytes: u64 = parts.iter().map(|part| part.len).sum();
     let buffer = buffers.take(bytes as usize);
     let mut content = Content { buffers, buffer, filled: 0, owed: bytes as usize };
-    let mut table = Vec::new();
+    let (mut table, mut covered_bytes) = (Vec::new(), 0);
     let (mut whole, mut sealed, mut failures) = (Vec::new(), Vec::new(), Vec::new());
     for part in parts {
         let start = content.filled;
@@ -272,13 +274,18 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
         match record(part, &mut content, options) {
             Ok((record, Done::Whole(info, hash))) => {
                 record.encode(&mut table);
+                covered_bytes += info.bytes;
                 whole.push(Whole { item, info, hash });
             }
             Ok((record, Done::Sealed { hash, is_unsure })) => {
                 record.encode(&mut table);
+                covered_bytes += part.len;
                 sealed.push(Sealed { item, hash, is_unsure });
             }
-            Ok((record, Done::Nothing)) => record.encode(&mut table),
+            Ok((record, Done::Nothing)) => {
+                record.encode(&mut table);
+                covered_bytes += part.len;
+            }
             Err(unreadable) => {
                 content.filled = start;
                 Record::Discard { item: part.item.id }.encode(&mut table);
@@ -299,7 +306,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
     let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
-    Outcome { prepared, whole, sealed, failures }
+    Outcome { prepared, whole, sealed, covered_bytes, failures }
 }
 
 /// A stripe's content as it is read.
