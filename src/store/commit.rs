@@ -51,6 +51,8 @@ pub struct Complete {
     pub temp: Arc<TempFile>,
     /// It stays open until it has its name.
     pub opened: Arc<Opened>,
+    /// Its size, in bytes.
+    pub bytes: u64,
     /// Its name in its folder.
     pub name: OsString,
     /// Its path below the root.
@@ -82,8 +84,8 @@ type FolderId = (u64, u64);
 /// What was committed, by its path.
 #[derive(Clone, Copy, Debug)]
 pub enum Committed<'a> {
-    /// A file got its name.
-    File(&'a [u8]),
+    /// A file of so many bytes got its name.
+    File(&'a [u8], u64),
     /// The names in a folder were made durable.
     Folder(&'a [u8]),
     /// A piece of a file was made durable.
@@ -272,7 +274,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 file.temp.discard();
             }
             let result = published.and_then(|parent| self.touch_around(&parent, &file.path));
-            (self.on_commit)(Committed::File(&file.path), result);
+            (self.on_commit)(Committed::File(&file.path, file.bytes), result);
             self.note_file(file);
         }
         self.write_journal();

@@ -168,11 +168,11 @@ impl Sink {
             Arc::clone(&systems),
             journal,
             move |committed, result| match (committed, result) {
-                (Committed::File(_), Ok(())) => told.add_file(),
+                (Committed::File(_, bytes), Ok(())) => told.add_file(bytes),
                 (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
                 // The file fails with its next piece, or when it is to get its name.
                 (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
-                (Committed::File(path), Err(error)) => {
+                (Committed::File(path, _), Err(error)) => {
                     told.note_fatal(path, &error);
                     told.note_file(path, reason(&error));
                     if is_full(&error) {
@@ -518,9 +518,8 @@ impl Sink {
         let replaced = if self.metas.keeps_modes() { None } else { opened.replaced_mode(&name) };
         self.metas.give_file(path, opened.file(), partial.meta, replaced);
         lock(&self.open.partials).files.remove(&item);
-        self.tally.add_bytes(partial.bytes);
         let (path, source) = (path.clone(), partial.source);
-        Ok(Some(Complete { temp, opened, name, path, source, hash }))
+        Ok(Some(Complete { temp, opened, bytes: partial.bytes, name, path, source, hash }))
     }
 
     /// There is no room for more of a file. What is durable of it stays for when there is.

@@ -117,19 +117,15 @@ impl Tally {
         self.fatal.get().map(String::as_str)
     }
 
-    /// A file has its name.
-    pub(super) fn add_file(&self) {
+    /// A file of `bytes` bytes has its name.
+    pub(super) fn add_file(&self, bytes: u64) {
         self.files.fetch_add(1, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Whether any file has its name.
     pub(super) fn has_files(&self) -> bool {
         self.files.load(Relaxed) > 0
-    }
-
-    /// A file of `bytes` bytes is whole.
-    pub(super) fn add_bytes(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Relaxed);
     }
 
     /// The sender has taken a file back.

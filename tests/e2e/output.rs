@@ -244,6 +244,29 @@ fn a_verification_that_has_read_nothing_has_no_speed() {
 }
 
 #[test]
+fn what_has_failed_is_neither_counted_nor_called_verified_and_durable() {
+    let host = Host::new();
+    for name in ["small", "large"] {
+        fs::create_dir_all(host.root(name).join("in the way")).unwrap();
+    }
+    fs::write(host.src("small"), b"content").unwrap();
+    fs::write(host.src("large"), random(5, 3 << 20)).unwrap();
+    let server = Serve::start(&host);
+    let ran = host.push(host.src(""), &server.url(""));
+    let summary = ran.summary();
+    assert_eq!(
+        (&summary["failed"], &summary["files"], &summary["bytes"]),
+        (&2.into(), &0.into(), &0.into())
+    );
+    let finished = server.event("finished");
+    assert_eq!((&finished["files"], &finished["bytes"]), (&0.into(), &0.into()));
+    let ran = run(host.qbulk().arg("push").arg(host.src("")).arg(server.url("")));
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.ends_with("nothing was delivered; 2 FAILED\n"), "{ran:?}");
+    assert!(ran.stderr.contains("destination: small: "), "{ran:?}");
+}
+
+#[test]
 fn a_log_holds_times_and_no_colours() {
     let host = Host::new();
     host.id();
