@@ -178,7 +178,8 @@ pub fn no_way(
         Some(LinkError::Barred(barrier @ Barrier::Refused)) => {
             format!("{cannot}: {barrier}; is `qbulk serve` running there, on port {port}?")
         }
-        Some(LinkError::Barred(barrier)) => format!("{cannot}: {barrier}"),
+        // Nothing at the other end is to blame.
+        Some(error @ (LinkError::Barred(_) | LinkError::Socket(_))) => format!("{cannot}: {error}"),
         error => {
             let why = error.map_or_else(|| what.into(), |error| format!("{what} ({error})"));
             format!(
@@ -243,6 +244,8 @@ mod tests {
         let words = "cannot reach host at 192.0.2.1:4433 (UDP): nobody listens there (connection \
                      refused); is `qbulk serve` running there, on port 4433?";
         assert_eq!(error.to_string(), words);
+        let blameless = no_way("host", &[], "", Some(&socket())).to_string();
+        assert!(!blameless.contains("firewall"), "{blameless}");
         let by_address = Reach { server: "192.0.2.1".into(), ..reach() }.unreachable("no answer");
         let words = "cannot reach 192.0.2.1:4433 (UDP): no answer; ";
         assert!(by_address.to_string().starts_with(words), "{by_address}");
