@@ -37,7 +37,7 @@ use crate::buffers::Buffers;
 use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
-use crate::event::{Failure, FailureKind, PushEvent, Summary};
+use crate::event::{PushEvent, Summary};
 use crate::net::address::ServerAddress;
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
@@ -626,9 +626,7 @@ impl Push {
                 self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
             }
             Control::Failed { path, message } => {
-                let (path, reason) = (shown(&path), shown(&message));
-                let failure = Failure { kind: FailureKind::Destination, path, reason };
-                self.failures.hear(conn, failure);
+                self.failures.hear(conn, path, shown(&message));
             }
             Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
             finished @ Control::Finished { .. } => self.on_finished(&finished)?,

@@ -31,8 +31,8 @@ pub(super) struct Failures {
     heard: HashMap<ConnId, u64>,
     /// How many of them were told.
     told: u64,
-    /// These, where there is a receipt to note them.
-    pub(super) settled: Vec<Failure>,
+    /// Paths and reasons of these, where there is a receipt to note them.
+    pub(super) settled: Vec<(Vec<u8>, String)>,
     /// Metadata that the server could not keep.
     unkept: [Option<Unkept>; 2],
 }
@@ -74,15 +74,16 @@ impl Failures {
 
     /// The server names something that it could not write: it is told unless it was heard before, over
     /// another connection.
-    pub(super) fn hear(&mut self, conn: ConnId, failure: Failure) {
+    pub(super) fn hear(&mut self, conn: ConnId, path: Vec<u8>, reason: String) {
         let heard = self.heard.entry(conn).or_default();
         *heard += 1;
         if *heard > self.told && self.told < HEARD_MAX {
             self.told += 1;
+            let kind = FailureKind::Destination;
+            self.tell(Failure { kind, path: shown(&path), reason: reason.clone() });
             if self.receipt.is_some() {
-                self.settled.push(failure.clone());
+                self.settled.push((path, reason));
             }
-            self.tell(failure);
         }
     }
 
@@ -134,21 +135,20 @@ mod tests {
             teller.fetch_add(1, Relaxed);
         };
         let mut failures = Failures::new(Arc::new(report), None);
-        let failure =
-            || Failure { kind: FailureKind::Vanished, path: "x".into(), reason: "y".into() };
-        failures.add(failure());
+        let (kind, path, reason) = (FailureKind::Vanished, "x".into(), "y".into());
+        failures.add(Failure { kind, path, reason });
         // Each is told as it comes, whichever connection is the first to name it.
         for (conn, from_first, told_by_now) in
             [(ConnId(1), 900, 901), (ConnId(2), 1_500, 1_501), (ConnId(1), 600, 1_501)]
         {
             for _ in 0..from_first {
-                failures.hear(conn, failure());
+                failures.hear(conn, b"x".to_vec(), "y".into());
             }
             assert_eq!(told.load(Relaxed), told_by_now);
         }
         failures.settle(1_600);
         assert_eq!((failures.count, failures.unnamed), (1_601, 100));
         assert_eq!(failures.named.len(), NAMED_MAX);
-        assert_eq!((failures.vanished, failures.changed), (1_501, 0));
+        assert_eq!((failures.vanished, failures.changed), (1, 0));
     }
 }

@@ -162,7 +162,11 @@ impl Receipt {
 
     /// Everything that the server does not name among `failures` is durable. Writes the receipt, and may wait
     /// for somebody who reads it.
-    pub(super) fn finish(&self, summary: &Summary, failures: Vec<Failure>) -> Result<(), Error> {
+    pub(super) fn finish(
+        &self,
+        summary: &Summary,
+        failures: Vec<(Vec<u8>, String)>,
+    ) -> Result<(), Error> {
         let end = End {
             ended: rfc3339(SystemTime::now()),
             files: summary.files,
@@ -181,7 +185,7 @@ impl Receipt {
         })
     }
 
-    fn complete(&self, end: End, failures: Vec<Failure>) -> io::Result<()> {
+    fn complete(&self, end: End, failures: Vec<(Vec<u8>, String)>) -> io::Result<()> {
         let mut out = lock(&self.out);
         if let Some(error) = out.error.take() {
             return Err(error);
@@ -207,7 +211,7 @@ impl Receipt {
 /// What the server could not make durable.
 struct Undelivered {
     /// Reasons by path, as far as the server has named them.
-    named: HashMap<String, Named>,
+    named: HashMap<Vec<u8>, Named>,
     unnamed: u64,
 }
 
@@ -217,10 +221,10 @@ struct Named {
 }
 
 impl Undelivered {
-    fn new(failures: Vec<Failure>, unnamed: u64) -> Self {
+    fn new(failures: Vec<(Vec<u8>, String)>, unnamed: u64) -> Self {
         let named = failures
             .into_iter()
-            .map(|Failure { path, reason, .. }| (path, Named { reason, is_listed: false }))
+            .map(|(path, reason)| (path, Named { reason, is_listed: false }))
             .collect();
         Self { named, unnamed }
     }
@@ -237,7 +241,7 @@ impl Undelivered {
                 Err(error) => return Err(io::Error::other(error)),
             };
             if let Some((name, delivery)) = line.entry_mut()
-                && let Some(reason) = self.reason(&name.path)
+                && let Some(reason) = self.reason(&name.bytes().map_err(io::Error::other)?)
             {
                 *delivery = Delivery { delivered: false, reason: Some(reason) };
             }
@@ -245,14 +249,14 @@ impl Undelivered {
         }
         for (path, Named { reason, is_listed }) in self.named {
             if !is_listed {
-                write(to, &Line::Failed { path, reason })?;
+                write(to, &Line::Failed { path: shown(&path), reason })?;
             }
         }
         Ok(())
     }
 
     /// Why what is at `path` was not delivered, or why that is not certain.
-    fn reason(&mut self, path: &str) -> Option<String> {
+    fn reason(&mut self, path: &[u8]) -> Option<String> {
         if let Some(named) = self.named.get_mut(path) {
             named.is_listed = true;
             return Some(named.reason.clone());
@@ -260,8 +264,9 @@ impl Undelivered {
         // A folder that failed may be one whose names are not durable.
         let mut below = path;
         while !below.is_empty() {
-            below = &below[..folder_of(below.as_bytes()).len()];
+            below = folder_of(below);
             if let Some(Named { reason, .. }) = self.named.get(below) {
+                let below = shown(below);
                 return Some(format!("not certain: the folder /{below} failed: {reason}"));
             }
         }
@@ -286,12 +291,12 @@ mod tests {
     use crate::identity::Identity;
     use crate::wire::Meta;
 
-    fn failure(path: &str) -> Failure {
-        Failure { kind: FailureKind::Destination, path: path.into(), reason: "full".into() }
-    }
-
     /// What a receipt says of some files, and whether it is complete.
-    fn receipt(failures: Vec<Failure>, failed_unnamed: u64) -> (Vec<(String, bool)>, bool) {
+    fn receipt(
+        files: &[&[u8]],
+        failed: &[&[u8]],
+        failed_unnamed: u64,
+    ) -> (Vec<(Vec<u8>, bool)>, bool) {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::load_or_create(dir.path()).unwrap();
         let path = dir.path().join("receipt");
@@ -302,12 +307,14 @@ mod tests {
             receipt.begin(&[0; 16], None, "host", address, b"");
         }
         let meta = Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 };
-        for path in ["top", "a/b/file", "a/bc"] {
-            receipt.write(&Line::File(FileEntry::new(path.as_bytes(), 1, [0; 32], meta)));
+        for path in files {
+            receipt.write(&Line::File(FileEntry::new(path, 1, [0; 32], meta)));
         }
-        receipt.fail(&failure("source"));
+        let (kind, reason) = (FailureKind::Source, "unreadable".into());
+        receipt.fail(&Failure { kind, path: "source".into(), reason });
         assert!(!path.exists(), "it is not there before it is finished");
         let summary = Summary { failed_unnamed, ..Summary::default() };
+        let failures = failed.iter().map(|path| (path.to_vec(), "full".into())).collect();
         receipt.finish(&summary, failures).unwrap();
 
         let mut reader = Reader::new(BufReader::new(File::open(&path).unwrap()));
@@ -315,9 +322,9 @@ mod tests {
         while let Some(mut line) = reader.next_line().unwrap() {
             if let Some((name, delivery)) = line.entry_mut() {
                 assert_eq!(delivery.delivered, delivery.reason.is_none());
-                told.push((name.path.clone(), delivery.delivered));
+                told.push((name.bytes().unwrap(), delivery.delivered));
             } else if let Line::Failed { path, .. } = line {
-                told.push((path, false));
+                told.push((path.into_bytes(), false));
             } else if let Line::End(end) = line {
                 complete = end.complete;
             }
@@ -330,24 +337,29 @@ mod tests {
 
     #[test]
     fn only_what_is_certain_is_delivered() {
-        for (failures, unnamed, delivered) in [
-            (vec![], 0, [true, true, true]),
-            (vec!["top"], 0, [false, true, true]),
+        const FILES: [&[u8]; 3] = [b"top", b"a/b/file", b"a/bc"];
+        for (failed, unnamed, delivered) in [
+            (&[] as &[&[u8]], 0, [true, true, true]),
+            (&[b"top"], 0, [false, true, true]),
             // Names in a folder, and whatever is below them.
-            (vec!["a/b"], 0, [true, false, true]),
-            (vec!["a"], 0, [true, false, false]),
-            (vec![""], 0, [false, false, false]),
-            (vec!["top"], 1, [false, false, false]),
+            (&[b"a/b"], 0, [true, false, true]),
+            (&[b"a"], 0, [true, false, false]),
+            (&[b""], 0, [false, false, false]),
+            (&[b"top"], 1, [false, false, false]),
         ] {
-            let failed: Vec<_> = failures.iter().copied().map(failure).collect();
-            let (told, complete) = receipt(failed, unnamed);
-            let mut want: Vec<_> =
-                ["top", "a/b/file", "a/bc"].map(String::from).into_iter().zip(delivered).collect();
-            want.push(("source".into(), false));
-            want.extend(
-                failures.iter().filter(|&&path| path != "top").map(|&path| (path.into(), false)),
-            );
-            assert_eq!((told, complete), (want, unnamed == 0), "{failures:?}");
+            let (told, complete) = receipt(&FILES, failed, unnamed);
+            let mut want: Vec<_> = FILES.map(<[u8]>::to_vec).into_iter().zip(delivered).collect();
+            want.push((b"source".to_vec(), false));
+            let unlisted = failed.iter().filter(|&&path| path != b"top");
+            want.extend(unlisted.map(|path| (path.to_vec(), false)));
+            assert_eq!((told, complete), (want, unnamed == 0), "{failed:?}");
         }
+    }
+
+    #[test]
+    fn names_that_look_the_same_are_told_apart() {
+        let (told, _) = receipt(&[b"\xfe", b"\xff"], &[b"\xff"], 0);
+        let want = [(vec![0xfe], true), (vec![0xff], false), (b"source".to_vec(), false)];
+        assert_eq!(told, want);
     }
 }
