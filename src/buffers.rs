@@ -20,9 +20,16 @@ const PAGE_BYTES: usize = 4_096;
 const LARGE_BYTES: usize = 4 * PAGE_BYTES;
 
 /// Where buffers come from and go back to. Clones share the same buffers.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Buffers {
+    kept_bytes_max: usize,
     free: Arc<Mutex<Free>>,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self::keeping(KEPT_BYTES_MAX)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +49,16 @@ pub struct Buffer {
 }
 
 impl Buffers {
+    /// Those that wait to be used again take so many bytes at most.
+    pub fn keeping(kept_bytes_max: usize) -> Self {
+        Self { kept_bytes_max, free: Arc::default() }
+    }
+
+    /// Gives up what waits to be used again.
+    pub fn clear(&self) {
+        *lock(&self.free) = Free::default();
+    }
+
     /// A buffer of `len` bytes, which are to be overwritten.
     pub fn take(&self, len: usize) -> Buffer {
         if len < LARGE_BYTES {
@@ -90,7 +107,7 @@ impl Drop for Buffer {
             return;
         }
         let mut free = lock(&self.home.free);
-        if free.bytes + bytes.len() <= KEPT_BYTES_MAX {
+        if free.bytes + bytes.len() <= self.home.kept_bytes_max {
             free.bytes += bytes.len();
             free.buffers.push(bytes);
         }
@@ -123,5 +140,8 @@ mod tests {
         let bytes: usize = free.buffers.iter().map(Vec::len).sum();
         assert_eq!(bytes, free.bytes);
         assert!((KEPT_BYTES_MAX - (2 << 20)..=KEPT_BYTES_MAX).contains(&bytes), "{bytes}");
+        drop(free);
+        buffers.clear();
+        assert_eq!(lock(&buffers.free).bytes, 0);
     }
 }

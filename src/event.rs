@@ -21,6 +21,11 @@ pub enum PushEvent {
         /// When it is tried again, in seconds.
         retry_in_s: f64,
     },
+    /// The server has taken on as much as it can: the push begins when it is its turn.
+    Waiting {
+        /// What the server has so much of.
+        reason: String,
+    },
     /// A connection of the set is up.
     Connected {
         /// Its number.

@@ -52,6 +52,7 @@ pub mod congestion;
 pub mod error;
 pub mod event;
 pub mod hashtree;
+mod heap;
 pub mod identity;
 mod mutex;
 pub mod net;

@@ -44,6 +44,7 @@ use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
 use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
 use crate::store::compare::Wanted;
+use crate::store::descriptors::raise_limit;
 use crate::store::paths::{PathCache, PathKey};
 use crate::store::scan::{Entry, FileInfo, Lost};
 use crate::store::shown;
@@ -78,6 +79,8 @@ pub async fn push(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
     let (began, started) = (clock::now(), SystemTime::now());
+    // Sockets, and files that are read.
+    raise_limit();
     let mut retry = Retry::new(config.retry_for);
     if let Some(fault) = wire::path_fault(&config.destination) {
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
@@ -615,6 +618,11 @@ impl Push {
                 return Err(Error::Peer(format!(
                     "{server} speaks version {version} of the protocol, this host version {VERSION}"
                 )));
+            }
+            Control::Waiting { message } => {
+                if self.reach.waits() {
+                    (self.report)(PushEvent::Waiting { reason: shown(&message) });
+                }
             }
             Control::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
             Control::Damaged(stripe) => {

@@ -4,6 +4,7 @@ mod conn;
 mod desk;
 mod ledger;
 mod limits;
+mod memory;
 mod room;
 mod transfer;
 mod verify;
@@ -17,10 +18,12 @@ use std::time::{Duration, Instant, SystemTime};
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{Endpoint, VarInt};
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use self::desk::Desk;
 pub use self::limits::Limits;
 use self::limits::{Handshakes, Knock, Means};
+use self::memory::Parts;
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::Identity;
@@ -51,6 +54,8 @@ pub struct ServeConfig {
     pub datagram_bytes_max: u16,
     /// The most that is taken on at a time.
     pub limits: Limits,
+    /// How much memory to take about, in bytes; without it, what the host and control groups allow.
+    pub memory: Option<u64>,
     /// How long unfinished files are kept, for the same push to go on with them.
     pub keep_unfinished: Duration,
 }
@@ -71,6 +76,7 @@ impl ServeConfig {
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             limits: Limits::default(),
+            memory: None,
             keep_unfinished: Duration::from_secs(7 * 24 * 3_600),
         }
     }
@@ -83,6 +89,8 @@ pub type ServeReporter = Arc<dyn Fn(ServeEvent) + Send + Sync>;
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 /// How often a server that is being stopped looks whether its transfers have ended.
 const DRAIN_TICK: Duration = Duration::from_millis(50);
+/// How often a server looks whether it can give memory back.
+const REST_TICK: Duration = Duration::from_secs(2);
 /// What clients are told then that are served.
 const STOPPED: &str = "the server is being stopped";
 /// How long closing may take.
@@ -118,7 +126,14 @@ impl Server {
         let endpoint = endpoint::server(sockets, config.listen, ours, &secret).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
         let open_max = descriptors::budget(descriptors::raise_limit());
-        let transfers = config.limits.transfers.min(descriptors::transfers_max(open_max));
+        let parts = Parts::of(config.memory.unwrap_or_else(memory::found));
+        let limits = config.limits;
+        let transfers = limits.transfers.min(parts.transfers);
+        let limits = Limits {
+            transfers: transfers.min(descriptors::transfers_max(open_max)),
+            connections: limits.connections.min(parts.connections),
+            ..limits
+        };
         Ok(Self {
             endpoint,
             address,
@@ -127,10 +142,7 @@ impl Server {
             keep_unfinished: config.keep_unfinished,
             root: Arc::new(root),
             names,
-            means: Means {
-                limits: Limits { transfers, ..config.limits },
-                descriptors: Descriptors::new(open_max),
-            },
+            means: Means { limits, parts, descriptors: Descriptors::new(open_max) },
             discards: false,
         })
     }
@@ -189,6 +201,8 @@ impl Server {
         tokio::pin!(drain, stop);
         let mut drain_tick = tokio::time::interval(DRAIN_TICK);
         let mut is_draining = false;
+        let mut rest_tick = tokio::time::interval(REST_TICK);
+        rest_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut result = Ok(());
         loop {
             tokio::select! {
@@ -202,6 +216,10 @@ impl Server {
                     if !desk.is_serving() {
                         break;
                     }
+                }
+                _ = rest_tick.tick() => {
+                    let desk = Arc::clone(&desk);
+                    tasks.spawn_blocking(move || desk.rest());
                 }
                 incoming = self.endpoint.accept() => match incoming {
                     Some(incoming) if desk.has_room() => {

@@ -70,6 +70,7 @@ fn every_event_is_documented_as_it_is() {
     let push = [
         PushEvent::Begun { transfer: text() },
         PushEvent::Interrupted { reason: text(), retry_in_s: 0.0 },
+        PushEvent::Waiting { reason: text() },
         PushEvent::Connected { conn: 0, local: address(), remote: address() },
         PushEvent::Primed { conn: 0, end: "target", window_bytes: 0, padding_bytes: 0 },
         PushEvent::Condemned { conn: 0, verdict: "slow", stripes: 0 },

@@ -83,7 +83,7 @@ pub(crate) async fn receive(end: Receive) -> Result<()> {
     let mut tasks = JoinSet::new();
     while let Some(incoming) = endpoint.accept().await {
         let mtu = PathMtu::of(incoming.remote_address(), end.mtu);
-        let config = endpoint::server_config(Arc::clone(&tls), mtu);
+        let config = endpoint::server_config(Arc::clone(&tls), mtu, 1 << 20);
         let connection = incoming.accept_with(Arc::new(config))?.await?;
         tasks.spawn(drain(connection, endpoint.clone(), Arc::clone(&left)));
     }

@@ -13,7 +13,7 @@ use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, count, duration, listen, trust};
+use super::{IdentityArgs, OutputArgs, bytes, count, duration, listen, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
@@ -54,7 +54,11 @@ pub(crate) struct ServeArgs {
     /// How long the unfinished files of a transfer are kept, for the same push to go on with them.
     #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
     keep_unfinished: Duration,
-    /// Transfers at a time; a client that comes when there are so many is told to try again later.
+    /// About how much memory to take, such as 256MiB; transfers for which there is none wait for their turn
+    /// [default: what the host and its control groups allow].
+    #[arg(long, value_name = "SIZE", env = "QBULK_MEMORY", help_heading = "Limits", value_parser = bytes)]
+    memory: Option<u64>,
+    /// Transfers at a time; a client that comes when there are so many waits for its turn.
     #[arg(long, value_name = "N", default_value_t = Limits::default().transfers, env = "QBULK_MAX_TRANSFERS", help_heading = "Limits", value_parser = count)]
     max_transfers: usize,
     /// Transfers at a time of one client, which is one key.
@@ -95,6 +99,7 @@ impl ServeArgs {
                 connections: self.max_connections,
                 connections_per_client: self.max_connections_per_client,
             },
+            memory: self.memory,
             keep_unfinished: self.keep_unfinished,
             ..ServeConfig::new(self.listen, self.root.clone(), identity, trust)
         })?;

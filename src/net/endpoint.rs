@@ -25,8 +25,6 @@ pub const DATAGRAM_BYTES_MIN: u16 = 1_200;
 /// What the receiver takes in per connection before it is read: more than a connection's share of
 /// 1 Gbit/s over 300 ms.
 pub const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
-/// The same for a client that has not said yet what it wants.
-const RECEIVE_WINDOW_BYTES_FIRST: u32 = 1 << 20;
 /// What the sender keeps per connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// Streams that a client may have open towards the server on one connection.
@@ -136,10 +134,15 @@ pub fn client_config(
     config
 }
 
-/// The settings for one incoming connection. Its window is to be widened once it is known what for.
-pub fn server_config(tls: Arc<QuicServerConfig>, mtu: PathMtu) -> quinn::ServerConfig {
+/// The settings for one incoming connection. Its window of `window_bytes` is to be widened once it is known
+/// what for.
+pub fn server_config(
+    tls: Arc<QuicServerConfig>,
+    mtu: PathMtu,
+    window_bytes: u32,
+) -> quinn::ServerConfig {
     let mut transport = transport(mtu);
-    transport.receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES_FIRST));
+    transport.receive_window(VarInt::from_u32(window_bytes));
     transport.congestion_controller_factory(cubic());
     let mut config = quinn::ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));

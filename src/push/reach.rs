@@ -26,6 +26,8 @@ pub(crate) struct Reach {
     began: Instant,
     up_at: Option<Instant>,
     accepted: bool,
+    /// The server has said that this is not its turn yet.
+    waits: bool,
     last_error: Option<LinkError>,
     /// Connections for which this host had no socket.
     without_socket: u64,
@@ -50,6 +52,7 @@ impl Reach {
             began,
             up_at: None,
             accepted: false,
+            waits: false,
             last_error: None,
             without_socket: 0,
             barred: 0,
@@ -65,6 +68,11 @@ impl Reach {
     /// The server has accepted the transfer.
     pub(crate) fn accepted(&mut self) {
         self.accepted = true;
+    }
+
+    /// The server will accept the transfer when it is its turn. True if that is new.
+    pub(crate) fn waits(&mut self) -> bool {
+        !std::mem::replace(&mut self.waits, true)
     }
 
     /// Whether it ever has.
@@ -128,7 +136,9 @@ impl Reach {
     pub(crate) fn check(&self, now: Instant) -> Result<(), Error> {
         match self.up_at {
             None if now - self.began >= self.timeout => Err(self.unreachable("no answer")),
-            Some(up_at) if !self.accepted && now - up_at >= self.timeout => Err(self.unanswered()),
+            Some(up_at) if !self.accepted && !self.waits && now - up_at >= self.timeout => {
+                Err(self.unanswered())
+            }
             _ => Ok(()),
         }
     }

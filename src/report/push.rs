@@ -90,6 +90,9 @@ impl PushReport {
                     told.interrupted = Some(reason.clone());
                 }
             }
+            PushEvent::Waiting { reason } => {
+                say(&format!("waiting for a turn at the server: {reason}"));
+            }
             PushEvent::Connected { .. } => self.connected(),
             PushEvent::Progress(progress) => {
                 let mut told = self.told();

@@ -156,8 +156,8 @@ impl Conn {
         error
     }
 
-    /// For the first message, for which there is room.
-    fn say(&self, message: Control) {
+    /// For the first messages, for which there is room.
+    pub(super) fn say(&self, message: Control) {
         drop(self.sender.try_send(message));
     }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,15 +15,17 @@ use std::time::Duration;
 use cap_std::fs::Dir;
 use quinn::crypto::rustls::QuicServerConfig;
 use quinn::{ConnectionError, Incoming, VarInt};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
-use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Means};
+use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Means, TransferSeat};
 use super::room::{Account, Rooms};
 use super::transfer::Transfer;
 use super::verify::{Asked, Verifier};
 use super::{CLOSE_TIME, ServeReporter};
 use crate::event::ServeEvent;
+use crate::heap;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::{self, PathMtu};
@@ -35,8 +38,8 @@ use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
 use crate::wire::{
-    CLOSE_BUSY, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, VERSION,
-    is_path_safe, transfer_name,
+    CLOSE_BUSY, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control,
+    VERSION, is_path_safe, transfer_name,
 };
 
 /// A transfer without a connection is kept for this long: its client may come back.
@@ -90,8 +93,14 @@ pub(super) struct Desk {
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
     descriptors: Arc<Descriptors>,
+    /// What a connection may take in before it is known what for, in bytes.
+    window_first: u32,
+    /// Nobody was served since memory was given back.
+    is_idle: AtomicBool,
     /// No transfer begins any more.
     is_draining: AtomicBool,
+    /// Told then.
+    draining: Notify,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     /// Transfers that have come to their end lately, the last one last.
     over: Mutex<VecDeque<(TransferKey, Over)>>,
@@ -113,8 +122,8 @@ impl Desk {
         datagram_bytes_max: u16,
         means: Means,
     ) -> Self {
-        let Means { limits, descriptors } = means;
-        let clients = Clients::new(limits);
+        let Means { limits, parts, descriptors } = means;
+        let clients = Clients::new(limits, parts);
         Self {
             verifier: Verifier::new(Arc::clone(&root)),
             root,
@@ -123,10 +132,13 @@ impl Desk {
             report,
             tls,
             datagram_bytes_max,
-            rooms: Rooms::new(Arc::clone(&clients)),
+            rooms: Rooms::new(Arc::clone(&clients), parts),
             clients,
             descriptors,
+            window_first: parts.window_first,
+            is_idle: AtomicBool::new(true),
             is_draining: AtomicBool::new(false),
+            draining: Notify::new(),
             transfers: Mutex::default(),
             over: Mutex::default(),
             admissions: Mutex::default(),
@@ -143,7 +155,8 @@ impl Desk {
     pub(super) async fn serve(self: Arc<Self>, incoming: Incoming, handshake: HandshakeSeat) {
         let remote = incoming.remote_address();
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let config = Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu));
+        let config =
+            Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu, self.window_first));
         let refused = |reason: String| self.refuse(remote, reason);
         let connecting = match incoming.accept_with(config) {
             Ok(connecting) => connecting,
@@ -204,13 +217,14 @@ impl Desk {
                 return refused("it did not say what it wants".into());
             }
         };
+        self.is_idle.store(false, Relaxed);
         let key = (client, hello.transfer);
         if self.is_draining.load(Relaxed) && !lock(&self.transfers).contains_key(&key) {
             close(CLOSE_STOPPING, DRAINING);
             return refused(DRAINING.into());
         }
         let push = hello.push;
-        match self.admit(key, &hello, remote).await {
+        match self.admit(key, &hello, &conn).await {
             Ok(transfer) => {
                 if transfer.join(conn.number, &connection) {
                     self.attend(key, conn, seat, transfer).await;
@@ -225,10 +239,11 @@ impl Desk {
                 if matches!(refusal, Refusal::ForNow(_)) {
                     self.ask_to_wait((client, push));
                 }
+                let has_left = connection.close_reason().is_some();
                 let reason = refusal.to_string();
                 close(refusal.code(), &reason);
                 // What has ended was told of.
-                if self.over(key).is_none() {
+                if !has_left && self.over(key).is_none() {
                     refused(reason);
                 }
                 // The client should hear why before this end forgets the connection.
@@ -240,12 +255,24 @@ impl Desk {
     /// Lets no new transfers in from now on.
     pub(super) fn drain(&self) {
         self.is_draining.store(true, Relaxed);
+        self.draining.notify_waiters();
         (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
     }
 
     /// Whether there are clients that transfer or compare.
     pub(super) fn is_serving(&self) -> bool {
         self.served_transfers() > 0 || self.verifier.served() > 0
+    }
+
+    /// Gives memory back once nobody is served any more.
+    pub(super) fn rest(&self) {
+        if !self.is_serving()
+            && lock(&self.transfers).is_empty()
+            && !self.is_idle.swap(true, Relaxed)
+        {
+            self.rooms.clear();
+            heap::give_back();
+        }
     }
 
     /// Ends all transfers.
@@ -308,7 +335,7 @@ impl Desk {
         &self,
         key: TransferKey,
         hello: &Hello,
-        remote: SocketAddr,
+        conn: &Conn,
     ) -> Result<Arc<Transfer>, Refusal> {
         let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
         let _turn = turn.lock().await;
@@ -318,7 +345,7 @@ impl Desk {
             None => match self.over(key) {
                 Some(Over::Finished) => Err(Refusal::Final("the transfer is over".into())),
                 Some(Over::Ended(reason)) => Err(Refusal::Final(reason)),
-                None => self.begin(key, hello, remote).await,
+                None => self.begin(key, hello, conn).await,
             },
         };
         lock(&self.admissions).remove(&key);
@@ -336,12 +363,15 @@ impl Desk {
         &self,
         key: TransferKey,
         hello: &Hello,
-        remote: SocketAddr,
+        conn: &Conn,
     ) -> Result<Arc<Transfer>, Refusal> {
         let Hello { version, destination, .. } = hello;
         let path = destination_path(*version, destination)?;
         let patience = self.patience(key, hello).await;
-        self.clients.may_begin(key.0)?;
+        let seat = match self.clients.begin(key.0) {
+            Ok(seat) => seat,
+            Err(reason) => self.turn(key.0, conn, reason).await?,
+        };
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
@@ -371,7 +401,6 @@ impl Desk {
         .map_err(|error| error.to_string())??;
 
         let mut transfers = lock(&self.transfers);
-        let seat = self.clients.begin(key.0)?;
         let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
         let transfer = Transfer::new(name.clone(), (hello.push, hello.host), found, sink, account);
         let transfer = Arc::new(transfer);
@@ -381,10 +410,31 @@ impl Desk {
         (self.report)(ServeEvent::Started {
             transfer: name,
             client: key.0.to_string(),
-            remote,
+            remote: conn.connection.remote_address(),
             destination: shown(destination),
         });
         Ok(transfer)
+    }
+
+    /// Has a client wait for its turn, as long as it is there, and tells it why.
+    async fn turn(
+        &self,
+        client: Fingerprint,
+        conn: &Conn,
+        reason: String,
+    ) -> Result<TransferSeat, Refusal> {
+        let mut draining = pin!(self.draining.notified());
+        draining.as_mut().enable();
+        if self.is_draining.load(Relaxed) {
+            return Err(Refusal::Stopping);
+        }
+        tracing::debug!(remote = %conn.connection.remote_address(), reason, "waits for its turn");
+        conn.say(Control::Waiting { message: reason.into_bytes() });
+        tokio::select! {
+            seat = self.clients.turn(client) => Ok(seat?),
+            error = conn.connection.closed() => Err(error.to_string().into()),
+            () = draining => Err(Refusal::Stopping),
+        }
     }
 
     /// A push that is run again takes over from its earlier run, of which this host may not know yet that
@@ -539,6 +589,9 @@ enum Refusal {
     /// It passes.
     #[error("{0}")]
     ForNow(String),
+    /// It passes when the server is there again.
+    #[error("{DRAINING}")]
+    Stopping,
 }
 
 impl Refusal {
@@ -546,6 +599,7 @@ impl Refusal {
         match self {
             Self::Final(_) => CLOSE_REFUSED,
             Self::ForNow(_) => CLOSE_BUSY,
+            Self::Stopping => CLOSE_STOPPING,
         }
     }
 }

@@ -3,10 +3,14 @@
 //! Each client, known by its key, is counted by itself, so that one cannot take what all the others
 //! need. What is counted is given back when its guard is dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
+use tokio::sync::Notify;
+
+use super::memory::Parts;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
@@ -40,6 +44,8 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub(super) struct Means {
     pub(super) limits: Limits,
+    /// What of its memory is for what.
+    pub(super) parts: Parts,
     /// How much transfers may have open.
     pub(super) descriptors: Arc<Descriptors>,
 }
@@ -51,17 +57,17 @@ const HANDSHAKES_UNPROVEN_MAX: usize = 256;
 const HANDSHAKES_MAX: usize = 2_048;
 const HANDSHAKES_PER_ADDRESS_MAX: usize = 512;
 
-/// What connections may take in before it is read, in bytes: about so much for all together, and for those
-/// of one client. Each gets its part when it comes, but not less than the last.
-const WINDOWS_BYTES: usize = 1 << 30;
-const WINDOWS_BYTES_PER_CLIENT: usize = 512 << 20;
-const WINDOW_BYTES_MIN: u32 = 256 << 10;
+/// Transfers that wait for their turn, at most.
+const WAITING_MAX: usize = 1_024;
 
 /// What the clients have taken.
 #[derive(Debug)]
 pub(super) struct Clients {
     limits: Limits,
+    parts: Parts,
     table: Mutex<Table>,
+    /// Told whenever somebody who waits may have got a turn.
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +77,9 @@ struct Table {
     connections: usize,
     /// Clients that have transfers.
     active: usize,
+    /// Whose transfers wait for their turn, in the order in which they came.
+    waiting: BTreeMap<u64, Fingerprint>,
+    tickets: u64,
 }
 
 /// What one client has taken. It is forgotten when that is nothing.
@@ -81,18 +90,13 @@ struct Taken {
 }
 
 impl Clients {
-    pub(super) fn new(limits: Limits) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default() })
+    pub(super) fn new(limits: Limits, parts: Parts) -> Arc<Self> {
+        Arc::new(Self { limits, parts, table: Mutex::default(), changed: Notify::new() })
     }
 
     /// Whether there may be one more connection, whoever's it is.
     pub(super) fn has_room(&self) -> bool {
         lock(&self.table).connections < self.limits.connections
-    }
-
-    /// Whether `client` may begin a transfer. If not, why.
-    pub(super) fn may_begin(&self, client: Fingerprint) -> Result<(), String> {
-        self.check(&lock(&self.table), client)
     }
 
     fn check(&self, table: &Table, client: Fingerprint) -> Result<(), String> {
@@ -110,12 +114,47 @@ impl Clients {
     pub(super) fn begin(self: &Arc<Self>, client: Fingerprint) -> Result<TransferSeat, String> {
         let mut table = lock(&self.table);
         self.check(&table, client)?;
+        // Nobody overtakes those who wait for what there is.
+        if self.next(&table).is_some() {
+            return Err(over("transfers waiting"));
+        }
+        Ok(self.seat(&mut table, client))
+    }
+
+    fn seat(self: &Arc<Self>, table: &mut Table, client: Fingerprint) -> TransferSeat {
         let own = table.clients.entry(client).or_default();
         own.transfers += 1;
         let is_first = own.transfers == 1;
         table.active += usize::from(is_first);
         table.transfers += 1;
-        Ok(TransferSeat { clients: Arc::clone(self), client })
+        TransferSeat { clients: Arc::clone(self), client }
+    }
+
+    /// Waits until it is the turn of a transfer of `client`, and counts it.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        client: Fingerprint,
+    ) -> Result<TransferSeat, String> {
+        let ticket = Ticket::draw(self, client)?;
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
+            {
+                let mut table = lock(&self.table);
+                if self.next(&table) == Some(ticket.number) {
+                    return Ok(self.seat(&mut table, client));
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Who is the next to begin, if anybody may: of the clients that have the fewest transfers, the one
+    /// that waits longest.
+    fn next(&self, table: &Table) -> Option<u64> {
+        let may_begin =
+            table.waiting.iter().filter(|(_, client)| self.check(table, **client).is_ok());
+        may_begin.min_by_key(|(_, client)| table.of(**client).transfers).map(|(ticket, _)| *ticket)
     }
 
     /// Counts one connection of `client`.
@@ -123,14 +162,16 @@ impl Clients {
         let mut table = lock(&self.table);
         let limit = self.limits.connections_per_client;
         if table.of(client).connections >= limit {
-            return Err(over(&format!("connections of yours as it allows a client ({limit})")));
+            return Err(over(&format!(
+                "connections of yours as it allows a client ({limit}): try again later"
+            )));
         }
         table.connections += 1;
         let own = table.clients.entry(client).or_default();
         own.connections += 1;
-        let part = WINDOWS_BYTES_PER_CLIENT / own.connections;
-        let window = part.min(WINDOWS_BYTES / table.connections) as u32;
-        let window = window.clamp(WINDOW_BYTES_MIN, RECEIVE_WINDOW_BYTES);
+        let part = self.parts.client_windows / own.connections;
+        let window = part.min(self.parts.windows / table.connections) as u32;
+        let window = window.clamp(self.parts.window_min, RECEIVE_WINDOW_BYTES);
         Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
     }
 
@@ -156,7 +197,35 @@ impl Table {
 }
 
 fn over(what: &str) -> String {
-    format!("the server has as many {what}: try again later")
+    format!("the server has as many {what}")
+}
+
+/// A place among those who wait.
+struct Ticket {
+    clients: Arc<Clients>,
+    number: u64,
+}
+
+impl Ticket {
+    fn draw(clients: &Arc<Clients>, client: Fingerprint) -> Result<Self, String> {
+        let mut table = lock(&clients.table);
+        if table.waiting.len() >= WAITING_MAX {
+            return Err(over(&format!(
+                "transfers waiting as it allows ({WAITING_MAX}): try again later"
+            )));
+        }
+        let number = table.tickets;
+        table.tickets += 1;
+        table.waiting.insert(number, client);
+        Ok(Self { clients: Arc::clone(clients), number })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        lock(&self.clients.table).waiting.remove(&self.number);
+        self.clients.changed.notify_waiters();
+    }
 }
 
 /// A transfer that is counted.
@@ -173,6 +242,8 @@ impl Drop for TransferSeat {
         let is_last = table.of(self.client).transfers == 1;
         table.active -= usize::from(is_last);
         table.give_back(self.client, |taken| taken.transfers -= 1);
+        drop(table);
+        self.clients.changed.notify_waiters();
     }
 }
 
@@ -283,7 +354,7 @@ mod tests {
     #[test]
     fn a_client_gets_its_limit_and_all_of_them_theirs() {
         let limits = Limits { transfers: 3, transfers_per_client: 2, ..Limits::default() };
-        let clients = Clients::new(limits);
+        let clients = Clients::new(limits, Parts::of(u64::MAX));
         let seats: Vec<_> = (0..2).map(|_| clients.begin(key(0)).expect("below")).collect();
         assert!(clients.begin(key(0)).expect_err("its limit").contains("allows a client (2)"));
         let other = clients.begin(key(1)).expect("below");
@@ -295,10 +366,46 @@ mod tests {
         assert!(lock(&clients.table).clients.is_empty(), "who has nothing is forgotten");
     }
 
+    #[tokio::test]
+    async fn who_has_least_is_the_next_and_nobody_overtakes() {
+        let limits = Limits { transfers: 2, ..Limits::default() };
+        let clients = Clients::new(limits, Parts::of(u64::MAX));
+        let mut seats = vec![clients.begin(key(0)).unwrap(), clients.begin(key(0)).unwrap()];
+        let wait = |client| {
+            let clients = Arc::clone(&clients);
+            tokio::spawn(async move { clients.turn(client).await })
+        };
+        let waiting = |count| {
+            let clients = &clients;
+            async move {
+                while lock(&clients.table).waiting.len() != count {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let same = wait(key(0));
+        waiting(1).await;
+        let other = wait(key(1));
+        waiting(2).await;
+        let gone = wait(key(2));
+        waiting(3).await;
+        seats.pop();
+        let other = other.await.unwrap().unwrap();
+        assert!(!same.is_finished() && !gone.is_finished());
+        gone.abort();
+        waiting(1).await;
+        drop(other);
+        assert!(clients.begin(key(1)).is_err(), "somebody waits for it");
+        seats.push(same.await.unwrap().unwrap());
+        assert!(clients.begin(key(1)).is_err());
+        seats.clear();
+        clients.begin(key(1)).unwrap();
+    }
+
     #[test]
     fn connections_are_counted_by_client() {
         let limits = Limits { connections: 3, connections_per_client: 2, ..Limits::default() };
-        let clients = Clients::new(limits);
+        let clients = Clients::new(limits, Parts::of(u64::MAX));
         let one = clients.connect(key(0)).expect("below");
         let _two = clients.connect(key(0)).expect("below");
         assert!(clients.connect(key(0)).expect_err("its limit").contains("allows a client (2)"));
@@ -312,7 +419,7 @@ mod tests {
     #[test]
     fn many_connections_have_small_windows() {
         let limits = Limits { connections_per_client: 4_096, ..Limits::default() };
-        let clients = Clients::new(limits);
+        let clients = Clients::new(limits, Parts::of(u64::MAX));
         let seats: Vec<_> =
             (0..2_048).map(|_| clients.connect(key(0)).expect("there is room")).collect();
         assert!(seats[..32].iter().all(|seat| seat.window == RECEIVE_WINDOW_BYTES));

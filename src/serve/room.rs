@@ -11,27 +11,22 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::limits::{Clients, TransferSeat};
+use super::memory::Parts;
 use crate::buffers::{Buffer, Buffers};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 
-/// What all transfers together may take, in bytes.
-const SERVER_BYTES: usize = 256 << 20;
-/// What one transfer may take, however few there are.
-const TRANSFER_BYTES: usize = 96 << 20;
 /// A client's share is not made smaller than this. Where there are so many clients that this is more than
 /// there is, they wait for one another.
 const CLIENT_BYTES_MIN: usize = 4 << 20;
 
-/// What arrives of stripes before their headers may take this much: of all transfers, and of one.
-const EARLY_SERVER_BYTES: usize = 128 << 20;
-const EARLY_TRANSFER_BYTES: usize = 64 << 20;
 /// A small packet takes more than its content.
 const EARLY_BYTES_MIN: usize = 4 << 10;
 
 /// The server's room.
 #[derive(Debug)]
 pub(super) struct Rooms {
+    parts: Parts,
     clients: Arc<Clients>,
     all: Arc<Semaphore>,
     early: Arc<Semaphore>,
@@ -51,11 +46,17 @@ struct Taken {
 }
 
 impl Rooms {
-    pub(super) fn new(clients: Arc<Clients>) -> Arc<Self> {
+    pub(super) fn new(clients: Arc<Clients>, parts: Parts) -> Arc<Self> {
         let [all, early] =
-            [SERVER_BYTES, EARLY_SERVER_BYTES].map(|bytes| Arc::new(Semaphore::new(bytes)));
+            [parts.stripes, parts.early].map(|bytes| Arc::new(Semaphore::new(bytes)));
         let (taken, waiting) = (Mutex::default(), AtomicUsize::new(0));
-        Arc::new(Self { clients, all, early, taken, waiting, buffers: Buffers::default() })
+        let buffers = Buffers::keeping(parts.kept);
+        Arc::new(Self { parts, clients, all, early, taken, waiting, buffers })
+    }
+
+    /// Gives up memory that waits to be used again.
+    pub(super) fn clear(&self) {
+        self.buffers.clear();
     }
 
     /// Whether a client waits for what others have, although it has less than its share.
@@ -86,13 +87,14 @@ impl Account {
         own.accounts += 1;
         let freed = Arc::clone(&own.freed);
         drop(taken);
+        let early = Arc::new(Semaphore::new(rooms.parts.transfer_early));
         Arc::new(Self {
             rooms,
             client,
             freed,
             used: AtomicUsize::new(0),
             turn: tokio::sync::Mutex::default(),
-            early: Arc::new(Semaphore::new(EARLY_TRANSFER_BYTES)),
+            early,
             seat: Mutex::new(Some(seat)),
         })
     }
@@ -119,7 +121,7 @@ impl Account {
             freed.await;
         }
         let mut room = Room { account: Arc::clone(self), bytes, all: None };
-        let permits = u32::try_from(bytes.min(SERVER_BYTES)).unwrap_or(u32::MAX);
+        let permits = u32::try_from(bytes.min(self.rooms.parts.stripes)).unwrap_or(u32::MAX);
         let all = || Arc::clone(&self.rooms.all);
         room.all = all().try_acquire_many_owned(permits).ok();
         if room.all.is_none() {
@@ -131,7 +133,7 @@ impl Account {
 
     /// Waits for room for what has come of a stripe before its header.
     pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
-        let permits = bytes.clamp(EARLY_BYTES_MIN, EARLY_TRANSFER_BYTES) as u32;
+        let permits = bytes.clamp(EARLY_BYTES_MIN, self.rooms.parts.transfer_early) as u32;
         let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
         let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
         Some([own, all])
@@ -140,7 +142,7 @@ impl Account {
     /// Takes room of the client's share, if there is enough.
     fn take(&self, bytes: usize) -> bool {
         let (clients, transfers) = self.rooms.clients.count(self.client);
-        let (share, own_share) = shares(clients, transfers);
+        let (share, own_share) = shares(&self.rooms.parts, clients, transfers);
         let mut taken = lock(&self.rooms.taken);
         let Some(client) = taken.get_mut(&self.client) else { return false };
         let fits = |used, share| used == 0 || used + bytes <= share;
@@ -176,9 +178,9 @@ impl Drop for Account {
 }
 
 /// What a client may take where `clients` have transfers, and what each of its `transfers`.
-fn shares(clients: usize, transfers: usize) -> (usize, usize) {
-    let client = (SERVER_BYTES / (clients + 1)).max(CLIENT_BYTES_MIN);
-    (client, (client / transfers.max(1)).min(TRANSFER_BYTES))
+fn shares(parts: &Parts, clients: usize, transfers: usize) -> (usize, usize) {
+    let client = (parts.stripes / (clients + 1)).max(CLIENT_BYTES_MIN);
+    (client, (client / transfers.max(1)).min(parts.transfer_stripes))
 }
 
 /// Room that the start of a stripe takes, until it is dropped.
@@ -238,8 +240,9 @@ mod tests {
 
     impl Server {
         fn new() -> Self {
-            let clients = Clients::new(Limits::default());
-            Self { rooms: Rooms::new(Arc::clone(&clients)), clients }
+            let parts = Parts::of(u64::MAX);
+            let clients = Clients::new(Limits::default(), parts);
+            Self { rooms: Rooms::new(Arc::clone(&clients), parts), clients }
         }
 
         fn begin(&self, client: u8) -> Arc<Account> {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
+use super::descriptors::patiently;
 use super::scan::FileInfo;
 use super::{folder_of, holes, name_of, os};
 use crate::wire::{Content, Meta, Subject, Verdict};
@@ -121,7 +122,9 @@ fn file(root: &Dir, path: &[u8], bytes: u64, meta: Meta) -> io::Result<Found> {
     }
     let flags =
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file: File = rustix::fs::openat(&parent, name_of(path), flags, Mode::empty())?.into();
+    let name = name_of(path);
+    let open = || Ok(rustix::fs::openat(&parent, &name, flags, Mode::empty())?);
+    let file: File = patiently(open)?.into();
     let metadata = file.metadata()?;
     let info = FileInfo::of(&metadata);
     Ok(match (metadata.is_file(), info.bytes == bytes) {
@@ -147,8 +150,8 @@ fn settled(content: Content) -> Found {
 
 fn parent(root: &Dir, path: &[u8]) -> io::Result<Dir> {
     match folder_of(path) {
-        b"" => root.try_clone(),
-        folder => root.open_dir(os(folder)),
+        b"" => patiently(|| root.try_clone()),
+        folder => patiently(|| root.open_dir(os(folder))),
     }
 }
 

@@ -17,6 +17,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::compare::StillWanted;
+use super::descriptors::patiently;
 use super::scan::{FileInfo, Kind};
 use super::{holes, reason, shown};
 use crate::buffers::{Buffer, Buffers};
@@ -656,7 +657,8 @@ pub fn holds(
 /// if it has become a pipe.
 pub fn open(path: &Path) -> io::Result<File> {
     let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)
+    let flags = flags.bits().cast_signed();
+    patiently(|| File::options().read(true).custom_flags(flags).open(path))
 }
 
 /// How an open file is, if it still is one.

@@ -18,14 +18,16 @@
 //! | 11 | [`Control::KeptPieces`] | file, basis, state (16 bytes each), count, for each: offset, length, hash (32 bytes) |
 //! | 12 | [`Control::KeptEnd`] | |
 //! | 13 | [`Control::Unkept`] | what (0 modes, 1 times), count, path (bytes), message (bytes) |
+//! | 14 | [`Control::Waiting`] | message (bytes) |
 //! | 20 | [`Control::Verify`] | version, destination (bytes) |
 //! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
 //! | 22 | [`Control::Expect`] | item, hash (32 bytes, or none) |
 //! | 23 | [`Control::Compared`] | item, [`Verdict`] |
 //!
 //! The client begins with a hello or, on a connection that moves no data, with a verify; both are answered
-//! with a welcome. After a verify, each compare is answered by one compared, in any order; that of a file
-//! may wait for its expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
+//! with a welcome. That may be long in coming: then the server says once that the client waits for its turn.
+//! After a verify, each compare is answered by one compared, in any order; that of a file may wait for its
+//! expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
 //!
 //! A [`Keep`] is a sum of 1 if modes are not to be kept, 2 if times are not, and 4 if those of folders are
 //! not.
@@ -147,6 +149,11 @@ pub enum Control {
         host: [u8; 16],
         /// What of metadata is to be kept.
         keep: Keep,
+    },
+    /// Server: it has taken on as much as it can, and this client waits for its turn. A welcome follows.
+    Waiting {
+        /// What there is so much of, for a person.
+        message: Vec<u8>,
     },
     /// Server: go ahead.
     Welcome {
@@ -352,6 +359,10 @@ impl Control {
                 put_bytes(&mut body, path);
                 put_bytes(&mut body, reason.as_bytes());
             }
+            Self::Waiting { message } => {
+                put_varint(&mut body, 14);
+                put_bytes(&mut body, message);
+            }
             Self::Verify { version, destination } => {
                 put_all(&mut body, &[20, *version]);
                 put_bytes(&mut body, destination);
@@ -457,6 +468,7 @@ impl Control {
                 path: get_bytes("path", body, PATH_BYTES_MAX)?,
                 reason: get_text(body)?,
             }),
+            14 => Self::Waiting { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
             20 => Self::Verify {
                 version: get_varint(body)?,
                 destination: get_bytes("path", body, PATH_BYTES_MAX)?,
@@ -545,6 +557,7 @@ mod tests {
             }),
             Just(Control::Recall),
             Just(Control::KeptEnd),
+            text.clone().prop_map(|message| Control::Waiting { message }),
             proptest::collection::vec(any::<([[u8; 16]; 2], [u8; 32])>(), 0..=KEPT_MAX).prop_map(
                 |files| Control::KeptFiles(
                     files

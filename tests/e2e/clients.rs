@@ -1,8 +1,9 @@
 //! Many clients, and what a server grants to each.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use qbulk::wire::{CLOSE_ABORTED, CONTENT_BYTES_MAX, Header, TABLE_BYTES_MAX};
 use quinn::SendStream;
@@ -25,7 +26,7 @@ async fn holding(client: &Host, server: &Host, serve: &Serve) -> Attacker {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn a_client_over_a_limit_is_told_which_and_served_later() {
+async fn a_client_over_a_limit_is_told_which_and_waits_for_its_turn() {
     let (host, other, third) = (Host::new(), Host::new(), Host::new());
     let limits = ["--max-transfers", "2", "--max-transfers-per-client", "1"];
     let keys = format!("{},{}", other.id(), third.id());
@@ -34,14 +35,25 @@ async fn a_client_over_a_limit_is_told_which_and_served_later() {
         fs::write(client.src("file"), random(1, 100_000)).unwrap();
     }
     let one = holding(&host, &host, &serve).await;
-    let ran = push(&host, &host, &serve, "file", &[]);
-    ran.assert_failed(5, "as many transfers of yours as it allows a client (1): try again later");
     let two = holding(&other, &host, &serve).await;
-    let ran = push(&third, &host, &serve, "file", &[]);
-    ran.assert_failed(5, "the server has as many transfers as it allows (2): try again later");
-    for attacker in [one, two] {
-        attacker.connection.close(CLOSE_ABORTED.into(), b"");
-        serve.event("aborted");
+    let mut waiting = [(&third, one), (&host, two)].map(|(client, holder)| {
+        let mut command = client.qbulk();
+        command.args(["push", "--json", "--connect-timeout", "1s", "--fingerprint", &host.id()]);
+        command.arg(client.src("file")).arg(serve.url(""));
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(child.stdout.take().unwrap()).lines();
+        let is_waiting = |line: &String| line.contains(r#""event":"waiting""#);
+        let line = told.by_ref().map_while(Result::ok).find(is_waiting).unwrap();
+        assert!(line.contains("the server has as many transfers as it allows (2)"), "{line}");
+        (child, told, holder)
+    });
+    // Longer than the server may take to answer.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    for (child, told, holder) in &mut waiting {
+        assert_eq!(child.try_wait().unwrap(), None);
+        holder.connection.close(CLOSE_ABORTED.into(), b"");
+        assert!(told.map_while(Result::ok).any(|line| line.contains(r#""event":"summary""#)));
+        assert_eq!(child.wait().unwrap().code(), Some(0));
     }
     // One after the other, without waiting: what is done does not count.
     for _ in 0..3 {
@@ -130,11 +142,14 @@ async fn silence_is_bounded_where_it_holds_something() {
 
 /// What a process has open, and how much memory it has, in MiB.
 fn holds(serve: &Serve) -> (usize, usize) {
-    let proc = PathBuf::from(format!("/proc/{}", serve.child.id()));
-    let status = fs::read_to_string(proc.join("status")).unwrap();
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    let rss: usize = rss.trim().trim_end_matches(" kB").parse().unwrap();
-    (fs::read_dir(proc.join("fd")).unwrap().count(), rss >> 10)
+    (serve.open_files(), memory(serve, "VmRSS:"))
+}
+
+/// What the system says of a process's memory, in MiB.
+fn memory(serve: &Serve, what: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", serve.child.id())).unwrap();
+    let found = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
+    found.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
 }
 
 #[test]
@@ -175,4 +190,31 @@ fn fifty_clients_at_once_are_served_though_some_are_killed() {
     eventually("what was opened is closed", || holds(&serve).0 <= before.0 + KILLED * 8);
     let after = holds(&serve);
     assert!(after.1 < before.1 + 200, "memory piles up: {before:?}, {after:?} MiB");
+}
+
+/// There is room for half of them at a time; the others wait for their turn, or come when it is theirs.
+#[test]
+fn a_server_with_little_memory_serves_one_after_the_other_and_gives_back_what_it_took() {
+    const CLIENTS: u64 = 10;
+    let host = Host::new();
+    let serve = Serve::with(&host, &["--memory", "64MiB"]);
+    for client in 0..CLIENTS {
+        fs::write(host.src(client.to_string()), random(client, 8_000_000)).unwrap();
+    }
+    assert_eq!(host.push(host.src("0"), &serve.url("first")).code, 0);
+    let start = |client: u64| {
+        let source = host.src(client.to_string());
+        let mut command = host.pushing(&[source.as_ref()], &serve.url(&format!("{client}/")));
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let pushes: Vec<_> = (0..CLIENTS).map(start).collect();
+    for (client, push) in pushes.into_iter().enumerate() {
+        let ran = finish(push);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let there = host.root(format!("{client}/{client}"));
+        assert_eq!(hash(&host.src(client.to_string())), hash(&there));
+    }
+    let peak = memory(&serve, "VmHWM:");
+    assert!(peak < 96, "{peak} MiB");
+    eventually("memory is given back", || holds(&serve).1 < 40);
 }
