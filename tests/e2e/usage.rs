@@ -97,7 +97,7 @@ fn a_server_that_cannot_be_reached_is_3() {
             let mut command = host.qbulk();
             command.args(["push", "--connect-timeout", "1s"]).args(known);
             let ran = run(command.arg(host.src("file")).arg(url));
-            ran.assert_failed(3, &format!("at {address} (UDP)"));
+            ran.assert_failed(3, &format!("{address} (UDP)"));
         }
     }
     let ran = host.push(host.src("file"), "qbulk://no-such-host.invalid/x");
