@@ -6,7 +6,6 @@
 //! keeps the journal of all that is durable.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -16,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use cap_std::fs::Dir;
 
-use super::journal::{Entry, Journal, Stamp};
+use super::journal::{Entry, Journal, JournalReader, Stamp};
+use super::places::Places;
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile, open_folder};
 use super::{copy, folder_of, is_full};
@@ -53,8 +53,6 @@ pub struct Complete {
     pub opened: Arc<Opened>,
     /// Its size, in bytes.
     pub bytes: u64,
-    /// Its name in its folder.
-    pub name: OsString,
     /// Its path below the root.
     pub path: Vec<u8>,
     /// What the client knows its content by.
@@ -70,6 +68,8 @@ enum Job {
     Flush(SyncSender<()>),
     /// Others wait for what pieces keep open.
     Hurry,
+    /// What the journal has is wanted.
+    Noted(SyncSender<Option<JournalReader>>),
     /// It is time for a checkpoint.
     Wake,
     Close,
@@ -98,6 +98,7 @@ pub type CommitResult = io::Result<()>;
 /// The thread that gives names, and its queue.
 #[derive(Debug)]
 pub struct Committer {
+    places: Arc<Places>,
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -112,10 +113,13 @@ impl Committer {
         on_commit: impl FnMut(Committed<'_>, CommitResult) + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
+        let places = Arc::new(Places::new(&root, journal.as_ref().map(Journal::reader))?);
+        let told = Arc::clone(&places);
         let thread = thread::Builder::new().name("qbulk-commit".into()).spawn(move || {
             let now = Instant::now();
             let worker = Worker {
                 on_commit,
+                places: told,
                 root,
                 systems,
                 journal,
@@ -126,7 +130,19 @@ impl Committer {
             };
             worker.run(&jobs);
         })?;
-        Ok(Self { queue: Some(queue), thread: Some(thread) })
+        Ok(Self { places, queue: Some(queue), thread: Some(thread) })
+    }
+
+    /// Where things were put.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// What is noted in the journal by now, of this run and others; `None` if that is nothing.
+    pub(super) fn noted(&self) -> Option<JournalReader> {
+        let (sender, noted) = sync_channel(1);
+        self.send(Job::Noted(sender));
+        noted.recv().ok().flatten()
     }
 
     /// Queues files; waits while the queue is full.
@@ -194,6 +210,7 @@ fn id_of(folder: &Dir) -> io::Result<FolderId> {
 
 struct Worker<F> {
     on_commit: F,
+    places: Arc<Places>,
     root: Arc<Dir>,
     systems: Arc<Systems>,
     journal: Option<Journal>,
@@ -220,6 +237,12 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                     }
                     Job::Flush(done) => flush = Some(done),
                     Job::Hurry => hurry = true,
+                    Job::Noted(wanted) => {
+                        let noted = self.journal.as_ref().and_then(|journal| journal.all().ok());
+                        if wanted.send(noted).is_err() {
+                            tracing::debug!("nobody wants to know any more");
+                        }
+                    }
                     Job::Wake => {}
                     Job::Close => self.close(),
                 }
@@ -269,7 +292,8 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         let opened: Vec<&File> = files.iter().map(|file| file.opened.file()).collect();
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
-            let published = synced.and_then(|()| file.temp.publish(&file.name));
+            let published =
+                synced.and_then(|()| file.temp.publish(&self.places, &file.path, file.bytes));
             if published.as_ref().is_err_and(|error| !is_full(error)) {
                 file.temp.discard();
             }

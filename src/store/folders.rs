@@ -264,6 +264,7 @@ impl Folders {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.create_folders(path)?,
             opened => opened?,
         };
+        self.committer.places().enter(&self.root, path, &folder)?;
         self.open_up(path, &folder);
         self.systems.watch(&folder);
         let mut open = lock(&self.open);
@@ -311,6 +312,8 @@ impl Folders {
             }
         };
         self.open_up(found, &folder);
+        // Nothing is made in one that is there by another name.
+        self.committer.places().enter(&self.root, found, &folder)?;
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
         for end in ends.chain([path.len()]) {
             let path = &path[..end];

@@ -13,7 +13,7 @@
 //! | check | 16 | BLAKE3 of length and entry, keyed by whose push it is |
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -423,7 +423,13 @@ impl Journal {
     /// What earlier runs have left.
     pub fn reader(&self) -> JournalReader {
         let (root, name) = (Arc::clone(&self.root), self.name.clone());
-        JournalReader { owner: self.owner, root, name, bytes: self.kept_bytes }
+        let bytes = self.kept_bytes;
+        JournalReader { owner: self.owner, root, name, kept_bytes: bytes, bytes }
+    }
+
+    /// What is written by now, by this run as well.
+    pub fn all(&self) -> io::Result<JournalReader> {
+        Ok(JournalReader { bytes: self.file.metadata()?.len(), ..self.reader() })
     }
 
     /// Adds an entry to those that the next [`Journal::write`] writes.
@@ -463,16 +469,29 @@ pub struct JournalReader {
     owner: Owner,
     root: Arc<Dir>,
     name: String,
+    /// What earlier runs have left ends here.
+    kept_bytes: u64,
     bytes: u64,
 }
 
 impl JournalReader {
     /// Calls `each` with every entry.
     pub fn read(&self, each: impl FnMut(Entry)) -> io::Result<()> {
+        read_entries(&self.owner, self.open()?.take(self.bytes), each)
+    }
+
+    /// Calls `each` with every entry, and whether it is an earlier run's.
+    pub(super) fn read_with_place(&self, mut each: impl FnMut(bool, Entry)) -> io::Result<()> {
+        let mut file = self.open()?;
+        read_entries(&self.owner, (&file).take(self.kept_bytes), |entry| each(true, entry))?;
+        file.seek(SeekFrom::Start(self.kept_bytes))?;
+        let own = self.bytes.saturating_sub(self.kept_bytes);
+        read_entries(&self.owner, file.take(own), |entry| each(false, entry))
+    }
+
+    fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let name = self.name.as_str();
-        let file = patiently(|| Ok(rustix::fs::openat(&*self.root, name, flags, Mode::empty())?))?;
-        read_entries(&self.owner, File::from(file).take(self.bytes), each)
+        Ok(rustix::fs::openat(&*self.root, self.name.as_str(), flags, Mode::empty())?.into())
     }
 }
 

@@ -12,6 +12,7 @@ use cap_std::fs::Dir;
 use super::descriptors::Share;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
+use super::places::Places;
 use super::sink::PARTIAL_MAX;
 use super::temp::{Home, TempFile, open_folder};
 use super::{folder_of, holes, os};
@@ -143,7 +144,8 @@ impl Kept {
     /// pieces that are not as they were written, are left out.
     pub(super) fn tell(
         &self,
-        root: &Dir,
+        root: &Arc<Dir>,
+        places: &Places,
         goes_on: impl Fn() -> bool,
         mut say: impl FnMut(Control) -> bool,
     ) {
@@ -163,11 +165,22 @@ impl Kept {
             }
         }
         let mut batch = Vec::new();
-        let mut goes_on = true;
+        let (mut goes_on, mut last_folder) = (true, None::<Vec<u8>>);
         let each = |entry| {
             let Entry::File { path, source, hash, stamp } = entry else { return };
             let is_there = |path: &Path| Stamp::at(root, path).is_ok_and(|found| found == stamp);
-            if goes_on && is_there(os(&path)) {
+            let folder = folder_of(&path);
+            // What is said to be there is looked for at the end, as all else.
+            let is_entered = || {
+                let entered = open_folder(root, folder)
+                    .and_then(|opened| places.enter(root, folder, &opened));
+                entered.is_ok()
+            };
+            if goes_on
+                && is_there(os(&path))
+                && (last_folder.as_deref() == Some(folder) || is_entered())
+            {
+                last_folder = Some(folder.to_vec());
                 let file = file_key(&path, &source.version);
                 batch.push(KeptFile { file, state: source.state, hash });
             }

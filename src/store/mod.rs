@@ -13,6 +13,7 @@ mod lock;
 mod meta;
 pub mod own;
 pub mod paths;
+mod places;
 pub mod root;
 pub mod scan;
 pub mod sink;

@@ -19,6 +19,7 @@ use super::journal::{Entry, Journal};
 use super::kept::{Kept, Part, part_name};
 use super::meta::Metas;
 use super::own::OwnNames;
+use super::places::{Placing, moved_reason};
 use super::root::Root;
 use super::source::hash_runs;
 use super::space::allocate;
@@ -286,7 +287,7 @@ impl Sink {
     /// Tells what there is of earlier runs, and still is what it was, until `say` is false or `goes_on`
     /// is. Reads what may have been changed.
     pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Control) -> bool) {
-        self.kept.tell(&self.root, goes_on, say);
+        self.kept.tell(&self.root, self.committer.places(), goes_on, say);
     }
 
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
@@ -300,6 +301,7 @@ impl Sink {
         self.committer.flush();
         self.check_disk()?;
         self.check_root()?;
+        self.look_for_moved();
         // Before folders get their times.
         self.kept.remove();
         self.open.folders.finish();
@@ -318,6 +320,39 @@ impl Sink {
             return Err(SinkError::Disk(reason.into()));
         }
         Ok(())
+    }
+
+    /// What was put into folders that were moved or replaced meanwhile is not where it was sent to.
+    fn look_for_moved(&self) {
+        let mut moved = self.committer.places().moved(&self.root);
+        if moved.is_empty() {
+            return;
+        }
+        let reason = moved_reason();
+        let mut earlier = HashSet::new();
+        if let Some(noted) = self.committer.noted() {
+            let kept = noted.read_with_place(|is_earlier, entry| {
+                let Entry::File { path, .. } = entry else { return };
+                let Some(put) = moved.get_mut(folder_of(&path)) else { return };
+                if is_earlier {
+                    earlier.insert(path);
+                } else if put.files > 0 {
+                    put.files -= 1;
+                    earlier.remove(&path);
+                    self.tally.take_back(&path, 1, 0, &reason);
+                }
+            });
+            if let Err(error) = kept {
+                tracing::warn!(%error, "a journal cannot be read: not every file can be named");
+            }
+        }
+        for path in earlier {
+            self.tally.note(&path, reason.clone());
+        }
+        for (path, put) in moved {
+            self.tally.take_back(&path, put.files, put.bytes, &reason);
+            self.tally.note_many(&path, put.others, &reason);
+        }
     }
 
     fn check_disk(&self) -> Result<(), SinkError> {
@@ -518,8 +553,8 @@ impl Sink {
         let replaced = if self.metas.keeps_modes() { None } else { opened.replaced_mode(&name) };
         self.metas.give_file(path, opened.file(), partial.meta, replaced);
         lock(&self.open.partials).files.remove(&item);
-        let (path, source) = (path.clone(), partial.source);
-        Ok(Some(Complete { temp, opened, bytes: partial.bytes, name, path, source, hash }))
+        let (path, source, bytes) = (path.clone(), partial.source, partial.bytes);
+        Ok(Some(Complete { temp, opened, bytes, path, source, hash }))
     }
 
     /// There is no room for more of a file. What is durable of it stays for when there is.
@@ -571,13 +606,16 @@ impl Sink {
     }
 
     fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
-        let (parent, name) = self.open.folders.parent(path)?;
+        let (parent, _) = self.open.folders.parent(path)?;
         let temp_name = self.names.part(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let made = FileId::at(&parent, OsStr::new(&temp_name))?;
         self.metas.give_link(path, &parent, &temp_name, meta);
-        let placed =
-            made.check(&parent, &temp_name).and_then(|()| parent.rename(&temp_name, &parent, name));
+        let placed = made.check(&parent, &temp_name).and_then(|()| {
+            let (parent, temp_name, id) = (&*parent, temp_name.as_str(), made);
+            let placing = Placing { parent, temp_name, path, id, file_bytes: None };
+            self.committer.places().place(&placing)
+        });
         if placed.is_err() {
             made.remove(&parent, &temp_name)?;
         }

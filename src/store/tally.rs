@@ -123,6 +123,22 @@ impl Tally {
         self.bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// A file that has its name, of `bytes` bytes, is not where it should be.
+    pub(super) fn take_back(&self, path: &[u8], files: u64, bytes: u64, reason: &str) {
+        self.files.fetch_sub(files, Relaxed);
+        self.bytes.fetch_sub(bytes, Relaxed);
+        self.failed_files.fetch_add(files, Relaxed);
+        self.note_many(path, files, reason);
+    }
+
+    /// So many things could not be written, or are not where they should be.
+    pub(super) fn note_many(&self, path: &[u8], count: u64, reason: &str) {
+        if count > 0 {
+            self.note(path, reason.into());
+            lock(&self.failures).1 += count - 1;
+        }
+    }
+
     /// Whether any file has its name.
     pub(super) fn has_files(&self) -> bool {
         self.files.load(Relaxed) > 0

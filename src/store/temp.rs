@@ -17,6 +17,7 @@ use super::descriptors::{Held, Share, patiently};
 use super::lock::{Lock, lock_file};
 use super::meta::insist;
 use super::os;
+use super::places::{Places, Placing};
 use crate::mutex::lock;
 
 /// A file under a temporary name, which goes with it unless the file is published or kept. It is
@@ -218,13 +219,13 @@ impl TempFile {
         self.published.load(Relaxed)
     }
 
-    /// Gives the file its name. Returns the folder that it is in.
-    pub fn publish(&self, name: &OsStr) -> io::Result<Arc<Dir>> {
+    /// Gives the file, of `bytes` bytes, its path. Returns the folder that it is in.
+    pub(super) fn publish(&self, places: &Places, path: &[u8], bytes: u64) -> io::Result<Arc<Dir>> {
         self.spoilt()?;
         let opened = self.open()?;
         let parent = &opened.parent;
-        self.id.check(parent, &self.temp_name)?;
-        parent.rename(&self.temp_name, parent, name)?;
+        let (temp_name, id) = (self.temp_name.as_str(), self.id);
+        places.place(&Placing { parent, temp_name, path, id, file_bytes: Some(bytes) })?;
         self.published.store(true, Relaxed);
         Ok(Arc::clone(parent))
     }
@@ -264,6 +265,11 @@ impl FileId {
     /// That of what is called `name` in `parent`, be it a link.
     pub fn at(parent: &Dir, name: &OsStr) -> io::Result<Self> {
         Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
+    }
+
+    /// Its inode.
+    pub fn inode(&self) -> u64 {
+        self.inode
     }
 
     /// An error if `name` leads to something else.
@@ -330,10 +336,11 @@ mod tests {
     #[test]
     fn what_took_a_files_place_neither_gets_its_name_nor_is_removed() {
         let (dir, parent) = folder();
+        let places = Places::new(&parent, None).unwrap();
         let temp = TempFile::create(parent, "temp".into()).unwrap();
         fs::rename(dir.path().join("temp"), dir.path().join("away")).unwrap();
         fs::write(dir.path().join("temp"), b"theirs").unwrap();
-        let error = temp.publish(OsStr::new("name")).unwrap_err().to_string();
+        let error = temp.publish(&places, b"name", 0).unwrap_err().to_string();
         assert!(error.contains("replaced"), "{error}");
         drop(temp);
         assert_eq!(fs::read(dir.path().join("temp")).unwrap(), b"theirs");
@@ -354,13 +361,14 @@ mod tests {
         assert!(dir.path().join("folder").is_dir() && dir.path().join("link").is_symlink());
         let held = create("held").unwrap();
         create("held").unwrap_err();
-        held.publish(OsStr::new("name")).unwrap();
+        held.publish(&Places::new(&parent, None).unwrap(), b"name", 0).unwrap();
     }
 
     #[test]
     fn a_file_that_was_closed_is_opened_again_unless_it_is_another() {
         let (dir, root) = folder();
         fs::create_dir(dir.path().join("a")).unwrap();
+        let places = Places::new(&root, None).unwrap();
         let make = |name: &str| {
             let parent = open_folder(&root, b"a").unwrap();
             let home =
@@ -377,7 +385,7 @@ mod tests {
         assert!(lock(&file.opened).is_none());
         file.write_all_at(b"two", 3).unwrap();
         file.close();
-        file.publish(OsStr::new("name")).unwrap();
+        file.publish(&places, b"a/name", 0).unwrap();
         assert_eq!(fs::read(dir.path().join("a/name")).unwrap(), b"onetwo");
 
         let other = make("other");
@@ -386,7 +394,7 @@ mod tests {
         fs::rename(&path, dir.path().join("moved")).unwrap();
         fs::write(&path, b"somebody else's").unwrap();
         assert!(other.write_all_at(b"two", 0).is_err());
-        assert!(other.publish(OsStr::new("name")).is_err());
+        assert!(other.publish(&places, b"name", 0).is_err());
         let closed = make("closed");
         closed.close();
         drop(closed);

@@ -1,8 +1,10 @@
 //! What is at the root's path, and names that the server keeps for itself.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
-use crate::common::{Host, Serve, names, run};
+use crate::common::{Host, Serve, eventually, names, run};
+use crate::hostile::{Attacker, file, stripe};
 
 #[test]
 fn the_root_is_what_is_at_its_path() {
@@ -55,4 +57,51 @@ fn names_that_the_server_needs_are_refused_one_by_one() {
     let ran = run(host.qbulk().arg("clean").arg(host.root("")));
     assert!(ran.code == 0 && ran.stderr.contains("1 file with such a name stays"), "{ran:?}");
     assert_eq!(fs::read(host.root(".qbulk-0-1.part")).unwrap(), b"data");
+}
+
+/// Folders that the server takes for one are not mixed, whichever comes first.
+#[test]
+fn what_has_the_same_name_there_is_not_replaced() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    for name in ["Dir", "dir"] {
+        fs::create_dir(host.src(name)).unwrap();
+        fs::write(host.src(name).join("file"), name).unwrap();
+    }
+    fs::create_dir(host.root("Dir")).unwrap();
+    symlink("Dir", host.root("dir")).unwrap();
+    let ran = host.push(host.src(""), &serve.url(""));
+    ran.assert_failed(1, "has the same name there as");
+    assert_eq!(ran.summary()["files"], 1, "{ran:?}");
+    let failed: Vec<_> = ran
+        .events()
+        .into_iter()
+        .filter_map(|event| Some(event["path"].as_str()?.to_owned()))
+        .filter(|path| path.ends_with("/file"))
+        .collect();
+    let there = fs::read_to_string(host.root("Dir/file")).unwrap();
+    assert_eq!(failed.len(), 1, "{ran:?}");
+    assert!(!failed[0].ends_with(&format!("{there}/file")), "{there}: {failed:?}");
+}
+
+/// What was put into a folder is not told as delivered if its path leads to another one at the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_folder_that_is_moved_under_way_takes_what_it_holds_with_it() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let mut push = Attacker::connect(&host, &serve).await;
+    push.hello(b"").await;
+    push.expect_welcome().await;
+    let records = [file(1, b"a/b/one", b"1"), file(2, b"a/two", b"2"), file(3, b"three", b"3")];
+    push.send(&stripe(0, &records, b"123")).await;
+    eventually("all have their names", || {
+        ["a/b/one", "a/two", "three"].iter().all(|name| host.root(name).exists())
+    });
+    fs::rename(host.root("a"), host.root("away")).unwrap();
+    fs::create_dir(host.root("a")).unwrap();
+    let (mut failed, files) = push.finish(1).await;
+    failed.retain(|path| path.contains("one") || path.contains("two"));
+    failed.sort();
+    assert_eq!((failed, files), (vec!["a/b/one".to_owned(), "a/two".to_owned()], 1));
+    assert_eq!(names(&host.root("a")), Vec::<String>::new());
 }
