@@ -381,20 +381,17 @@ impl Desk {
             let (path, name) = (path.clone(), name.clone());
             move || {
                 let folder = root.current().map_err(|error| error.to_string())?;
+                let failed = |error: io::Error| {
+                    Refusal::Final(format!("cannot write to {}: {}", named(&path), reason(&error)))
+                };
+                let there = Path::new(OsStr::from_bytes(&path));
+                let share = descriptors.join(client);
+                let found = patiently(|| inspect(&folder, &names, there)).map_err(failed)?;
                 let journal =
                     if discards { None } else { open_journal(&folder, &names, owner, patience)? };
-                let begin = || {
-                    let share = descriptors.join(client);
-                    let path = Path::new(OsStr::from_bytes(&path));
-                    let found = patiently(|| inspect(&folder, &names, path))?;
-                    let sink = Sink::within(share, Arc::clone(&folder), names, name, journal)?
-                        .served_at(root)
-                        .keeping(keep);
-                    Ok((found, if discards { sink.discarding() } else { sink }))
-                };
-                begin().map_err(|error: io::Error| {
-                    Refusal::Final(format!("cannot write to {}: {}", named(&path), reason(&error)))
-                })
+                let sink = Sink::within(share, Arc::clone(&folder), names, name, journal);
+                let sink = sink.map_err(failed)?.served_at(root).keeping(keep);
+                Ok::<_, Refusal>((found, if discards { sink.discarding() } else { sink }))
             }
         })
         .await
