@@ -52,7 +52,7 @@ use crate::store::source::{
     Outcome, Prepared, ReadOptions, Sealed, SourceItem, Unreadable, confirm, prepare,
 };
 use crate::traffic::{
-    ConnId, Input, Item, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+    ConnId, Input, Item, ItemId, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
 };
 use crate::wire::{self, Control, Destination, Keep, VERSION};
 
@@ -446,7 +446,12 @@ impl Push {
     }
 
     fn send(&mut self, conn: ConnId, stripe: &Stripe) {
-        if !self.flights.contains_key(&stripe.id) {
+        if stripe.extents.is_empty() {
+            // What it held is not wanted any more.
+            let prepared = prepare(stripe.id.0, &[], &self.buffers, self.read).prepared;
+            let (_, ready) = watch::channel(Some(prepared));
+            self.flights.insert(stripe.id, Flight { ready, content_bytes: 0, items: 0 });
+        } else if !self.flights.contains_key(&stripe.id) {
             let flight = self.read(stripe);
             self.flights.insert(stripe.id, flight);
         }
@@ -598,7 +603,6 @@ impl Push {
         if self.pool.role(conn).is_none() {
             return Ok(()); // given up before
         }
-        self.failures.forget(conn);
         if self.recall.lost(conn) {
             self.ask_again(conn);
         }
@@ -633,8 +637,16 @@ impl Push {
                 }
                 self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
             }
-            Control::Failed { path, message } => {
-                self.failures.hear(conn, path, shown(&message));
+            Control::Failed { number, item, path, message } => {
+                if let Some(link) = self.links.get(&conn) {
+                    link.say(Control::Heard(number));
+                }
+                if self.failures.hear(number, path, shown(&message))
+                    && let Some(item) = item
+                {
+                    self.source.cancel(ItemId(item));
+                    self.pool.handle(Input::Cancelled(ItemId(item)), now);
+                }
             }
             Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
             finished @ Control::Finished { .. } => self.on_finished(&finished)?,
@@ -651,6 +663,7 @@ impl Push {
             | Control::Drop(_)
             | Control::Finish { .. }
             | Control::Recall
+            | Control::Heard(_)
             | Control::Verify { .. }
             | Control::Compare { .. }
             | Control::Expect { .. }

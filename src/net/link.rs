@@ -113,7 +113,7 @@ pub struct Link {
     connection: Connection,
     local: Option<SocketAddr>,
     control: UnboundedSender<Control>,
-    stripes: UnboundedSender<(StripeId, Ready)>,
+    stripes: UnboundedSender<(StripeId, u64, Ready)>,
     streams: Streams,
     telemetry: Arc<Telemetry>,
     limit: Option<Arc<Limit>>,
@@ -122,8 +122,17 @@ pub struct Link {
     tasks: JoinSet<()>,
 }
 
-/// The stripes that were given to a connection and are not confirmed; `None` while not sent in full.
-type Streams = Arc<Mutex<HashMap<StripeId, Option<SendStream>>>>;
+/// The stripes that were given to a connection and are not confirmed.
+type Streams = Arc<Mutex<HashMap<StripeId, Slot>>>;
+
+/// A stripe that was given to a connection, perhaps once more with other content.
+#[derive(Debug, Default)]
+struct Slot {
+    /// How often it was given before.
+    turn: u64,
+    /// `None` while it is not sent in full.
+    stream: Option<SendStream>,
+}
 
 impl Route {
     /// Opens connection `conn` from a new local port and introduces it with `hello`; reports all that
@@ -292,15 +301,21 @@ impl Link {
         drop(self.control.send(message));
     }
 
-    /// Queues a stripe.
+    /// Queues a stripe. If it was given before, that is not sent any more.
     pub fn send(&self, stripe: StripeId, ready: Ready) {
-        lock(&self.streams).insert(stripe, None);
-        drop(self.stripes.send((stripe, ready)));
+        let mut streams = lock(&self.streams);
+        let slot = streams.entry(stripe).or_default();
+        slot.turn += 1;
+        if let Some(mut stream) = slot.stream.take() {
+            reset(&mut stream);
+        }
+        drop(self.stripes.send((stripe, slot.turn, ready)));
     }
 
     /// Stops sending a stripe, which has arrived by another connection.
     pub fn abandon(&self, stripe: StripeId) {
-        if let Some(Some(mut stream)) = lock(&self.streams).remove(&stripe) {
+        let slot = lock(&self.streams).remove(&stripe);
+        if let Some(mut stream) = slot.and_then(|slot| slot.stream) {
             reset(&mut stream);
         }
     }
@@ -338,16 +353,17 @@ impl Link {
 /// Sends stripes one after the other, each on a stream of its own, in the order given.
 async fn send_stripes(
     connection: Connection,
-    mut queue: UnboundedReceiver<(StripeId, Ready)>,
+    mut queue: UnboundedReceiver<(StripeId, u64, Ready)>,
     streams: Streams,
     limit: Option<Arc<Limit>>,
 ) {
-    while let Some((stripe, mut ready)) = queue.recv().await {
+    while let Some((stripe, turn, mut ready)) = queue.recv().await {
+        let is_wanted = || lock(&streams).get(&stripe).is_some_and(|slot| slot.turn == turn);
         let prepared = match ready.wait_for(Option::is_some).await {
             Ok(prepared) => prepared.clone(),
             Err(_) => continue, // confirmed before it was read again
         };
-        let (Some(prepared), true) = (prepared, lock(&streams).contains_key(&stripe)) else {
+        let (Some(prepared), true) = (prepared, is_wanted()) else {
             continue;
         };
         let Ok(mut stream) = connection.open_uni().await else { return };
@@ -355,8 +371,8 @@ async fn send_stripes(
             continue;
         }
         match lock(&streams).get_mut(&stripe) {
-            Some(slot) => *slot = Some(stream),
-            None => reset(&mut stream),
+            Some(slot) if slot.turn == turn => slot.stream = Some(stream),
+            _ => reset(&mut stream),
         }
     }
 }

@@ -1,13 +1,12 @@
 //! What could not be moved, at either end.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::PushReporter;
 use super::receipt::Receipt;
 use crate::event::{Failure, FailureKind, PushEvent};
 use crate::store::shown;
-use crate::traffic::ConnId;
 use crate::wire::{Unkept, What};
 
 /// Failures whose path and reason are kept for the summary.
@@ -26,9 +25,8 @@ pub(super) struct Failures {
     pub(super) changed: u64,
     /// Failures that the server has only counted.
     pub(super) unnamed: u64,
-    /// How many failures the server has named, by the connection that it said so on: on each it names
-    /// the same ones, in the same order.
-    heard: HashMap<ConnId, u64>,
+    /// Which failures the server has named: it may name one more than once.
+    heard: Numbers,
     /// How many of them were told.
     told: u64,
     /// Paths and reasons of these, where there is a receipt to note them.
@@ -47,7 +45,7 @@ impl Failures {
             vanished: 0,
             changed: 0,
             unnamed: 0,
-            heard: HashMap::new(),
+            heard: Numbers::default(),
             told: 0,
             settled: Vec::new(),
             unkept: [None, None],
@@ -72,12 +70,12 @@ impl Failures {
         }
     }
 
-    /// The server names something that it could not write: it is told unless it was heard before, over
-    /// another connection.
-    pub(super) fn hear(&mut self, conn: ConnId, path: Vec<u8>, reason: String) {
-        let heard = self.heard.entry(conn).or_default();
-        *heard += 1;
-        if *heard > self.told && self.told < HEARD_MAX {
+    /// The server names something that it could not write. False if it was heard before.
+    pub(super) fn hear(&mut self, number: u64, path: Vec<u8>, reason: String) -> bool {
+        if !self.heard.add(number) {
+            return false;
+        }
+        if self.told < HEARD_MAX {
             self.told += 1;
             let kind = FailureKind::Destination;
             self.tell(Failure { kind, path: shown(&path), reason: reason.clone() });
@@ -85,6 +83,7 @@ impl Failures {
                 self.settled.push((path, reason));
             }
         }
+        true
     }
 
     /// The server names metadata that it could not keep; it may do so over several connections.
@@ -96,11 +95,6 @@ impl Failures {
     /// Of how many files, folders and links modes, and times, were not kept.
     pub(super) fn unkept(&self) -> [u64; 2] {
         self.unkept.each_ref().map(|unkept| unkept.as_ref().map_or(0, |unkept| unkept.count))
-    }
-
-    /// What was begun to be told over `conn` will be told again over another connection.
-    pub(super) fn forget(&mut self, conn: ConnId) {
-        self.heard.remove(&conn);
     }
 
     /// The server has told all that it wanted to, of `count` failures.
@@ -115,9 +109,33 @@ impl Failures {
                 },
                 count: *count,
                 path: shown(path),
-                reason: reason.clone(),
+                reason: shown(reason),
             });
         }
+    }
+}
+
+/// Numbers that come nearly in order: all below one, and some above.
+#[derive(Debug, Default)]
+struct Numbers {
+    below: u64,
+    above: BTreeSet<u64>,
+}
+
+impl Numbers {
+    /// Numbers above the first one that is missing, at most; others count as there.
+    const ABOVE_MAX: usize = 1 << 16;
+
+    /// False if it was there.
+    fn add(&mut self, number: u64) -> bool {
+        if number < self.below || self.above.len() >= Self::ABOVE_MAX || !self.above.insert(number)
+        {
+            return false;
+        }
+        while self.above.remove(&self.below) {
+            self.below += 1;
+        }
+        true
     }
 }
 
@@ -137,17 +155,19 @@ mod tests {
         let mut failures = Failures::new(Arc::new(report), None);
         let (kind, path, reason) = (FailureKind::Vanished, "x".into(), "y".into());
         failures.add(Failure { kind, path, reason });
-        // Each is told as it comes, whichever connection is the first to name it.
-        for (conn, from_first, told_by_now) in
-            [(ConnId(1), 900, 901), (ConnId(2), 1_500, 1_501), (ConnId(1), 600, 1_501)]
+        // Each is told as it comes, however often it is named.
+        for (numbers, told_by_now) in
+            [(0..900, 901), (700..1_500, 1_501), (0..600, 1_501), (1_501..1_502, 1_502)]
         {
-            for _ in 0..from_first {
-                failures.hear(conn, b"x".to_vec(), "y".into());
+            for number in numbers {
+                let before = told.load(Relaxed);
+                let is_new = failures.hear(number, b"x".to_vec(), "y".into());
+                assert_eq!(is_new, told.load(Relaxed) > before);
             }
             assert_eq!(told.load(Relaxed), told_by_now);
         }
         failures.settle(1_600);
-        assert_eq!((failures.count, failures.unnamed), (1_601, 100));
+        assert_eq!((failures.count, failures.unnamed), (1_601, 99));
         assert_eq!(failures.named.len(), NAMED_MAX);
         assert_eq!((failures.vanished, failures.changed), (1, 0));
     }

@@ -380,6 +380,13 @@ impl Source {
         parts
     }
 
+    /// The receiver takes no more of an item: nothing more is read of it.
+    pub(super) fn cancel(&mut self, id: ItemId) {
+        if let Some((item, _)) = self.items.remove(&id) {
+            item.cancel();
+        }
+    }
+
     fn keep(&mut self, id: ItemId, bytes: u64, source: SourceItem) {
         self.items.insert(id, (Arc::new(source), bytes));
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
 use super::room::{EarlyRoom, Room};
-use super::transfer::Transfer;
+use super::transfer::{Transfer, failed};
 use super::verify::Asked;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
@@ -197,6 +197,7 @@ impl Conn {
                     finish(&transfer, &sender).await;
                 });
             }
+            Control::Heard(number) => transfer.heard(number),
             Control::Recall if !self.recalled => {
                 self.recalled = true;
                 let (transfer, sender) = (Arc::clone(transfer), self.sender.clone());
@@ -229,11 +230,8 @@ impl Conn {
 async fn finish(transfer: &Arc<Transfer>, sender: &Sender<Control>) {
     match transfer.finish().await {
         Ok(outcome) => {
-            for failed in &outcome.failures {
-                let mut message = failed.reason.clone().into_bytes();
-                message.truncate(crate::wire::TEXT_BYTES_MAX);
-                let path = failed.path.clone();
-                drop(sender.send(Control::Failed { path, message }).await);
+            for failure in &outcome.failures {
+                drop(sender.send(failed(failure.clone())).await);
             }
             for unkept in &outcome.unkept {
                 drop(sender.send(Control::Unkept(unkept.clone())).await);
@@ -274,6 +272,10 @@ async fn receive(
     let mut body = transfer.buffer(bytes);
     read_body(stream, early, body.as_mut(), &room).await?;
     if let Some(answer) = transfer.take(header, body, room).await {
+        // Before the answer, so that no more is sent of what has failed.
+        for news in transfer.news() {
+            drop(sender.send(news).await);
+        }
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);
     }

@@ -19,10 +19,10 @@ use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
 use crate::mutex::lock;
 use crate::store::sink::{Applied, Sink, SinkError};
-use crate::store::tally::Outcome;
+use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Destination, Header,
-    VARINT_MAX,
+    TEXT_BYTES_MAX, VARINT_MAX,
 };
 
 /// How often it is looked for signs of life.
@@ -58,6 +58,8 @@ pub(super) struct Transfer {
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
+    /// Failures with lower numbers were told, over connections that are still there.
+    told: Mutex<u64>,
     /// Content that was verified and written.
     pub(super) written_bytes: AtomicU64,
     recalling: tokio::sync::Mutex<()>,
@@ -109,6 +111,7 @@ impl Transfer {
             deserted_at: Mutex::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
+            told: Mutex::new(0),
             written_bytes: AtomicU64::new(0),
             recalling: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
@@ -133,6 +136,8 @@ impl Transfer {
         let mut connections = lock(&self.connections);
         connections.remove(&number);
         *lock(&self.deserted_at) = Some(Instant::now());
+        // What it has told may not have been heard.
+        *lock(&self.told) = 0;
         connections.len()
     }
 
@@ -257,6 +262,22 @@ impl Transfer {
         Ok(Answer::Now(message))
     }
 
+    /// What has failed and was not told yet, or not for long.
+    pub(super) fn news(&self) -> Vec<Control> {
+        const NEWS_MAX: usize = 64;
+        let mut told = lock(&self.told);
+        let news = self.sink.unheard(*told, NEWS_MAX);
+        if let Some(last) = news.last() {
+            *told = last.number + 1;
+        }
+        news.into_iter().map(failed).collect()
+    }
+
+    /// The client knows of a failure.
+    pub(super) fn heard(&self, number: u64) {
+        self.sink.heard(number);
+    }
+
     /// Tells a client what earlier runs have left; one connection at a time.
     pub(super) async fn recall(self: &Arc<Self>, sender: Sender<Control>) {
         let _turn = self.recalling.lock().await;
@@ -346,6 +367,14 @@ impl Transfer {
     pub(super) fn end_reason(&self) -> Option<String> {
         lock(&self.end).clone()
     }
+}
+
+/// How a client is told what has failed.
+pub(super) fn failed(failed: Failed) -> Control {
+    let Failed { number, item, path, reason } = failed;
+    let mut message = reason.into_bytes();
+    message.truncate(TEXT_BYTES_MAX);
+    Control::Failed { number, item, path, message }
 }
 
 /// What to answer to whoever sent a stripe.

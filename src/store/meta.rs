@@ -92,7 +92,8 @@ impl Metas {
 
 fn note(unkept: &Mutex<Option<Unkept>>, what: What, path: &[u8], error: &io::Error) {
     tracing::debug!(path = shown(path), %error, ?what, "cannot be kept");
-    let first = || Unkept { what, count: 0, path: path.to_vec(), reason: reason(error) };
+    let first =
+        || Unkept { what, count: 0, path: path.to_vec(), reason: reason(error).into_bytes() };
     lock(unkept).get_or_insert_with(first).count += 1;
 }
 

@@ -24,7 +24,7 @@ use super::root::Root;
 use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::Systems;
-use super::tally::{Outcome, Tally};
+use super::tally::{Failed, Outcome, Tally};
 use super::temp::{FileId, Home, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
 use crate::hashtree::HashTree;
@@ -175,7 +175,7 @@ impl Sink {
                 (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
                 (Committed::File(path, _), Err(error)) => {
                     told.note_fatal(path, &error);
-                    told.note_file(path, reason(&error));
+                    told.note_file(None, path, reason(&error));
                     if is_full(&error) {
                         told.put_off();
                     }
@@ -279,6 +279,16 @@ impl Sink {
         self.is_distrusted.store(true, Relaxed);
     }
 
+    /// Up to `max` of what could not be written and nobody has heard of, with numbers from `from` on.
+    pub fn unheard(&self, from: u64, max: usize) -> Vec<Failed> {
+        self.tally.unheard(from, max)
+    }
+
+    /// Whoever sends has heard of a failure.
+    pub fn heard(&self, number: u64) {
+        self.tally.heard(number);
+    }
+
     /// Whether there is something of an earlier run.
     pub fn has_kept(&self) -> bool {
         !self.kept.is_empty()
@@ -295,7 +305,7 @@ impl Sink {
     pub fn finish(&self) -> Result<Outcome, SinkError> {
         let partials = std::mem::take(&mut *lock(&self.open.partials));
         for partial in partials.files.into_values() {
-            self.tally.note_file(&partial.path, "not all of it arrived".into());
+            self.tally.note_file(None, &partial.path, "not all of it arrived".into());
             partial.discard();
         }
         self.committer.flush();
@@ -566,7 +576,8 @@ impl Sink {
     ) -> Result<Option<Complete>, SinkError> {
         self.tally.put_off();
         if partial.is_whole || self.forget(item, |_| ())? {
-            self.tally.note_file(&partial.path, reason);
+            let item = (!partial.is_whole).then_some(item);
+            self.tally.note_file(item, &partial.path, reason);
         }
         Ok(None)
     }
@@ -579,7 +590,8 @@ impl Sink {
         reason: String,
     ) -> Result<Option<Complete>, SinkError> {
         if partial.is_whole || self.forget(item, Partial::discard)? {
-            self.tally.note_file(&partial.path, reason);
+            let item = (!partial.is_whole).then_some(item);
+            self.tally.note_file(item, &partial.path, reason);
         }
         Ok(None)
     }

@@ -107,6 +107,11 @@ impl SourceItem {
         Self { is_last_try: true, ..self }
     }
 
+    /// Nothing more of it is to be read, and nothing more told of it.
+    pub fn cancel(&self) {
+        self.failed.store(true, Relaxed);
+    }
+
     /// A file of which the receiver has kept these pieces: `basis` is the state in which the first of them
     /// was read. They are those of the file as it was found.
     #[must_use]

@@ -1,5 +1,6 @@
 //! What a transfer has left behind so far.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -11,12 +12,18 @@ use super::{named, reason};
 use crate::mutex::lock;
 use crate::wire::Unkept;
 
-/// Failures whose path and reason are kept; more are only counted.
-const FAILURES_MAX: usize = 1_000;
+/// What failures may take, in bytes, that whoever sends has not heard of; more are only counted.
+const UNHEARD_BYTES_MAX: usize = 4 << 20;
+/// What one takes beside its path and reason, roughly.
+const FAILED_BYTES: usize = 128;
 
 /// Something that could not be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failed {
+    /// Its number among all failures.
+    pub number: u64,
+    /// The item, if more of it may be to come.
+    pub item: Option<u64>,
     /// Its path.
     pub path: Vec<u8>,
     /// Why.
@@ -30,7 +37,7 @@ pub struct Outcome {
     pub files: u64,
     /// Bytes of these files.
     pub bytes: u64,
-    /// What could not be written; the first of them.
+    /// What could not be written, as far as nobody has heard of it.
     pub failures: Vec<Failed>,
     /// How many files could not be written.
     pub failed_files: u64,
@@ -50,11 +57,26 @@ pub(super) struct Tally {
     bytes: AtomicU64,
     failed_files: AtomicU64,
     discarded_files: AtomicU64,
-    /// The first of them, and how many there are.
-    failures: Mutex<(Vec<Failed>, u64)>,
+    failures: Mutex<Failures>,
     /// Why nothing more can be written.
     fatal: OnceLock<String>,
     has_put_off: AtomicBool,
+}
+
+/// What has failed.
+#[derive(Debug, Default)]
+struct Failures {
+    /// How many there are.
+    count: u64,
+    /// Those that nobody has heard of, by their numbers.
+    unheard: BTreeMap<u64, Failed>,
+    bytes: usize,
+}
+
+impl Failed {
+    fn bytes(&self) -> usize {
+        FAILED_BYTES + self.path.len() + self.reason.len()
+    }
 }
 
 impl Tally {
@@ -78,18 +100,38 @@ impl Tally {
         self.note(path, reason(error));
     }
 
-    /// A file could not be written.
-    pub(super) fn note_file(&self, path: &[u8], reason: String) {
+    /// A file could not be written; `item` is given if more of it may be to come.
+    pub(super) fn note_file(&self, item: Option<u64>, path: &[u8], reason: String) {
         self.failed_files.fetch_add(1, Relaxed);
-        self.note(path, reason);
+        self.add(item, path, reason);
     }
 
     /// Something could not be written.
     pub(super) fn note(&self, path: &[u8], reason: String) {
+        self.add(None, path, reason);
+    }
+
+    fn add(&self, item: Option<u64>, path: &[u8], reason: String) {
         let mut failures = lock(&self.failures);
-        failures.1 += 1;
-        if failures.0.len() < FAILURES_MAX {
-            failures.0.push(Failed { path: path.to_vec(), reason });
+        let failed = Failed { number: failures.count, item, path: path.to_vec(), reason };
+        failures.count += 1;
+        if failures.bytes + failed.bytes() <= UNHEARD_BYTES_MAX {
+            failures.bytes += failed.bytes();
+            failures.unheard.insert(failed.number, failed);
+        }
+    }
+
+    /// Up to `max` failures that nobody has heard of, with numbers from `from` on.
+    pub(super) fn unheard(&self, from: u64, max: usize) -> Vec<Failed> {
+        let failures = lock(&self.failures);
+        failures.unheard.range(from..).take(max).map(|(_, failed)| failed.clone()).collect()
+    }
+
+    /// Whoever sends has heard of a failure.
+    pub(super) fn heard(&self, number: u64) {
+        let mut failures = lock(&self.failures);
+        if let Some(failed) = failures.unheard.remove(&number) {
+            failures.bytes -= failed.bytes();
         }
     }
 
@@ -135,7 +177,7 @@ impl Tally {
     pub(super) fn note_many(&self, path: &[u8], count: u64, reason: &str) {
         if count > 0 {
             self.note(path, reason.into());
-            lock(&self.failures).1 += count - 1;
+            lock(&self.failures).count += count - 1;
         }
     }
 
@@ -151,7 +193,8 @@ impl Tally {
 
     /// All of it.
     pub(super) fn outcome(&self) -> Outcome {
-        let (failures, failed) = lock(&self.failures).clone();
+        let failures = self.unheard(0, usize::MAX);
+        let failed = lock(&self.failures).count;
         let failed_files = self.failed_files.load(Relaxed);
         Outcome {
             files: self.files.load(Relaxed),

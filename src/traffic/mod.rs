@@ -62,6 +62,8 @@ pub enum Input {
     Damaged(ConnId, StripeId),
     /// A connection could not be opened, or is lost.
     Lost(ConnId),
+    /// The receiver will take no more of an item.
+    Cancelled(ItemId),
 }
 
 /// What the pool wants done.
@@ -86,7 +88,8 @@ pub enum Output {
         /// Why.
         end: PrimeEnd,
     },
-    /// Send a stripe on a stream of its own.
+    /// Send a stripe on a stream of its own. One that the connection has already is sent instead of what it
+    /// was before: nothing of it is wanted any more, and it is empty.
     Send {
         /// The connection.
         conn: ConnId,

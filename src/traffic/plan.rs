@@ -162,6 +162,39 @@ impl Plan {
         orphaned
     }
 
+    /// Nobody wants `item` any more. What waits of it is dropped, and stripes that hold nothing else are
+    /// emptied: they keep their numbers, as the receiver waits for all of them. Returns which those are.
+    pub fn cancel(&mut self, item: ItemId) -> Vec<StripeId> {
+        let mut cut_bytes = std::mem::take(&mut self.cut_bytes);
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.retain(|other| {
+            // Only the first one may be half cut.
+            let cut_bytes_of_it = std::mem::take(&mut cut_bytes);
+            if other.id == item {
+                self.waiting_bytes -= other.cost() - cut_bytes_of_it;
+                return false;
+            }
+            self.cut_bytes += cut_bytes_of_it;
+            true
+        });
+        self.waiting = waiting;
+        let mut emptied = Vec::new();
+        for (&id, Flying { stripe, .. }) in &mut self.flying {
+            let is_of_it = |extent: &Extent| extent.item == item;
+            if !stripe.extents.is_empty() && stripe.extents.iter().all(is_of_it) {
+                stripe.extents.clear();
+                stripe.bytes = 0;
+                emptied.push(id);
+            }
+        }
+        emptied
+    }
+
+    /// A stripe that is cut and not confirmed, and who is sending it.
+    pub fn flying(&self, stripe: StripeId) -> Option<(&Stripe, &[ConnId])> {
+        self.flying.get(&stripe).map(|flying| (&flying.stripe, flying.holders.as_slice()))
+    }
+
     /// How many connections are sending `stripe`.
     pub fn holders(&self, stripe: StripeId) -> usize {
         self.flying.get(&stripe).map_or(0, |flying| flying.holders.len())
@@ -302,6 +335,31 @@ mod tests {
             .map(|extent| extent.item.0)
             .collect();
         assert_eq!(order, [0, 0, 2, 1]);
+    }
+
+    #[test]
+    fn what_nobody_wants_any_more_is_not_sent_and_its_stripes_keep_their_numbers() {
+        let mut plan = Plan::default();
+        plan.offer(Item::split(ItemId(0), 5 << 16));
+        plan.offer(Item::split(ItemId(1), 3 << 16));
+        plan.offer(Item::whole(ItemId(2), 10, 7));
+        let first = plan.next(A, 1 << 16).unwrap().0;
+        let lost = plan.next(B, 1 << 16).unwrap().0;
+        plan.release(lost.id, B);
+        assert_eq!(plan.cancel(ItemId(0)), [first.id, lost.id]);
+        assert_eq!(plan.cancel(ItemId(0)), [], "once");
+        assert_eq!((plan.waiting_items(), plan.waiting_bytes()), (2, (3 << 16) + 17));
+        let (again, was_sent) = plan.next(B, 1 << 16).unwrap();
+        assert!(was_sent && again.id == lost.id && again.extents.is_empty() && again.bytes == 0);
+        assert_eq!(plan.confirm(first.id), Some((vec![A], 0)));
+        // The next one is half cut while another is cancelled.
+        plan.next(A, 1 << 16).unwrap();
+        plan.cancel(ItemId(2));
+        let mut bytes = 0;
+        while let Some((stripe, _)) = plan.next(A, 1 << 16) {
+            bytes += stripe.bytes;
+        }
+        assert_eq!((bytes, plan.waiting_bytes(), plan.cut_stripes()), (2 << 16, 0, 5));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::{
-    ConnId, HealthConfig, Input, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer, Sample,
-    StripeId, Tuner, Verdict,
+    ConnId, HealthConfig, Input, ItemId, Meter, Output, Plan, PrimeConfig, PrimeEnd, Primer,
+    Sample, StripeId, Tuner, Verdict,
 };
 
 /// Sizes and limits of a connection set.
@@ -231,6 +231,7 @@ impl Pool {
             Input::Confirmed(conn, stripe) => self.on_confirmed(conn, stripe, now),
             Input::Damaged(conn, stripe) => self.on_damaged(conn, stripe),
             Input::Lost(conn) => self.on_lost(conn, now),
+            Input::Cancelled(item) => self.on_cancelled(item),
         }
         self.assign(now);
     }
@@ -359,6 +360,20 @@ impl Pool {
                 if id != by {
                     self.outputs.push_back(Output::Abandon { conn: id, stripe });
                 }
+            }
+        }
+    }
+
+    fn on_cancelled(&mut self, item: ItemId) {
+        for id in self.plan.cancel(item) {
+            let Some((stripe, holders)) = self.plan.flying(id) else { continue };
+            for &holder in holders {
+                let Some(conn) = self.conns.get_mut(&holder) else { continue };
+                if let Some(carried) = conn.stripes.get_mut(&id) {
+                    conn.flying_bytes -= std::mem::take(&mut carried.bytes);
+                }
+                let stripe = stripe.clone();
+                self.outputs.push_back(Output::Send { conn: holder, stripe, again: true });
             }
         }
     }

@@ -9,7 +9,7 @@
 //! | 2 | [`Control::Welcome`] | version, destination (0 missing, 1 file, 2 folder), instance, kept (0, 1) |
 //! | 3 | [`Control::Confirm`] | stripe |
 //! | 4 | [`Control::Damaged`] | stripe |
-//! | 5 | [`Control::Failed`] | path (bytes), message (bytes) |
+//! | 5 | [`Control::Failed`] | number, item (0 none, else one more), path (bytes), message (bytes) |
 //! | 6 | [`Control::Drop`] | connection |
 //! | 7 | [`Control::Finish`] | stripes |
 //! | 8 | [`Control::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
@@ -19,6 +19,7 @@
 //! | 12 | [`Control::KeptEnd`] | |
 //! | 13 | [`Control::Unkept`] | what (0 modes, 1 times), count, path (bytes), message (bytes) |
 //! | 14 | [`Control::Waiting`] | message (bytes) |
+//! | 15 | [`Control::Heard`] | number |
 //! | 20 | [`Control::Verify`] | version, destination (bytes) |
 //! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
 //! | 22 | [`Control::Expect`] | item, hash (32 bytes, or none) |
@@ -125,7 +126,7 @@ pub struct Unkept {
     /// The path of the first of them.
     pub path: Vec<u8>,
     /// Why, for a person.
-    pub reason: String,
+    pub reason: Vec<u8>,
 }
 
 /// A message on the control stream.
@@ -171,13 +172,20 @@ pub enum Control {
     Confirm(u64),
     /// Server: a stripe did not match its hash.
     Damaged(u64),
-    /// Server: something could not be written; all else was. Comes before [`Control::Finished`].
+    /// Server: something could not be written; all else is. Told when it happens, and again until it is
+    /// [heard](Control::Heard), for the last time before [`Control::Finished`].
     Failed {
+        /// Its number among all failures.
+        number: u64,
+        /// The item, if more of it may still be to come: nobody wants that any more.
+        item: Option<u64>,
         /// Its path.
         path: Vec<u8>,
         /// Why, for a person.
         message: Vec<u8>,
     },
+    /// Client: a failure is known, and need not be told again.
+    Heard(u64),
     /// Server: some of the metadata could not be kept. Comes before [`Control::Finished`], once for each
     /// [`What`].
     Unkept(Unkept),
@@ -313,8 +321,9 @@ impl Control {
             }
             Self::Confirm(stripe) => put_all(&mut body, &[3, *stripe]),
             Self::Damaged(stripe) => put_all(&mut body, &[4, *stripe]),
-            Self::Failed { path, message } => {
-                put_varint(&mut body, 5);
+            Self::Heard(number) => put_all(&mut body, &[15, *number]),
+            Self::Failed { number, item, path, message } => {
+                put_all(&mut body, &[5, *number, item.map_or(0, |item| item + 1)]);
                 put_bytes(&mut body, path);
                 put_bytes(&mut body, message);
             }
@@ -357,7 +366,7 @@ impl Control {
             Self::Unkept(Unkept { what, count, path, reason }) => {
                 put_all(&mut body, &[13, *what as u64, *count]);
                 put_bytes(&mut body, path);
-                put_bytes(&mut body, reason.as_bytes());
+                put_bytes(&mut body, reason);
             }
             Self::Waiting { message } => {
                 put_varint(&mut body, 14);
@@ -424,7 +433,10 @@ impl Control {
             },
             3 => Self::Confirm(get_varint(body)?),
             4 => Self::Damaged(get_varint(body)?),
+            15 => Self::Heard(get_varint(body)?),
             5 => Self::Failed {
+                number: get_varint(body)?,
+                item: get_varint(body)?.checked_sub(1),
                 path: get_bytes("path", body, PATH_BYTES_MAX)?,
                 message: get_bytes("message", body, TEXT_BYTES_MAX)?,
             },
@@ -466,7 +478,7 @@ impl Control {
                 },
                 count: get_varint(body)?,
                 path: get_bytes("path", body, PATH_BYTES_MAX)?,
-                reason: get_text(body)?,
+                reason: get_bytes("message", body, TEXT_BYTES_MAX)?,
             }),
             14 => Self::Waiting { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
             20 => Self::Verify {
@@ -486,12 +498,6 @@ impl Control {
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
-}
-
-/// A message to a person, whatever is in it.
-fn get_text(body: &mut &[u8]) -> Result<String, WireError> {
-    let text = get_bytes("message", body, TEXT_BYTES_MAX)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// Finds the messages in what a stream brings, however that is cut. Holds no more than what was pushed
@@ -543,7 +549,7 @@ mod tests {
                     let keep = Keep::of_number(keep);
                     Control::Hello { version, transfer, conn, destination, push, host, keep }
                 }),
-            (any::<bool>(), number.clone(), text.clone(), "[a-z]{0,20}").prop_map(
+            (any::<bool>(), number.clone(), text.clone(), text.clone()).prop_map(
                 |(is_mode, count, path, reason)| {
                     let what = if is_mode { What::Modes } else { What::Times };
                     Control::Unkept(Unkept { what, count, path, reason })
@@ -582,8 +588,14 @@ mod tests {
                 }),
             number.clone().prop_map(Control::Confirm),
             number.clone().prop_map(Control::Damaged),
-            (text.clone(), text.clone())
-                .prop_map(|(path, message)| Control::Failed { path, message }),
+            number.clone().prop_map(Control::Heard),
+            (number.clone(), proptest::option::of(0..1_u64 << 60), text.clone(), text.clone())
+                .prop_map(|(number, item, path, message)| Control::Failed {
+                    number,
+                    item,
+                    path,
+                    message
+                }),
             any::<u32>().prop_map(Control::Drop),
             number.clone().prop_map(|stripes| Control::Finish { stripes }),
             proptest::array::uniform6(number.clone()).prop_map(

@@ -1,5 +1,6 @@
 //! Targets that cannot take what is sent.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
@@ -291,4 +292,53 @@ fn a_file_pushed_onto_a_link_that_leads_out_replaces_the_link() {
     assert_ne!(host.push(host.src("file"), &serve.url("way/new")).code, 0);
     assert_eq!(names(&host.outside("")), ["file"]);
     assert_eq!(fs::read(host.outside("file")).unwrap(), b"theirs");
+}
+
+#[test]
+fn a_file_that_has_failed_is_not_sent_to_its_end() {
+    const BYTES: u64 = 60 << 20;
+    let host = Host::new();
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    fs::write(top.join("large"), random(1, BYTES as usize)).unwrap();
+    File::create(top.join("holes")).unwrap().set_len(1 << 40).unwrap();
+    fs::write(top.join("small"), random(2, 1_000_000)).unwrap();
+    let mut command = host.qbulk_after("ulimit -f 4096");
+    command.args(Serve::arguments(&host)).args(["--listen", "127.0.0.1:0"]);
+    let serve = Serve::spawn(&host, command);
+    let relay = Relay::start(serve.address, Lane { bytes_per_s: 2e6, ..Lane::default() });
+    let ran = run(&mut relay.pushing(&host, &[top.as_ref()]));
+    ran.assert_failed(1, "File too large");
+    let summary = ran.summary();
+    assert_eq!((&summary["failed"], &summary["files"]), (&2.into(), &1.into()), "{summary}");
+    assert_eq!(summary["failed_unnamed"], 0, "{summary}");
+    let sent = summary["sent_bytes"].as_u64().unwrap();
+    assert!(sent < BYTES / 2, "{sent} bytes were sent");
+    assert_eq!(hash(&top.join("small")), hash(&host.root("tree/small")));
+    assert!(unfinished(&host.root("")).is_empty());
+    assert_eq!(serve.stop(), Some(0));
+}
+
+#[test]
+fn every_failure_is_named_however_many_there_are() {
+    const FILES: usize = 1_500;
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let top = host.src("tree");
+    fs::create_dir(&top).unwrap();
+    for number in 0..FILES {
+        fs::write(top.join(number.to_string()), b"content").unwrap();
+        fs::create_dir_all(host.root("tree").join(number.to_string())).unwrap();
+    }
+    let ran = host.push(&top, &serve.url(""));
+    ran.assert_failed(1, "Is a directory");
+    let summary = ran.summary();
+    assert_eq!((&summary["failed"], &summary["failed_unnamed"]), (&FILES.into(), &0.into()));
+    let named: BTreeSet<String> = ran
+        .events()
+        .into_iter()
+        .filter(|event| event["event"] == "failed")
+        .map(|event| event["path"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(named.len(), FILES);
 }

@@ -4,6 +4,7 @@
 //! A network on which something is wrong is told with the command that runs it alone: add its seed to
 //! [`SEEDS_THAT_FAILED`].
 
+mod cancelled;
 mod link;
 mod network;
 mod outcome;

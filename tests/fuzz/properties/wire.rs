@@ -15,7 +15,7 @@ pub fn control(data: &[u8]) {
     for message in messages {
         match &message {
             Control::Hello { destination, .. } => assert!(destination.len() <= PATH_BYTES_MAX),
-            Control::Failed { path, message } => {
+            Control::Failed { path, message, .. } => {
                 assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
             }
             Control::KeptFiles(files) => assert!(files.len() <= KEPT_MAX),
