@@ -31,7 +31,7 @@ use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
 use crate::store::shown;
 use crate::store::source::{Unreadable, open, read_small};
 use crate::wire::{
-    COMPARES_MAX, Control, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
+    COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
 };
 
 /// How often progress is told.
@@ -66,8 +66,8 @@ pub struct VerifyConfig {
     pub datagram_bytes_max: u16,
     /// How long to wait for the server.
     pub connect_timeout: Duration,
-    /// Whether permission bits and modification times do not matter.
-    pub content_only: bool,
+    /// What of metadata is compared.
+    pub compared: Keep,
 }
 
 /// Called with every event; it must not block for long.
@@ -88,7 +88,7 @@ pub async fn verify(
     }
     let starts = starts(&config.sources)?;
     let scanned = Arc::<Scanned>::default();
-    let tally = Tally::new(report, Arc::clone(&scanned), config.content_only);
+    let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let scan = start_scan(starts.clone(), scanned);
     let connected = tokio::select! {
         biased;

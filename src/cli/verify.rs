@@ -11,6 +11,7 @@ use qbulk::error::Error;
 use qbulk::event::VerifySummary;
 use qbulk::net::lookup::SystemResolver;
 use qbulk::verify::{ReceiptConfig, VerifyConfig, VerifyReporter};
+use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
 use super::{OutputArgs, trust};
@@ -53,6 +54,12 @@ pub(crate) struct VerifyArgs {
     /// Compare neither permission bits nor modification times.
     #[arg(long, env = "QBULK_CONTENT_ONLY", value_parser = BoolishValueParser::new())]
     content_only: bool,
+    /// Do not compare permission bits.
+    #[arg(long, env = "QBULK_NO_PERMS", value_parser = BoolishValueParser::new())]
+    no_perms: bool,
+    /// Do not compare modification times.
+    #[arg(long, env = "QBULK_NO_TIMES", value_parser = BoolishValueParser::new())]
+    no_times: bool,
 
     #[command(flatten)]
     trust: TrustArgs,
@@ -81,6 +88,15 @@ impl VerifyArgs {
         }
     }
 
+    /// What of metadata is compared.
+    fn compared(&self) -> Keep {
+        Keep {
+            modes: !self.content_only && !self.no_perms,
+            times: !self.content_only && !self.no_times,
+            ..Keep::default()
+        }
+    }
+
     fn with_receipt(&self, receipt: PathBuf) -> Result<ReceiptConfig, Error> {
         let dir = match self.paths.as_slice() {
             [] => PathBuf::from("."),
@@ -91,7 +107,7 @@ impl VerifyArgs {
         while below.last() == Some(&b'/') {
             below.pop();
         }
-        Ok(ReceiptConfig { receipt, dir, below, content_only: self.content_only })
+        Ok(ReceiptConfig { receipt, dir, below, compared: self.compared() })
     }
 
     async fn with_server(
@@ -118,7 +134,7 @@ impl VerifyArgs {
             trust: trust.clone(),
             datagram_bytes_max: self.network.mtu,
             connect_timeout: self.network.connect_timeout,
-            content_only: self.content_only,
+            compared: self.compared(),
         };
         match qbulk::verify::verify(config, report, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),

@@ -20,6 +20,7 @@ use super::places::Places;
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile, open_folder};
 use super::{copy, folder_of, is_full};
+use crate::hashtree::HashTree;
 use crate::wire::SourceId;
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
@@ -41,6 +42,8 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(5);
 const CHECKPOINT_SHARE: u32 = 5;
 /// However long flushing takes, it is begun again after so long.
 const CHECKPOINT_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// How often pieces are noted that are nothing but holes.
+const HOLES_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the journal itself is flushed.
 const JOURNAL_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -63,7 +66,8 @@ pub struct Complete {
 
 enum Job {
     Files(Vec<Complete>),
-    Piece(Written, Entry),
+    /// A piece, and whether it has content.
+    Piece(Written, Entry, bool),
     Folder(FolderId, Vec<u8>),
     Flush(SyncSender<()>),
     /// Others wait for what pieces keep open.
@@ -124,7 +128,9 @@ impl Committer {
                 systems,
                 journal,
                 pieces: Vec::new(),
+                has_content: false,
                 checkpoint_at: now,
+                holes_at: now,
                 journal_at: now + JOURNAL_INTERVAL,
                 touched: HashMap::new(),
             };
@@ -153,8 +159,8 @@ impl Committer {
     }
 
     /// Queues a piece of a file that is not whole, which was written.
-    pub fn piece(&self, temp: Arc<TempFile>, opened: Arc<Opened>, piece: Entry) {
-        self.send(Job::Piece((temp, opened), piece));
+    pub fn piece(&self, temp: Arc<TempFile>, opened: Arc<Opened>, piece: Entry, has_content: bool) {
+        self.send(Job::Piece((temp, opened), piece, has_content));
     }
 
     /// Pieces are flushed at once, and their files need not stay open.
@@ -216,7 +222,10 @@ struct Worker<F> {
     journal: Option<Journal>,
     /// Pieces that are written and not flushed yet.
     pieces: Vec<(Written, Entry)>,
+    /// Any of them has content, and not only holes.
+    has_content: bool,
     checkpoint_at: Instant,
+    holes_at: Instant,
     journal_at: Instant,
     /// The paths of folders whose entries are not durable yet.
     touched: HashMap<FolderId, Vec<u8>>,
@@ -231,7 +240,10 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             while let Some(job) = next.take() {
                 match job {
                     Job::Files(group) => files.extend(group),
-                    Job::Piece(written, piece) => self.pieces.push((written, piece)),
+                    Job::Piece(written, piece, has_content) => {
+                        self.has_content |= has_content;
+                        self.pieces.push((written, piece));
+                    }
                     Job::Folder(folder, path) => {
                         self.touched.insert(folder, path);
                     }
@@ -251,7 +263,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 }
             }
             self.commit(files);
-            let is_due = Instant::now() >= self.checkpoint_at || self.pieces.len() >= PIECES_MAX;
+            let is_due = Instant::now() >= self.due_at() || self.pieces.len() >= PIECES_MAX;
             if is_due || hurry || flush.is_some() {
                 self.checkpoint();
             }
@@ -268,6 +280,12 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         self.sync_folders();
     }
 
+    /// When there is to be a checkpoint. Holes alone can wait: little is lost with them, and of many there
+    /// is less to note.
+    fn due_at(&self) -> Instant {
+        if self.has_content { self.checkpoint_at } else { self.checkpoint_at.max(self.holes_at) }
+    }
+
     /// Waits for a job, or for the time of the next checkpoint.
     fn next(&self, jobs: &Receiver<Job>) -> Result<Job, RecvError> {
         if let Ok(job) = jobs.try_recv() {
@@ -280,7 +298,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             }
             return Ok(job);
         }
-        let wait = self.checkpoint_at.saturating_duration_since(Instant::now());
+        let wait = self.due_at().saturating_duration_since(Instant::now());
         match jobs.recv_timeout(wait) {
             Err(RecvTimeoutError::Timeout) => Ok(Job::Wake),
             Err(RecvTimeoutError::Disconnected) => Err(RecvError),
@@ -317,6 +335,8 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     /// run can go on from there.
     fn checkpoint(&mut self) {
         let mut pieces = std::mem::take(&mut self.pieces);
+        self.has_content = false;
+        self.holes_at = Instant::now() + HOLES_INTERVAL;
         pieces.retain(|((temp, _), _)| !temp.is_published());
         if pieces.is_empty() || self.journal.is_none() {
             return;
@@ -335,17 +355,23 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             .zip(synced)
             .filter_map(|((temp, _), result)| Some((Arc::as_ptr(temp), result.err()?)))
             .collect();
+        let mut durable: HashMap<_, Vec<&Entry>> = HashMap::new();
         for ((temp, _), piece) in &pieces {
             match (failed.get(&Arc::as_ptr(temp)), &mut self.journal) {
                 (Some(error), _) => {
                     temp.spoil(copy(error));
                     (self.on_commit)(Committed::Piece(piece.path()), Err(copy(error)));
                 }
-                (None, Some(journal)) => {
-                    journal.add(piece);
+                (None, Some(_)) => {
+                    durable.entry((Arc::as_ptr(temp), state_of(piece))).or_default().push(piece);
                     temp.keep();
                 }
                 (None, None) => {}
+            }
+        }
+        if let Some(journal) = &mut self.journal {
+            for piece in durable.into_values().flat_map(|pieces| merged(&pieces)) {
+                journal.add(&piece);
             }
         }
         self.write_journal();
@@ -408,5 +434,66 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             return Err(io::Error::other("the folder is not at its path any more"));
         }
         readable(&found)?.sync_all()
+    }
+}
+
+/// In which state the source of a piece was: only what was read in the same one is noted as one.
+fn state_of(piece: &Entry) -> [u8; 16] {
+    match piece {
+        Entry::Piece { source, .. } | Entry::File { source, .. } => source.state,
+    }
+}
+
+/// As few pieces of one file, from one state of its source, as tell the same.
+fn merged(pieces: &[&Entry]) -> Vec<Entry> {
+    let Some(Entry::Piece { path, source, file_bytes, .. }) = pieces.first().copied() else {
+        return Vec::new();
+    };
+    let mut tree = HashTree::new(*file_bytes);
+    for piece in pieces {
+        if let Entry::Piece { offset, len, hash, .. } = piece {
+            tree.add(*offset, *len, *hash);
+        }
+    }
+    let entry = |(offset, len, hash)| Entry::Piece {
+        path: path.clone(),
+        source: *source,
+        file_bytes: *file_bytes,
+        offset,
+        len,
+        hash,
+    };
+    tree.pieces().into_iter().map(entry).collect()
+}
+
+#[cfg(test)]
+mod merge_tests {
+    use super::*;
+    use crate::hashtree::piece_hash;
+
+    #[test]
+    fn pieces_that_are_noted_together_are_noted_as_few() {
+        const PIECE: u64 = 64 << 10;
+        let data = vec![0_u8; 13 * PIECE as usize + 7];
+        let file_bytes = data.len() as u64;
+        let piece = |number: u64| {
+            let (offset, end) = (number * PIECE, ((number + 1) * PIECE).min(file_bytes));
+            let hash = piece_hash(offset, &data[offset as usize..end as usize], file_bytes);
+            let source = SourceId { version: [1; 16], state: [2; 16], basis: [3; 16] };
+            let len = end - offset;
+            Entry::Piece { path: b"a/b".to_vec(), source, file_bytes, offset, len, hash }
+        };
+        let pieces: Vec<_> = (0..13).chain([13]).map(piece).collect();
+        // In any order, and with one that is missing.
+        let some: Vec<_> = pieces.iter().rev().filter(|&entry| *entry != pieces[5]).collect();
+        let noted = merged(&some);
+        assert!(noted.len() <= 5, "{noted:?}");
+        let mut tree = HashTree::new(file_bytes);
+        for entry in noted.iter().chain([&pieces[5]]) {
+            let Entry::Piece { offset, len, hash, .. } = entry else { panic!("a piece") };
+            assert!(tree.add(*offset, *len, *hash), "{entry:?}");
+        }
+        assert_eq!(tree.root(), Some(blake3::hash(&data)));
+        assert_eq!(merged(&pieces.iter().collect::<Vec<_>>()).len(), 1, "all of it");
     }
 }

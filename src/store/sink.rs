@@ -433,7 +433,10 @@ impl Sink {
         }
         if self.push_tag.is_some() && !piece.is_name_only() {
             match temp.open() {
-                Ok(opened) => self.committer.piece(Arc::clone(temp), opened, entry(piece)),
+                Ok(opened) => {
+                    let has_content = piece.content_bytes() > 0;
+                    self.committer.piece(Arc::clone(temp), opened, entry(piece), has_content);
+                }
                 Err(error) => return self.give_up(piece.item, &partial, reason(&error)),
             }
         }

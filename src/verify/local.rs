@@ -19,7 +19,7 @@ use crate::event::{Failure, FailureKind, VerifySummary};
 use crate::receipt::{Line, Listed, Reader, ReceiptError};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::{reason, shown};
-use crate::wire::{Subject, Verdict};
+use crate::wire::{Keep, Subject, Verdict};
 
 /// Which files to compare with which receipt.
 #[derive(Clone, Debug)]
@@ -30,8 +30,8 @@ pub struct ReceiptConfig {
     pub dir: PathBuf,
     /// Only what the receipt lists below this path is compared.
     pub below: Vec<u8>,
-    /// Whether permission bits and modification times do not matter.
-    pub content_only: bool,
+    /// What of metadata is compared.
+    pub compared: Keep,
 }
 
 /// Compares everything that a receipt lists with what is on this host, until that is done or `stop`
@@ -50,7 +50,7 @@ pub async fn verify_receipt(
         Error::Disk(format!("cannot open {}: {}", config.dir.display(), reason(&error)))
     })?;
     let (root, scanned) = (Arc::new(root), Arc::<Scanned>::default());
-    let mut tally = Tally::new(report, Arc::clone(&scanned), config.content_only);
+    let mut tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let below = config.below;
     let mut lines = read_ahead(file, below.clone(), Arc::clone(&scanned));
     let wanted = Wanted::default();

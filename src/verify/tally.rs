@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::VerifyReporter;
 use crate::event::{Difference, Failure, FailureKind, VerifyEvent, VerifyProgress, VerifySummary};
 use crate::push::progress::Rate;
-use crate::wire::{Content, Subject, Verdict};
+use crate::wire::{Content, Keep, Subject, Verdict};
 
 /// How far the search for what to compare is, and the reading of it.
 #[derive(Debug, Default)]
@@ -42,18 +42,19 @@ impl Scanned {
 pub(super) struct Tally {
     report: VerifyReporter,
     scanned: Arc<Scanned>,
-    content_only: bool,
+    /// What of metadata is compared.
+    compared: Keep,
     began: Instant,
     rate: Rate,
     summary: VerifySummary,
 }
 
 impl Tally {
-    pub(super) fn new(report: VerifyReporter, scanned: Arc<Scanned>, content_only: bool) -> Self {
+    pub(super) fn new(report: VerifyReporter, scanned: Arc<Scanned>, compared: Keep) -> Self {
         Self {
             report,
             scanned,
-            content_only,
+            compared,
             began: Instant::now(),
             rate: Rate::default(),
             summary: VerifySummary::default(),
@@ -84,10 +85,9 @@ impl Tally {
             Content::Missing => differs.push("missing"),
             Content::OtherKind => differs.push("kind"),
         }
-        if !self.content_only {
-            differs.extend(mode_differs.then_some("mode"));
-            differs.extend(mtime_differs.then_some("mtime"));
-        }
+        let Keep { modes, times, .. } = self.compared;
+        differs.extend((mode_differs && modes).then_some("mode"));
+        differs.extend((mtime_differs && times).then_some("mtime"));
         let count = match (content, differs.is_empty()) {
             (Content::Missing, _) => &mut summary.missing,
             (Content::Same, true) => match subject {

@@ -161,6 +161,14 @@ fn without_permissions_what_is_replaced_keeps_its_own() {
     assert_eq!(mode(host.root("tree/folder")), 0o705);
     let mask = mode(host.root("tree/new"));
     assert!(mask & 0o700 == 0o700 && mask != 0o777 || mask == mode(top.join("new")), "{mask:o}");
+    let verify = |options: &[&str]| {
+        let url = serve.url("");
+        let mut args: Vec<&OsStr> = options.iter().map(OsStr::new).collect();
+        args.extend([top.as_os_str(), url.as_ref()]);
+        host.verify(&args)
+    };
+    assert_eq!(verify(&["--no-times"]).findings()["tree/old"], "mode");
+    assert_eq!(verify(&["--no-perms"]).code, 0);
     let modified = |path: PathBuf| fs::metadata(path).unwrap().modified().unwrap();
     assert_eq!(modified(host.root("tree/new")), then);
     assert_ne!(modified(host.root("tree/folder")), then);
