@@ -78,6 +78,8 @@ pub(crate) struct Attacker {
     pub(crate) connection: Connection,
     pub(crate) control: SendStream,
     pub(crate) messages: ControlReader,
+    /// What the server could not write, by the numbers that it gives: it says so until it hears that it is known.
+    failed: BTreeMap<u64, String>,
     _endpoint: Endpoint,
 }
 
@@ -100,7 +102,8 @@ impl Attacker {
         let connection = connecting.await.unwrap();
         let (control, messages) = connection.open_bi().await.unwrap();
         let messages = ControlReader::new(messages);
-        Self { connection, control, messages, _endpoint: endpoint }
+        let failed = BTreeMap::new();
+        Self { connection, control, messages, failed, _endpoint: endpoint }
     }
 
     pub(crate) async fn say(&mut self, message: &Control) {
@@ -131,9 +134,17 @@ impl Attacker {
         stream.stopped().await.ok();
     }
 
+    /// What the server says next, failures aside.
     pub(crate) async fn next(&mut self) -> Option<Control> {
-        let next = timeout(PATIENCE, self.messages.next()).await.expect("an answer");
-        next.unwrap_or_default()
+        loop {
+            let next = timeout(PATIENCE, self.messages.next()).await.expect("an answer");
+            match next.unwrap_or_default() {
+                Some(Control::Failed { number, path, .. }) => {
+                    self.failed.insert(number, String::from_utf8(path).unwrap());
+                }
+                next => return next,
+            }
+        }
     }
 
     pub(crate) async fn expect_welcome(&mut self) {
@@ -143,11 +154,11 @@ impl Attacker {
     /// Says that these stripes were all; what the server could not write, and how many files it has.
     pub(crate) async fn finish(&mut self, stripes: u64) -> (Vec<String>, u64) {
         self.say(&Control::Finish { stripes }).await;
-        let mut failed = Vec::new();
         loop {
             match self.next().await {
-                Some(Control::Failed { path, .. }) => failed.push(String::from_utf8(path).unwrap()),
-                Some(Control::Finished { files, .. }) => return (failed, files),
+                Some(Control::Finished { files, .. }) => {
+                    return (std::mem::take(&mut self.failed).into_values().collect(), files);
+                }
                 Some(Control::Confirm(_)) => {}
                 other => panic!("{other:?}, {:?}", self.connection.close_reason()),
             }

@@ -10,7 +10,7 @@ use crate::common::{Host, Ran, Serve, hash, names, random, run, unfinished};
 use crate::relay::Lanes;
 use crate::scene::{MIB, Scene};
 
-const FILE_MIB: u64 = 16;
+const FILE_MIB: u64 = 32;
 
 /// What it is called, and what does it.
 type Deed = (&'static str, fn(&Path));
