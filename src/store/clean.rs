@@ -36,7 +36,8 @@ pub struct Cleaned {
 
 /// Removes unfinished files and journals that have one of `names` from `root` and all folders below it,
 /// unless `decide` says otherwise; `failed` is told what cannot be removed. What a running transfer writes
-/// to is locked and stays; so does what was written to less than `age_min` ago.
+/// to is locked and stays, and so does what it has closed for a while, by its journal's lock; so does what
+/// was written to less than `age_min` ago.
 pub fn clean(
     root: &Dir,
     names: &OwnNames,
@@ -62,6 +63,7 @@ pub fn clean(
                 cleaned.foreign += 1;
             } else if names.is_own(&name)
                 && now.is_old(&folder, &name, age_min)
+                && let Some(_quiet) = Quiet::lock(root, names, &name, &now)
                 && let Ok(deserted) = Deserted::lock(&folder, &name, &now)
             {
                 let left = Left { path: &path };
@@ -105,6 +107,24 @@ impl Now {
     }
 }
 
+/// A transfer that is not under way, and cannot go on as long as this is held. A running one has closed
+/// some of its unfinished files where descriptors are short: nothing but its journal's lock speaks for them.
+struct Quiet {
+    _journal: Option<Deserted>,
+}
+
+impl Quiet {
+    /// The transfer that `name` belongs to; `None` if it runs.
+    fn lock(root: &Dir, names: &OwnNames, name: &OsStr, now: &Now) -> Option<Self> {
+        let Some(journal) = names.journal_of(name) else { return Some(Self { _journal: None }) };
+        match Deserted::lock(root, OsStr::new(&journal), now) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            // None is there, or something that is no journal.
+            journal => Some(Self { _journal: journal.ok() }),
+        }
+    }
+}
+
 /// A file or link that nobody works on.
 struct Deserted {
     id: FileId,
@@ -141,6 +161,7 @@ mod tests {
     use cap_std::ambient_authority;
 
     use super::*;
+    use crate::store::journal::{Journal, Patience};
 
     const AGE: Duration = Duration::from_secs(1_000);
 
@@ -191,6 +212,32 @@ mod tests {
         assert!(own.iter().all(|name| !path(name).exists()));
         assert!(foreign.iter().chain(&data).chain([&young]).all(|name| path(name).exists()));
         assert!(path(&format!("a/{}", names.part("0", 4))).exists());
+    }
+
+    #[test]
+    fn what_a_running_transfer_has_closed_for_a_while_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
+        let names = names();
+        let old = SystemTime::now() - 2 * AGE;
+        fs::create_dir(dir.path().join("a")).unwrap();
+        let runs = || {
+            let owner = names.owner(&[1; 32], &[2; 16]);
+            Journal::open(&root, &names, owner, Patience::Beside).unwrap()
+        };
+        let (first, second) = (runs(), runs());
+        assert_ne!(first.tag(), second.tag());
+        let file = |journal: &Journal| dir.path().join("a").join(names.part(&journal.tag(), 7));
+        let (ours, theirs) = (file(&first), file(&second));
+        left(&ours, old);
+        left(&theirs, old);
+        second.remove().unwrap();
+        drop(second);
+        assert_eq!(removed(&root, true), Cleaned { found: 1, foreign: 0 });
+        assert!(ours.exists() && !theirs.exists());
+        drop(first);
+        assert_eq!(removed(&root, true), Cleaned { found: 1, foreign: 0 });
+        assert!(!ours.exists(), "nobody goes on with it");
     }
 
     #[test]

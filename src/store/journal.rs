@@ -46,6 +46,9 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Journals of one push that there may be at a time, of runs that know nothing of each other.
 const GENERATIONS_MAX: u32 = 8;
 
+/// What names on the disk have of an owner.
+pub(super) const TAG_CHARS: usize = 16;
+
 /// Whose push a journal is about: the client, and which of its pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner([u8; 32]);
@@ -58,7 +61,7 @@ impl Owner {
 
     /// What names on the disk have of it.
     pub fn tag(&self) -> String {
-        blake3::hash(&self.0).to_hex()[..16].to_owned()
+        blake3::hash(&self.0).to_hex()[..TAG_CHARS].to_owned()
     }
 }
 

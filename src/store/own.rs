@@ -13,7 +13,7 @@ use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
 
-use super::journal::Owner;
+use super::journal::{Owner, TAG_CHARS};
 
 /// What such names begin with.
 pub const PREFIX: &str = ".qbulk-";
@@ -49,6 +49,15 @@ impl OwnNames {
     /// A journal. There may be several, of runs that know nothing of each other.
     pub fn journal(&self, owner: &Owner, generation: u32) -> String {
         self.sealed(format!("{PREFIX}{}-{generation:x}", owner.tag()), JOURNAL_SUFFIX)
+    }
+
+    /// The journal of the run that an unfinished file belongs to, if it is one that has a journal.
+    pub(super) fn journal_of(&self, part: &OsStr) -> Option<String> {
+        let rest = part.to_str()?.strip_prefix(PREFIX)?.strip_suffix(PART_SUFFIX)?;
+        let (tag, _) = rest.split_once('-')?;
+        let (owner, generation) = tag.split_at_checked(TAG_CHARS)?;
+        let has_one = !generation.is_empty();
+        has_one.then(|| self.sealed(format!("{PREFIX}{owner}-{generation}"), JOURNAL_SUFFIX))
     }
 
     /// Something under way; `tag` tells transfers apart, and `item` what they make.
