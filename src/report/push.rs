@@ -250,20 +250,41 @@ fn text(summary: &Summary) -> String {
 
 /// What the connections did, for who wants to know.
 fn details(summary: &Summary) -> String {
+    // Where padding is the most of it, there was too little to send for a share to say anything.
+    let share = match summary.padding_percent {
+        ..=50.0 => format!(" ({:.1}% of what was sent)", summary.padding_percent),
+        _ => String::new(),
+    };
     format!(
-        "{}, {} taken over, {} of {} sent again, {} of padding ({:.1}% of what was sent)",
+        "{}, {} taken over, {} of {} sent again, {} of padding{share}",
         count(summary.connections_opened, "connection"),
         summary.takeovers,
         summary.stripes_again,
         count(summary.stripes, "stripe"),
         size(summary.padding_sent_bytes),
-        summary.padding_percent,
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn padding_has_a_share_of_what_is_worth_one() {
+        let with = |padding_percent| {
+            let (connections_opened, stripes, padding_sent_bytes) = (1, 1, 3 << 20);
+            details(&Summary {
+                connections_opened,
+                stripes,
+                padding_sent_bytes,
+                padding_percent,
+                ..Summary::default()
+            })
+        };
+        let tiny = "1 connection, 0 taken over, 0 of 1 stripe sent again, 3.0 MiB of padding";
+        assert_eq!(with(99.99), tiny);
+        assert_eq!(with(2.5), format!("{tiny} (2.5% of what was sent)"));
+    }
 
     #[test]
     fn nothing_is_verified_and_durable_where_nothing_is() {
