@@ -35,7 +35,7 @@ trusts a server that it does not know.
 
 Exit codes: 0 done, 1 some files failed or differ (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
-130 interrupted.
+24 some files vanished or were changed while they were read (nothing else is wrong), 130 interrupted.
 
 Every option can be set by an environment variable (shown with it; an empty one counts as not set) or in the \
 file config.toml in the configuration folder ($QBULK_CONFIG_DIR, else ~/.config/qbulk), in a section per command:

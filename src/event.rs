@@ -263,6 +263,11 @@ pub struct Summary {
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum VerifyEvent {
+    /// The server compares for as many as it can: this verification begins when it is its turn.
+    VerifyWaiting {
+        /// What the server has so much of.
+        reason: String,
+    },
     /// Something is not as it should be.
     Difference(Difference),
     /// Something could not be compared; the others are.
@@ -318,6 +323,10 @@ pub struct VerifySummary {
     pub metadata: u64,
     /// What could not be compared.
     pub not_compared: u64,
+    /// Those of it that vanished at the source after they were found.
+    pub vanished: u64,
+    /// Those of it that were changed at the source while they were read.
+    pub changed: u64,
     /// How long it took, in seconds.
     pub seconds: f64,
     /// What this host has read and hashed, in bytes per second.
@@ -328,6 +337,14 @@ impl VerifySummary {
     /// Whether everything was compared and is the same.
     pub fn is_same(&self) -> bool {
         self.missing + self.different + self.metadata + self.not_compared == 0
+    }
+
+    /// Whether all that is wrong is that somebody works at the source.
+    pub fn is_live(&self) -> bool {
+        let Self { missing, different, metadata, not_compared, vanished, changed, .. } = *self;
+        missing + different + metadata == 0
+            && not_compared > 0
+            && not_compared == vanished + changed
     }
 }
 

@@ -84,7 +84,11 @@ async fn verify(args: VerifyArgs) -> Result<u8, Error> {
     let result =
         args.run(Arc::new(move |event: VerifyEvent| tell.tell(&event)), stop_signal()?).await;
     out::show(None);
-    result.map(|summary| if summary.is_same() { 0 } else { EXIT_SOME_FAILED })
+    result.map(|summary| match summary {
+        summary if summary.is_same() => 0,
+        summary if summary.is_live() => EXIT_SOME_CHANGED,
+        _ => EXIT_SOME_FAILED,
+    })
 }
 
 async fn serve(args: ServeArgs) -> Result<u8, Error> {

@@ -88,11 +88,12 @@ pub async fn verify(
     }
     let starts = starts(&config.sources)?;
     let scanned = Arc::<Scanned>::default();
+    let told = Arc::clone(&report);
     let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let scan = start_scan(starts.clone(), scanned);
     let connected = tokio::select! {
         biased;
-        connected = Peer::connect(&config) => connected,
+        connected = Peer::connect(&config, &told) => connected,
         () = &mut stop => Err(Error::Interrupted),
     };
     let (peer, there) = connected?;

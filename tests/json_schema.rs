@@ -108,6 +108,7 @@ fn every_event_is_documented_as_it_is() {
         ServeEvent::Refused { remote: address(), reason: text() },
     ];
     let verify = [
+        VerifyEvent::VerifyWaiting { reason: text() },
         VerifyEvent::Difference(Difference { path: text(), differs: vec![] }),
         VerifyEvent::NotCompared(failure.clone()),
         VerifyEvent::VerifyProgress(VerifyProgress::default()),

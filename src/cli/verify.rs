@@ -35,7 +35,8 @@ A receipt is not signed: keep it where nobody else can write.
 
 Exit codes: 0 all is the same, 1 something differs or could not be compared (each is named), 2 wrong \
 usage, 3 cannot connect, 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be \
-used, 130 interrupted.";
+used, 24 some files vanished or were changed while they were read (all others are the same), 130 \
+interrupted.";
 
 #[derive(Debug, Args)]
 #[command(override_usage = USAGE, after_long_help = EXAMPLES)]

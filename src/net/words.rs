@@ -1,6 +1,6 @@
 //! Why a connection has ended, in words for people.
 
-use quinn::{ApplicationClose, ConnectionError};
+use quinn::{ApplicationClose, ConnectionError, TransportErrorCode};
 use rustls::AlertDescription;
 
 use crate::wire;
@@ -22,6 +22,10 @@ pub fn why(error: &ConnectionError) -> String {
         },
         ConnectionError::ConnectionClosed(close) => match alert(close.error_code.into()) {
             Some(alert) => format!("the other side {}", refusal(alert)),
+            // So says an endpoint that is being stopped, or has too much to do.
+            None if close.error_code == TransportErrorCode::CONNECTION_REFUSED => {
+                "the other side takes no new connections".into()
+            }
             None if close.reason.is_empty() => {
                 format!("the other side has closed it: {}", close.error_code)
             }
@@ -77,7 +81,7 @@ fn refusal(alert: AlertDescription) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quinn::{ConnectionClose, TransportErrorCode, VarInt};
+    use quinn::{ConnectionClose, VarInt};
 
     use super::*;
 

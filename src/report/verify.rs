@@ -7,7 +7,7 @@ use qbulk::event::{VerifyEvent, VerifyProgress, VerifySummary};
 
 use super::push::{LINE_INTERVAL, eta};
 use super::units::{bit_rate, count, others, rate, size};
-use super::{json, say_in_passing};
+use super::{json, say, say_in_passing};
 use crate::cli::OutputArgs;
 use crate::out::{self, Status, Weight};
 
@@ -33,6 +33,9 @@ impl VerifyReport {
                 out::print(&format!("{}: not compared: {}", failure.path, failure.reason));
             }
             _ if self.output.quiet => {}
+            VerifyEvent::VerifyWaiting { reason } => {
+                say(&format!("waiting for a turn at the server: {reason}"));
+            }
             VerifyEvent::VerifyProgress(progress) if out::has_status_line() => {
                 out::show(Some(status(progress)));
             }

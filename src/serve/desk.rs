@@ -50,7 +50,8 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
 const REFUSALS_MAX: usize = 1_024;
 /// What clients are told that come to a server that is being stopped.
-const DRAINING: &str = "the server is being stopped, and takes no new transfers: try again later";
+pub(super) const DRAINING: &str =
+    "the server is being stopped, and takes no new transfers: try again later";
 /// Why a transfer ends whose client has not come back.
 const LOST: &str = "its client was lost";
 /// How long whoever still writes for a transfer that has ended may take, before it is told of.
@@ -256,6 +257,7 @@ impl Desk {
     pub(super) fn drain(&self) {
         self.is_draining.store(true, Relaxed);
         self.draining.notify_waiters();
+        self.verifier.drain();
         (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
     }
 

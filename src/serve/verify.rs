@@ -10,10 +10,11 @@ use std::sync::Arc;
 use cap_std::fs::Dir;
 use quinn::{Connection, ConnectionError, SendStream, VarInt};
 use tokio::sync::mpsc::channel;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::conn::ConnError;
+use super::desk::DRAINING;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
@@ -25,6 +26,8 @@ use crate::wire::{
 
 /// Clients that compare at the same time, at most.
 const CLIENTS_MAX: usize = 64;
+/// Clients that wait for their turn, at most.
+const WAITING_MAX: usize = 1_024;
 /// Files that are hashed at the same time for one client, and for all together.
 const CLIENT_HASHES_MAX: usize = 4;
 const HASHES_MAX: usize = 8;
@@ -44,13 +47,15 @@ pub(super) struct Asked {
 pub(super) struct Verifier {
     root: Arc<Root>,
     clients: Semaphore,
+    waiting: Semaphore,
     hashes: Arc<Semaphore>,
 }
 
 impl Verifier {
     pub(super) fn new(root: Arc<Root>) -> Self {
         let (clients, hashes) = (Semaphore::new(CLIENTS_MAX), Semaphore::new(HASHES_MAX));
-        Self { root, clients, hashes: Arc::new(hashes) }
+        let waiting = Semaphore::new(WAITING_MAX);
+        Self { root, clients, waiting, hashes: Arc::new(hashes) }
     }
 
     /// Clients that it compares for.
@@ -58,19 +63,25 @@ impl Verifier {
         CLIENTS_MAX - self.clients.available_permits()
     }
 
-    /// Compares for a client until it has heard enough. Returns how much was compared.
+    /// Compares for a client until it has heard enough, once it is its turn. Returns how much was compared.
     pub(super) async fn serve(&self, asked: Asked) -> Result<u64, ConnError> {
         let protocol = |reason: String| ConnError::Protocol(reason);
-        let _room = self.clients.try_acquire().map_err(|_| {
-            ConnError::Refused("the server compares for too many clients: try again later".into())
-        })?;
-        let (root, destination) = self.welcome(&asked).await.map_err(ConnError::Refused)?;
         let (sender, queue) = channel(QUEUE);
-        let Asked { connection, answers, mut messages, .. } = asked;
+        let Asked { connection, answers, mut messages, version, destination } = asked;
         let mut sending = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
         let lost = |_| ConnError::Lost("no answer can be sent".into());
+        let _turn = match self.clients.try_acquire() {
+            Ok(turn) => turn,
+            Err(_) => {
+                let message = format!("it compares for as many clients as it can ({CLIENTS_MAX})");
+                sender.send(Control::Waiting { message: message.into() }).await.map_err(lost)?;
+                self.turn(&connection).await?
+            }
+        };
+        let welcome = self.welcome(version, &destination).await;
+        let (root, destination) = welcome.map_err(ConnError::Refused)?;
         let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
         sender.send(welcome).await.map_err(lost)?;
 
@@ -103,9 +114,29 @@ impl Verifier {
         }
     }
 
+    /// Waits for the turn of a client, as long as it is there: who waits longest is next.
+    async fn turn(&self, connection: &Connection) -> Result<SemaphorePermit<'_>, ConnError> {
+        let _place = self.waiting.try_acquire().map_err(|_| {
+            ConnError::Refused("too many clients wait for a comparison: try again later".into())
+        })?;
+        tokio::select! {
+            turn = self.clients.acquire() => turn.map_err(|_| ConnError::Refused(DRAINING.into())),
+            error = connection.closed() => Err(ConnError::Lost(error.to_string())),
+        }
+    }
+
+    /// Lets those who wait know that their turn does not come, and nobody wait any more.
+    pub(super) fn drain(&self) {
+        self.clients.close();
+    }
+
     /// The root as it is now, and what is at the destination, if it may be looked at.
-    async fn welcome(&self, asked: &Asked) -> Result<(Arc<Dir>, Destination), String> {
-        let path = super::desk::destination_path(asked.version, &asked.destination)?;
+    async fn welcome(
+        &self,
+        version: u64,
+        destination: &[u8],
+    ) -> Result<(Arc<Dir>, Destination), String> {
+        let path = super::desk::destination_path(version, destination)?;
         let root = Arc::clone(&self.root);
         let look = move || {
             let root = root.current().map_err(|error| error.to_string())?;

@@ -9,9 +9,10 @@ use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
-use super::VerifyConfig;
+use super::{VerifyConfig, VerifyReporter};
 use crate::congestion::cubic;
 use crate::error::Error;
+use crate::event::VerifyEvent;
 use crate::net::address::without_zone;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::dial::{race, unless_barred};
@@ -22,6 +23,7 @@ use crate::net::telemetry::Telemetry;
 use crate::net::tls;
 use crate::push::find;
 use crate::push::reach::Reach;
+use crate::store::shown;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
 
 /// Messages that wait to be sent, at most. Each comparison takes two, and those that were answered
@@ -42,7 +44,10 @@ pub(super) struct Peer {
 
 impl Peer {
     /// Connects, and asks to compare. Returns what is at the destination as well.
-    pub(super) async fn connect(config: &VerifyConfig) -> Result<(Self, Destination), Error> {
+    pub(super) async fn connect(
+        config: &VerifyConfig,
+        report: &VerifyReporter,
+    ) -> Result<(Self, Destination), Error> {
         let timeout = config.connect_timeout;
         let servers = [config.server.clone()];
         let bind = config.bind.as_slice();
@@ -60,7 +65,7 @@ impl Peer {
             }
             Ok(Ok((_, open))) => {
                 reach.up(Instant::now());
-                Self::new(open, config, reach).welcomed(timeout).await
+                Self::new(open, config, reach).welcomed(timeout, report).await
             }
         }
     }
@@ -85,12 +90,22 @@ impl Peer {
         }
     }
 
-    async fn welcomed(mut self, timeout: Duration) -> Result<(Self, Destination), Error> {
+    async fn welcomed(
+        mut self,
+        timeout: Duration,
+        report: &VerifyReporter,
+    ) -> Result<(Self, Destination), Error> {
         let Ok(message) = tokio::time::timeout(timeout, self.next()).await else {
             self.reach.check(Instant::now())?;
             return Err(self.reach.unreachable("no answer"));
         };
-        match message? {
+        let mut message = message?;
+        if let Control::Waiting { message: reason } = message {
+            report(VerifyEvent::VerifyWaiting { reason: shown(&reason) });
+            // However long that takes: the connection tells whether the server is still there.
+            message = self.next().await?;
+        }
+        match message {
             Control::Welcome { version: VERSION, destination, .. } => Ok((self, destination)),
             Control::Welcome { version, .. } => Err(Error::Peer(format!(
                 "{} speaks version {version} of the protocol, this host version {VERSION}",

@@ -109,6 +109,8 @@ impl Tally {
     /// Something could not be compared.
     pub(super) fn not_compared(&mut self, failure: Failure) {
         self.summary.not_compared += 1;
+        self.summary.vanished += u64::from(failure.kind == FailureKind::Vanished);
+        self.summary.changed += u64::from(failure.kind == FailureKind::Changed);
         (self.report)(VerifyEvent::NotCompared(failure));
     }
 
@@ -137,5 +139,37 @@ impl Tally {
         let summary = VerifySummary { seconds, bytes_per_s, ..self.summary };
         (self.report)(VerifyEvent::VerifySummary(summary.clone()));
         summary
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary(kinds: &[FailureKind], content: Option<Content>) -> VerifySummary {
+        let mut tally = Tally::new(Arc::new(|_| {}), Arc::default(), Keep::default());
+        for &kind in kinds {
+            let (path, reason) = ("a".into(), "b".into());
+            tally.not_compared(Failure { kind, path, reason });
+        }
+        if let Some(content) = content {
+            tally.settle("c".into(), &Subject::Folder, Verdict::of(content));
+        }
+        tally.end()
+    }
+
+    #[test]
+    fn what_others_did_to_the_source_is_told_from_what_is_wrong() {
+        use FailureKind::{Changed, Destination, Source, Vanished};
+        let live = summary(&[Vanished, Changed, Changed], Some(Content::Same));
+        assert_eq!((live.not_compared, live.vanished, live.changed), (3, 1, 2));
+        assert!(live.is_live() && !live.is_same());
+        for kind in [Source, Destination] {
+            assert!(!summary(&[Vanished, kind], None).is_live());
+        }
+        for content in [Content::Missing, Content::Different, Content::Unreadable] {
+            assert!(!summary(&[Vanished], Some(content)).is_live());
+        }
+        assert!(!summary(&[], Some(Content::Same)).is_live());
     }
 }

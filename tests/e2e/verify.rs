@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, FileTimes, Permissions};
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use qbulk::wire::{COMPARES_MAX, Content, Control, Meta, Subject, VERSION};
@@ -230,6 +232,43 @@ async fn attacker(host: &Host, serve: &Serve) -> Attacker {
     attacker.say(&Control::Verify { version: VERSION, destination: vec![] }).await;
     attacker.expect_welcome().await;
     attacker
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_verification_above_those_that_there_can_be_waits_for_its_turn() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    for folder in [host.src("file"), host.root("file")] {
+        fs::write(folder, b"1").unwrap();
+    }
+    let mut others = Vec::new();
+    for _ in 0..64 {
+        others.push(attacker(&host, &serve).await);
+    }
+    let waiting = || {
+        let mut command = host.qbulk();
+        command.args(["verify", "--json", "--content-only", "--connect-timeout", "1s"]);
+        command.arg(host.src("file")).arg(serve.url(""));
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let line = told.next().unwrap();
+        assert!(line.contains("verify_waiting") && line.contains("(64)"), "{line}");
+        (child, told)
+    };
+    let (mut child, told) = waiting();
+    // Longer than the server may take to answer.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(child.try_wait().unwrap(), None);
+    others.pop();
+    assert!(told.last().unwrap().contains("verify_summary"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    others.push(attacker(&host, &serve).await);
+    let (mut child, told) = waiting();
+    kill_process(pid(&serve.child), Signal::TERM).unwrap();
+    let last = told.last().unwrap();
+    assert!(last.contains("the server is being stopped"), "{last}");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
 }
 
 fn file(bytes: u64) -> Subject {
