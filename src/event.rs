@@ -21,9 +21,10 @@ pub enum PushEvent {
         /// When it is tried again, in seconds.
         retry_in_s: f64,
     },
-    /// The server has taken on as much as it can: the push begins when it is its turn.
+    /// The server has taken on as much as it can, or an earlier run has not ended yet: the push begins when
+    /// it is its turn.
     Waiting {
-        /// What the server has so much of.
+        /// What the server has so much of, or what it waits for.
         reason: String,
     },
     /// A connection of the set is up.

@@ -86,6 +86,8 @@ pub async fn push(
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
     }
     let (mut interruptions, mut earlier) = (0, Summary::default());
+    // For an earlier run to end: it is asked for again and again, and told once.
+    let mut is_waiting = false;
     tokio::pin!(stop);
     loop {
         let mut config = config.clone();
@@ -128,7 +130,14 @@ pub async fn push(
         };
         interruptions += u64::from(was_accepted);
         let reason = error.to_string();
-        report(PushEvent::Interrupted { reason, retry_in_s: wait.as_secs_f64() });
+        let was_waiting = std::mem::replace(&mut is_waiting, matches!(error, Error::Busy(_)));
+        match (is_waiting, was_waiting && !was_accepted) {
+            (true, true) => {}
+            (true, false) => report(PushEvent::Waiting { reason }),
+            (false, _) => {
+                report(PushEvent::Interrupted { reason, retry_in_s: wait.as_secs_f64() });
+            }
+        }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = &mut stop => return Err(Error::Interrupted),

@@ -97,6 +97,12 @@ mod tests {
             let words = close(code, "");
             assert!(!words.contains("code") && !words.contains(char::is_numeric), "{words}");
         }
+        let (error_code, reason) = (TransportErrorCode::CONNECTION_REFUSED, "".into());
+        let error = ConnectionClose { error_code, frame_type: None, reason };
+        assert_eq!(
+            why(&ConnectionError::ConnectionClosed(error)),
+            "the other side takes no new connections"
+        );
         let error_code = TransportErrorCode::crypto(u8::from(AlertDescription::UnknownCA));
         let reason = "internals".into();
         let error = ConnectionClose { error_code, frame_type: None, reason };

@@ -190,6 +190,10 @@ pub fn no_way(
         }
         // Nothing at the other end is to blame.
         Some(error @ (LinkError::Barred(_) | LinkError::Socket(_))) => format!("{cannot}: {error}"),
+        // It has answered.
+        Some(error @ LinkError::Connection(ConnectionError::ConnectionClosed(_))) => {
+            format!("{cannot}: {error}")
+        }
         error => {
             let why = error.map_or_else(|| what.into(), |error| format!("{what} ({error})"));
             format!(

@@ -619,7 +619,7 @@ fn open_journal(
     match Journal::open(root, names, owner, patience) {
         Ok(journal) => Ok(Some(journal)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let reason = "an earlier run of the same push has not ended yet: waiting for it";
+            let reason = "an earlier run of the same push has not ended yet";
             Err(Refusal::ForNow(reason.into()))
         }
         Err(error) => {

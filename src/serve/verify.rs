@@ -72,13 +72,12 @@ impl Verifier {
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
         let lost = |_| ConnError::Lost("no answer can be sent".into());
-        let _turn = match self.clients.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => {
-                let message = format!("it compares for as many clients as it can ({CLIENTS_MAX})");
-                sender.send(Control::Waiting { message: message.into() }).await.map_err(lost)?;
-                self.turn(&connection).await?
-            }
+        let _turn = if let Ok(turn) = self.clients.try_acquire() {
+            turn
+        } else {
+            let message = format!("it compares for as many clients as it can ({CLIENTS_MAX})");
+            sender.send(Control::Waiting { message: message.into() }).await.map_err(lost)?;
+            self.turn(&connection).await?
         };
         let welcome = self.welcome(version, &destination).await;
         let (root, destination) = welcome.map_err(ConnError::Refused)?;

@@ -79,6 +79,8 @@ fn a_push_goes_on_at_another_server_once_the_first_lets_go() {
     let ran = finish(again);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.summary()["kept_bytes"].as_u64().unwrap() >= MIB, "{ran:?}");
+    let count = |name: &str| ran.events().iter().filter(|event| event["event"] == name).count();
+    assert_eq!((count("waiting"), count("interrupted")), (1, 0), "{ran:?}");
     assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
     assert_eq!(names(&host.root("")), ["file"]);
 }
