@@ -70,7 +70,7 @@ impl FromStr for Destination {
         }
         let path = squeeze(&path);
         if let Some(fault) = path_fault(&path) {
-            return Err(format!("the path cannot be: {fault}"));
+            return Err(format!("the path cannot be used: {fault}"));
         }
         let host = match url.host() {
             Some(Host::Domain(name)) => name.to_owned(),

@@ -75,6 +75,7 @@ impl PushReport {
                 };
                 let others = match count {
                     0..=1 => String::new(),
+                    2 => " and 1 other".into(),
                     count => format!(" and {} others", count - 1),
                 };
                 say(&format!(

@@ -123,8 +123,10 @@ fn text(summary: &VerifySummary) -> String {
     } else {
         same
     };
+    // What is small is read before it is known that it is missing.
+    let was_compared = summary.files + different + metadata > 0;
     let speed = match summary.bytes_per_s {
-        1.0.. => format!(", {}", rate(summary.bytes_per_s)),
+        1.0.. if was_compared => format!(", {}", rate(summary.bytes_per_s)),
         _ => String::new(),
     };
     format!("{same}{}; {:.2} s{speed}", differ.concat(), summary.seconds)
@@ -138,6 +140,8 @@ mod tests {
     fn a_verification_that_has_hashed_nothing_has_no_speed() {
         let nothing = VerifySummary { missing: 1, seconds: 0.5, ..VerifySummary::default() };
         assert_eq!(text(&nothing), "nothing the same; 1 MISSING; 0.50 s");
+        let small = VerifySummary { bytes_per_s: 1e6, ..nothing };
+        assert_eq!(text(&small), "nothing the same; 1 MISSING; 0.50 s");
         let empty = VerifySummary { seconds: 0.5, ..VerifySummary::default() };
         assert_eq!(text(&empty), "there was nothing to compare; 0.50 s");
         let same = VerifySummary { files: 1, bytes: 3, others: 1, bytes_per_s: 1e6, ..empty };

@@ -120,7 +120,8 @@ impl Folders {
         not_reserved(path)?;
         match self.open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.folder(path)?),
-            opened => drop(opened?),
+            // Two that are sent are not one that is there.
+            opened => self.committer.places().enter(&self.root, path, &*opened?)?,
         }
         self.remember(path, Left { meta: Some(meta), ..Left::default() });
         Ok(())
@@ -413,6 +414,20 @@ mod tests {
         for number in 0..modes.len() {
             assert_eq!(mode(dir.path().join(format!("made{number}"))), default_mode());
         }
+    }
+
+    #[test]
+    fn a_folder_is_not_made_where_another_of_the_transfer_is() {
+        let (dir, folders) = folders(1_000);
+        fs::create_dir(dir.path().join("Dir")).unwrap();
+        std::os::unix::fs::symlink("Dir", dir.path().join("dir")).unwrap();
+        for _ in 0..2 {
+            folders.make(b"Dir", meta(0o700)).unwrap();
+            let error = folders.make(b"dir", meta(0o755)).unwrap_err().to_string();
+            assert_eq!(error, "\"dir\" has the same name there as \"Dir\", which was sent");
+        }
+        folders.finish();
+        assert_eq!(mode(dir.path().join("Dir")), 0o700);
     }
 
     #[test]

@@ -257,8 +257,13 @@ impl Sent {
         let is_sent = self.0.contains(&key(folder, &there.inode().to_be_bytes()))
             || self.0.contains(&key(folder, &folded(name)));
         if is_sent || self.0.len() >= SENT_MAX {
-            let other = called().unwrap_or_else(|| "another".into());
-            return Err(same_name(&name.to_string_lossy(), &other.to_string_lossy()));
+            let name = name.to_string_lossy();
+            return Err(match called() {
+                Some(other) => same_name(&name, &other.to_string_lossy()),
+                None => io::Error::other(format!(
+                    "{name:?} has the same name there as another that was sent"
+                )),
+            });
         }
         Ok(())
     }
