@@ -24,7 +24,7 @@ use crate::mutex::lock;
 /// locked, so that it can be told from what a killed process has left behind.
 ///
 /// Where many are open, one that is not written to at the moment may be closed, and is opened again when it
-/// is: see [`TempFile::close`].
+/// is: see `TempFile::close`.
 #[derive(Debug)]
 pub struct TempFile {
     temp_name: String,

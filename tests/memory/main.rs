@@ -85,6 +85,27 @@ async fn a_lane_that_turns_slow_holds_nothing_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_that_all_share_and_that_halves_is_filled_without_a_queue() {
+    // 80 Mbit/s, and 40 from a third on.
+    let (bytes_per_s, queue) = (10e6, Duration::from_millis(500));
+    let trunk = Lane { queue, ..Lane::new(bytes_per_s, 25 * MS) };
+    let lanes = vec![Lane::new(1e9, Duration::ZERO); 10];
+    let scene = Scene::with_trunk(9, BYTES, lanes, Some(trunk));
+    let took = push_under(&scene, async {
+        scene.arrived(0.33).await;
+        scene.network.change_trunk(|trunk| trunk.bytes_per_s /= 2.0);
+    });
+    let took = took.await;
+    let carried = scene.carried();
+    let waited = carried.waited / carried.datagrams;
+    eprintln!("{waited:?} in the queue, {} bytes sent", carried.sent_bytes);
+    let least = BYTES as f64 * (0.33 + 0.67 * 2.0) / bytes_per_s;
+    assert!(took < Duration::from_secs_f64(least * 1.3) + SLACK, "{took:?} of {least} s");
+    assert!(waited < 100 * MS, "{waited:?}");
+    assert!(carried.sent_bytes < BYTES as u64 * 4 / 3, "{}", carried.sent_bytes);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_goes_on_by_itself_within_three_seconds_of_the_networks_return() {
     for away in [3, 7, 30, 120].map(Duration::from_secs) {
         let scene = Scene::new(4, BYTES, lanes());

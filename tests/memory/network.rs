@@ -1,5 +1,6 @@
 //! A network in memory, in the runtime's time: hosts that reach each other over lanes, each connection
-//! over one of them, which delay, queue, lose, reorder, double, damage and cut off what they carry.
+//! over one of them, which delay, queue, lose, reorder, double, damage and cut off what they carry. All of
+//! them may have one line in common, which is what traffic of others shares with them.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -21,18 +22,26 @@ use tokio::time::{Instant, sleep_until};
 
 /// What is late comes so much later than what was sent after it.
 const LATE_TIME: Duration = Duration::from_millis(8);
-/// Ports that the system would choose from.
+/// Ports that the system would choose from; servers have lower ones.
 const FIRST_PORT: u16 = 40_000;
 
 /// What one lane does to what it carries, either way; shares are of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {
     pub(crate) bytes_per_s: f64,
+    /// Where the way back is another: its rate, and the share that it loses.
+    pub(crate) back: Option<(f64, f64)>,
     /// One way.
     pub(crate) delay: Duration,
+    /// What comes on top of it, up to this much, with the order kept.
+    pub(crate) jitter: Duration,
     /// What does not fit is lost.
     pub(crate) queue: Duration,
+    /// What fits does not wait: the queue is a policer's burst.
+    pub(crate) polices: bool,
     pub(crate) lost: f64,
+    /// How many are lost in a row, on average.
+    pub(crate) lost_in_a_row: f64,
     pub(crate) late: f64,
     pub(crate) doubled: f64,
     pub(crate) damaged: f64,
@@ -45,9 +54,13 @@ impl Lane {
     pub(crate) fn new(bytes_per_s: f64, delay: Duration) -> Self {
         Self {
             bytes_per_s,
+            back: None,
             delay,
+            jitter: Duration::ZERO,
             queue: Duration::from_millis(50),
+            polices: false,
             lost: 0.0,
+            lost_in_a_row: 1.0,
             late: 0.0,
             doubled: 0.0,
             damaged: 0.0,
@@ -55,6 +68,72 @@ impl Lane {
             mtu: 1_472,
         }
     }
+}
+
+/// A lane, and how things stand on it: towards the server, and back.
+struct Hop {
+    lane: Lane,
+    ways: [Way; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Way {
+    /// When it is free again.
+    free_at: Instant,
+    /// When what came last comes out.
+    out_at: Instant,
+    /// It is at losing several in a row.
+    is_losing: bool,
+}
+
+impl Hop {
+    fn new(lane: Lane) -> Self {
+        let now = Instant::now();
+        Self { lane, ways: [Way { free_at: now, out_at: now, is_losing: false }; 2] }
+    }
+
+    /// When something comes out that is put in at `at`, and how long it waits; `None` if it is lost.
+    fn pass(
+        &mut self,
+        is_answer: bool,
+        bytes: usize,
+        at: Instant,
+        rng: &mut SmallRng,
+    ) -> Option<(Instant, Duration)> {
+        let (lane, way) = (&self.lane, &mut self.ways[usize::from(is_answer)]);
+        let (bytes_per_s, lost) =
+            lane.back.filter(|_| is_answer).unwrap_or((lane.bytes_per_s, lane.lost));
+        let in_a_row = lane.lost_in_a_row;
+        let chance = if in_a_row <= 1.0 {
+            lost
+        } else if way.is_losing {
+            1.0 - 1.0 / in_a_row
+        } else {
+            // Runs of losses begin so rarely that the share is right.
+            lost / ((1.0 - lost) * in_a_row)
+        };
+        way.is_losing = rng.random_bool(chance);
+        let starts_at = way.free_at.max(at);
+        let wait = starts_at - at;
+        if lane.is_cut || bytes > lane.mtu || wait > lane.queue || way.is_losing {
+            return None;
+        }
+        way.free_at = starts_at + Duration::from_secs_f64(bytes as f64 / bytes_per_s);
+        let sent_at = if lane.polices { at } else { way.free_at };
+        let jitter = lane.jitter.mul_f64(rng.random_range(0.0..=1.0));
+        way.out_at = way.out_at.max(sent_at + lane.delay + jitter);
+        Some((way.out_at, if lane.polices { Duration::ZERO } else { wait }))
+    }
+}
+
+/// What the lines have carried towards the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Carried {
+    /// Bytes that clients have sent.
+    pub(crate) sent_bytes: u64,
+    /// Datagrams that have got through, and how long they have waited in queues, all together.
+    pub(crate) datagrams: u32,
+    pub(crate) waited: Duration,
 }
 
 /// All hosts and what is between them.
@@ -66,9 +145,9 @@ pub(crate) struct Network {
 
 struct State {
     rng: SmallRng,
-    lanes: Vec<Lane>,
-    /// When each lane is free again: towards the server, and back.
-    free_at: Vec<[Instant; 2]>,
+    /// What all lanes have in common.
+    trunk: Option<Hop>,
+    lanes: Vec<Hop>,
     server: SocketAddr,
     /// Who is at other addresses as well, and addresses that nothing gets to or comes from any more.
     aliases: HashMap<SocketAddr, SocketAddr>,
@@ -85,6 +164,8 @@ struct State {
     sent: u64,
     /// Bytes that clients have sent and that have arrived, by lane.
     delivered: Vec<u64>,
+    /// By the client's host.
+    carried: HashMap<IpAddr, Carried>,
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -98,14 +179,20 @@ struct Packet {
 }
 
 impl Network {
-    /// A network of `lanes` to `server`. Needs a tokio runtime.
-    pub(crate) fn start(seed: u64, server: SocketAddr, lanes: Vec<Lane>) -> Arc<Self> {
+    /// A network of `lanes` to `server`, and of a line that they have in common. Needs a tokio runtime.
+    pub(crate) fn start(
+        seed: u64,
+        server: SocketAddr,
+        lanes: Vec<Lane>,
+        trunk: Option<Lane>,
+    ) -> Arc<Self> {
         let network = Arc::new(Self {
             state: Mutex::new(State {
                 rng: SmallRng::seed_from_u64(seed),
-                free_at: vec![[Instant::now(); 2]; lanes.len()],
                 delivered: vec![0; lanes.len()],
-                lanes,
+                carried: HashMap::new(),
+                trunk: trunk.map(Hop::new),
+                lanes: lanes.into_iter().map(Hop::new).collect(),
                 server,
                 aliases: HashMap::new(),
                 dead: HashSet::new(),
@@ -130,8 +217,15 @@ impl Network {
 
     /// Changes lanes as `change` says, which is given their numbers.
     pub(crate) fn change(&self, mut change: impl FnMut(usize, &mut Lane)) {
-        for (number, lane) in self.lock().lanes.iter_mut().enumerate() {
-            change(number, lane);
+        for (number, hop) in self.lock().lanes.iter_mut().enumerate() {
+            change(number, &mut hop.lane);
+        }
+    }
+
+    /// Changes what all lanes have in common.
+    pub(crate) fn change_trunk(&self, change: impl FnOnce(&mut Lane)) {
+        if let Some(hop) = &mut self.lock().trunk {
+            change(&mut hop.lane);
         }
     }
 
@@ -169,6 +263,11 @@ impl Network {
         self.lock().delivered.clone()
     }
 
+    /// What was carried for the clients at `ip`.
+    pub(crate) fn carried(&self, ip: IpAddr) -> Carried {
+        self.lock().carried.get(&ip).copied().unwrap_or_default()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nobody panics with it")
     }
@@ -183,8 +282,8 @@ impl Network {
 impl State {
     /// True if what is sent arrives before all else.
     fn send(&mut self, from: SocketAddr, to: SocketAddr, data: &[u8]) -> bool {
-        // Servers may be anywhere, and are at one port; clients never are.
-        let is_answer = from.port() == self.server.port();
+        // Servers may be anywhere, and have the lower ports.
+        let is_answer = from.port() < FIRST_PORT;
         let (client, from, to) = if is_answer {
             let Some(&client) = self.inside.get(&to) else { return false };
             (client, from, client)
@@ -192,22 +291,25 @@ impl State {
             (from, self.outside_of(from), to)
         };
         let number = usize::from(client.port()) % self.lanes.len();
-        let lane = self.lanes[number];
-        let now = Instant::now();
-        let starts_at = self.free_at[number][usize::from(is_answer)].max(now);
-        let is_lost = lane.is_cut
-            || self.dead.contains(&from.ip())
-            || self.dead.contains(&to.ip())
-            || data.len() > lane.mtu
-            || starts_at - now > lane.queue
-            || self.rng.random_bool(lane.lost);
-        if is_lost {
+        let carried = self.carried.entry(client.ip()).or_default();
+        carried.sent_bytes += if is_answer { 0 } else { data.len() as u64 };
+        if self.dead.contains(&from.ip()) || self.dead.contains(&to.ip()) {
             return false;
         }
-        let ends_at = starts_at + Duration::from_secs_f64(data.len() as f64 / lane.bytes_per_s);
-        self.free_at[number][usize::from(is_answer)] = ends_at;
+        let (mut at, mut waited) = (Instant::now(), Duration::ZERO);
+        for hop in self.trunk.iter_mut().chain([&mut self.lanes[number]]) {
+            let Some((out_at, wait)) = hop.pass(is_answer, data.len(), at, &mut self.rng) else {
+                return false;
+            };
+            (at, waited) = (out_at, waited + wait);
+        }
+        if !is_answer {
+            carried.datagrams += 1;
+            carried.waited += waited;
+        }
+        let lane = self.lanes[number].lane;
         let is_late = self.rng.random_bool(lane.late);
-        let at = ends_at + lane.delay + if is_late { LATE_TIME } else { Duration::ZERO };
+        let at = at + if is_late { LATE_TIME } else { Duration::ZERO };
         let mut data = data.to_vec();
         if self.rng.random_bool(lane.damaged) {
             let byte = self.rng.random_range(0..data.len());
@@ -249,7 +351,7 @@ impl State {
             let Packet { lane, from, to, data, .. } = packet;
             let at = self.aliases.get(&to).unwrap_or(&to);
             let socket = self.sockets.get(at).and_then(Weak::upgrade);
-            if let (Some(socket), false) = (socket, self.lanes[lane].is_cut) {
+            if let (Some(socket), false) = (socket, self.lanes[lane].lane.is_cut) {
                 if to.port() == self.server.port() {
                     self.delivered[lane] += data.len() as u64;
                 }

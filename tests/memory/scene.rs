@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::network::{Lane, Network};
+use crate::network::{Carried, Lane, Network};
 
 const SERVER: &str = "198.51.100.1:4433";
 const CLIENT: &str = "203.0.113.1";
@@ -44,6 +44,16 @@ pub(crate) struct Scene {
 impl Scene {
     /// A server, and a file of `bytes` to push to it over `lanes`.
     pub(crate) fn new(seed: u64, bytes: usize, lanes: Vec<Lane>) -> Self {
+        Self::with_trunk(seed, bytes, lanes, None)
+    }
+
+    /// The same, with a line that all lanes have in common.
+    pub(crate) fn with_trunk(
+        seed: u64,
+        bytes: usize,
+        lanes: Vec<Lane>,
+        trunk: Option<Lane>,
+    ) -> Self {
         // The folders are made in real time.
         let dir = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir());
         let dir = dir.expect("a folder");
@@ -52,7 +62,7 @@ impl Scene {
         let mut data = vec![0; bytes];
         SmallRng::seed_from_u64(seed).fill_bytes(&mut data);
         fs::write(dir.path().join("file"), data).expect("a file");
-        let network = Network::start(seed, address(), lanes);
+        let network = Network::start(seed, address(), lanes, trunk);
         let server = Mutex::new(serve(dir.path(), &identity, &network, address()));
         let address = Mutex::new(address());
         let pacer = tokio::spawn(hold_back()).abort_handle();
@@ -110,6 +120,11 @@ impl Scene {
         while !self.is_begun.load(Relaxed) || self.arrived_share() < share {
             sleep(Duration::from_millis(1)).await;
         }
+    }
+
+    /// What the network has carried for the client.
+    pub(crate) fn carried(&self) -> Carried {
+        self.network.carried(CLIENT.parse().expect("an address"))
     }
 
     pub(crate) fn arrived_share(&self) -> f64 {

@@ -1,0 +1,49 @@
+//! Bytes moved by qbulk: a file in memory to a server that verifies it and keeps nothing.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use qbulk::identity::Identity;
+use qbulk::net::sockets::Sockets;
+use qbulk::net::tls::{ClientTrust, ServerTrust};
+use qbulk::push::{PushConfig, push};
+use qbulk::serve::{ServeConfig, Server};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use crate::Result;
+
+const IN_MEMORY: &str = "/dev/shm";
+
+/// Returns the seconds from the start to when all is confirmed, and how many connections were given up.
+pub(crate) async fn move_bytes(
+    ours: Arc<dyn Sockets>,
+    theirs: Arc<dyn Sockets>,
+    server: SocketAddr,
+    bytes: u64,
+    seed: u64,
+) -> Result<(f64, u64)> {
+    let dir = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir())?;
+    let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
+    let (root, file) = (dir.path().join("root"), dir.path().join("file"));
+    fs::create_dir(&root)?;
+    let mut data = vec![0; bytes as usize];
+    SmallRng::seed_from_u64(seed).fill_bytes(&mut data);
+    fs::write(&file, data)?;
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
+    let config = ServeConfig {
+        sockets: theirs,
+        ..ServeConfig::new(server, root, Arc::clone(&identity), trust)
+    };
+    let serving = Server::bind(config)?.discarding();
+    let serving = tokio::spawn(serving.run(Arc::new(|_| ()), std::future::pending()));
+    let trust = ClientTrust::Pinned([identity.fingerprint()].into());
+    let config = PushConfig {
+        sockets: ours,
+        ..PushConfig::new(vec![file], vec![server], "server", identity, trust)
+    };
+    let summary = push(config, Arc::new(|_| ()), std::future::pending()).await?;
+    serving.abort();
+    Ok((summary.seconds, summary.connections_condemned))
+}
