@@ -15,6 +15,7 @@
 //!
 //! # Example
 //! ```no_run
+//! use std::net::SocketAddr;
 //! use std::sync::Arc;
 //!
 //! use qbulk::identity::{Identity, config_dir};
@@ -30,7 +31,7 @@
 //!     paths: PathCache::of_user(),
 //!     ..PushConfig::new(
 //!         vec!["photos".into()],
-//!         vec!["192.0.2.7:4433".parse()?],
+//!         vec!["192.0.2.7:4433".parse::<SocketAddr>()?],
 //!         "backup.example",
 //!         Arc::new(Identity::load_or_create(&config_dir()?)?),
 //!         ClientTrust::Pinned([server_key].into()),
