@@ -15,6 +15,7 @@ mod source;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -604,6 +605,7 @@ impl Push {
             link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
         }
         self.links.insert(conn, link);
+        self.note_found(now);
         self.pool.handle(Input::Up(conn), now);
     }
 
@@ -846,8 +848,15 @@ impl Push {
         }
     }
 
+    /// Tells how much there is to send, as far as that is known.
+    fn note_found(&mut self, now: Instant) {
+        let bytes = self.source.scanned().bytes.load(Relaxed);
+        self.pool.handle(Input::Found(bytes), now);
+    }
+
     fn on_tick(&mut self) -> Result<(), Error> {
         let now = clock::now();
+        self.note_found(now);
         for (&conn, link) in &self.links {
             self.pool.handle(Input::Sample(conn, link.sample()), now);
         }

@@ -48,6 +48,8 @@ pub struct ConnId(pub u32);
 pub enum Input {
     /// The source has something to send. What is offered together can go in one stripe.
     Offered(Vec<Item>),
+    /// So many bytes were found at the source by now, of which little may have been offered.
+    Found(u64),
     /// Nothing more will be offered.
     SourceDone,
     /// The receiver has accepted the transfer: data may flow on every connection that is up.

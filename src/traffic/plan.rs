@@ -88,6 +88,7 @@ pub struct Plan {
     /// How much of the first waiting item has been cut off already.
     cut_bytes: u64,
     waiting_bytes: u64,
+    offered_bytes: u64,
     retry: VecDeque<StripeId>,
     flying: BTreeMap<StripeId, Flying>,
     next_id: u64,
@@ -106,6 +107,7 @@ impl Plan {
     /// Adds something to send.
     pub fn offer(&mut self, item: Item) {
         self.waiting_bytes += item.cost();
+        self.offered_bytes += item.cost();
         if item.urgent {
             // The first item may be half cut; what is urgent goes in right behind it.
             let at = usize::from(self.cut_bytes > 0);
@@ -223,6 +225,11 @@ impl Plan {
     /// Bytes that wait to be cut.
     pub fn waiting_bytes(&self) -> u64 {
         self.waiting_bytes
+    }
+
+    /// All that was offered so far, in bytes.
+    pub fn offered_bytes(&self) -> u64 {
+        self.offered_bytes
     }
 
     /// Stripes that are cut and not confirmed.

@@ -105,6 +105,12 @@ const PRIMING_ROUNDS_TOLD: u32 = 4;
 /// While data waits, padding takes at most one part in so many of it, and this much in any case.
 const PADDING_SHARE: u64 = 128;
 const PADDING_BYTES_MIN: u64 = 128 << 10;
+/// All padding costs at most one part in so many of what there is to send; where that is little, at most so
+/// much; and nothing for what the first windows hold.
+const PADDING_PART: u64 = 8;
+const SMALL_JOB_BYTES: u64 = 1_000_000;
+const SMALL_JOB_PADDING_BYTES: u64 = 64_000;
+const PADDED_JOB_BYTES_MIN: u64 = 128 << 10;
 /// A stripe should keep a connection busy for about this long, or a round trip.
 const STRIPE_TIME: Duration = Duration::from_millis(20);
 
@@ -120,7 +126,8 @@ pub struct Pool {
     outputs: VecDeque<Output>,
     rng: SmallRng,
     next_conn: u32,
-    accepted: bool,
+    /// When the receiver has accepted the transfer.
+    accepted_at: Option<Instant>,
     source_done: bool,
     drained: bool,
     stuck: bool,
@@ -143,6 +150,10 @@ pub struct Pool {
     delivered_by_gone: u64,
     /// Padding that was sent while data waited, in bytes.
     padding_beside_data: u64,
+    /// Padding that was sent on connections that are gone, in bytes.
+    padding_by_gone: u64,
+    /// What the source was found to hold, in bytes.
+    found_bytes: u64,
     stats: PoolStats,
 }
 
@@ -192,7 +203,7 @@ impl Pool {
             outputs: VecDeque::new(),
             rng: SmallRng::seed_from_u64(seed),
             next_conn: 0,
-            accepted: false,
+            accepted_at: None,
             source_done: false,
             drained: false,
             stuck: false,
@@ -209,6 +220,8 @@ impl Pool {
             scouted_at: now,
             delivered_by_gone: 0,
             padding_beside_data: 0,
+            padding_by_gone: 0,
+            found_bytes: 0,
             stats: PoolStats::default(),
         };
         pool.open_missing(now);
@@ -224,8 +237,11 @@ impl Pool {
                 }
                 self.drained = false;
             }
+            Input::Found(bytes) => self.found_bytes = self.found_bytes.max(bytes),
             Input::SourceDone => self.source_done = true,
-            Input::Accepted => self.accepted = true,
+            Input::Accepted => {
+                self.accepted_at.get_or_insert(now);
+            }
             Input::Up(conn) => self.on_up(conn, now),
             Input::Sample(conn, sample) => self.on_sample(conn, sample, now),
             Input::Confirmed(conn, stripe) => self.on_confirmed(conn, stripe, now),
@@ -317,10 +333,15 @@ impl Pool {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         self.was_up = true;
         conn.up_at = Some(now);
-        let primer = Primer::new(self.config.prime, conn.sample, now);
-        conn.state = State::Priming(Box::new(primer));
+        self.prime(id, now);
+    }
+
+    fn prime(&mut self, id: ConnId, now: Instant) {
+        let budget_bytes = self.padding_budget();
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let config = PrimeConfig { budget_bytes, ..self.config.prime };
         conn.used_at = now;
-        let budget_bytes = self.config.prime.budget_bytes;
+        conn.state = State::Priming(Box::new(Primer::new(config, conn.sample, now)));
         self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
     }
 
@@ -422,9 +443,21 @@ impl Pool {
         self.is_data_under_way() && self.padding_beside_data > PADDING_BYTES_MIN + share
     }
 
+    /// What one priming may cost: its share of what is left to all, in bytes.
+    fn padding_budget(&self) -> u64 {
+        let most = match self.found_bytes.max(self.plan.offered_bytes()) {
+            0..PADDED_JOB_BYTES_MIN => 0,
+            PADDED_JOB_BYTES_MIN..SMALL_JOB_BYTES => SMALL_JOB_PADDING_BYTES,
+            bytes => bytes / PADDING_PART,
+        };
+        let sent: u64 = self.conns.values().map(|conn| conn.sample.padding_bytes).sum();
+        let left = most.saturating_sub(self.padding_by_gone + sent);
+        self.config.prime.budget_bytes.min(left / self.conns.len().max(1) as u64)
+    }
+
     /// Data waits, or the last of it is being sent.
     fn is_data_under_way(&self) -> bool {
-        self.accepted && (self.plan.has_waiting() || self.source_done)
+        self.accepted_at.is_some() && (self.plan.has_waiting() || self.source_done)
     }
 
     /// Fills the active subset and gives out stripes.
@@ -433,7 +466,7 @@ impl Pool {
             self.drained = true;
             self.outputs.push_back(Output::Drained);
         }
-        if !self.accepted {
+        if self.accepted_at.is_none() {
             return;
         }
         while self.plan.has_waiting() && self.count(Role::Active) < self.tuner.active() {
@@ -533,11 +566,7 @@ impl Pool {
             let Some(id) = self.reserve.pop_front() else { return };
             let Some(conn) = self.conns.get_mut(&id) else { continue };
             if conn.stripes.is_empty() && now - conn.used_at >= after {
-                conn.used_at = now;
-                conn.state =
-                    State::Priming(Box::new(Primer::new(self.config.prime, conn.sample, now)));
-                let budget_bytes = self.config.prime.budget_bytes;
-                self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
+                self.prime(id, now);
             } else {
                 self.reserve.push_back(id);
             }

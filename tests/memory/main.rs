@@ -106,6 +106,20 @@ async fn a_line_that_all_share_and_that_halves_is_filled_without_a_queue() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_slow_path_carries_little_more_than_there_is_to_send() {
+    // 2 Mbit/s; handshakes of ten connections are about 60 kB.
+    for (bytes, sent_most, time_most) in [(1_000, 80_000, 0.5), (1_500_000, 2_000_000, 9.0)] {
+        let trunk = Lane::new(250e3, 15 * MS);
+        let scene =
+            Scene::with_trunk(10, bytes, vec![Lane::new(1e9, Duration::ZERO); 10], Some(trunk));
+        let took = push_under(&scene, async {}).await;
+        let sent_bytes = scene.carried().sent_bytes;
+        assert!(sent_bytes < sent_most, "{sent_bytes} sent of {bytes}");
+        assert!(took < Duration::from_secs_f64(time_most) + SLACK, "{took:?} for {bytes}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_push_goes_on_by_itself_within_three_seconds_of_the_networks_return() {
     for away in [3, 7, 30, 120].map(Duration::from_secs) {
         let scene = Scene::new(4, BYTES, lanes());

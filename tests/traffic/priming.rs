@@ -13,6 +13,7 @@ fn prime(connections: usize, bytes: impl Fn(u32, u32) -> Option<u64>) -> Vec<(Co
     let start = Instant::now();
     let config = PoolConfig { connections, active: 1, active_max: 1, ..PoolConfig::default() };
     let mut pool = Pool::new(config, 1, start);
+    pool.handle(Input::Found(1 << 40), start);
     let mut samples = vec![Sample { rtt: RTT, rtt_min: RTT, ..Sample::default() }; connections];
     for conn in 0..connections as u32 {
         pool.handle(Input::Up(ConnId(conn)), start);
@@ -52,4 +53,25 @@ fn one_sibling_that_had_the_path_to_itself_is_no_measure() {
         _ => (round >= 3).then_some(10_000),
     });
     assert_eq!(closed, []);
+}
+
+#[test]
+fn padding_is_little_beside_what_there_is_to_send() {
+    for (found_bytes, most) in
+        [(0, 0), (100_000, 0), (500_000, 64_000), (80_000_000, 10_000_000), (1 << 40, 40 << 20)]
+    {
+        let now = Instant::now();
+        let mut pool = Pool::new(PoolConfig::default(), 1, now);
+        pool.handle(Input::Found(found_bytes), now);
+        for conn in 0..10 {
+            pool.handle(Input::Up(ConnId(conn)), now);
+        }
+        let mut budgets = 0;
+        while let Some(output) = pool.poll() {
+            if let Output::Prime { budget_bytes, .. } = output {
+                budgets += budget_bytes;
+            }
+        }
+        assert_eq!(budgets, most, "of {found_bytes}");
+    }
 }

@@ -8,6 +8,8 @@ use super::{Carried, Conn, Pool, State};
 /// A stripe is late when it has taken twice as long as predicted, and this much more.
 const LATE_MARGIN: Duration = Duration::from_millis(50);
 const LATE_MAX: Duration = Duration::from_secs(5);
+/// At this share of its average rate a path is busy.
+const BUSY_SHARE: f64 = 0.5;
 
 impl Pool {
     /// `id` is silent, and so may be the whole path: no sibling has had anything to send. Its oldest
@@ -24,7 +26,7 @@ impl Pool {
     /// At the end, what waits for the slowest connection decides how long all of it takes: stripes that
     /// are late go out over idle connections as well.
     pub(super) fn hedge(&mut self, now: Instant) {
-        if !self.source_done || self.plan.has_waiting() {
+        if !self.source_done || self.plan.has_waiting() || self.is_path_busy(now) {
             return;
         }
         let late = |conn: &Conn| -> Vec<StripeId> {
@@ -38,6 +40,17 @@ impl Pool {
                 return;
             }
         }
+    }
+
+    /// Whether those that still have something to send use much of what the path has given so far: a second
+    /// copy would only take from the first.
+    fn is_path_busy(&self, now: Instant) -> bool {
+        let Some(accepted_at) = self.accepted_at else { return false };
+        let confirmed_bytes = self.plan.confirmed_bytes();
+        let average = confirmed_bytes as f64 / (now - accepted_at).as_secs_f64().max(1e-3);
+        let busy = self.conns.values().filter(|conn| !conn.stripes.is_empty());
+        let rate: f64 = busy.map(|conn| conn.meter.goodput()).sum();
+        confirmed_bytes > 0 && rate >= BUSY_SHARE * average
     }
 
     /// Sends a stripe over an idle connection as well. False if none is idle.

@@ -34,7 +34,7 @@ impl Pool {
         let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
         let load = Load {
             delivered_bytes: self.delivered_by_gone + delivered,
-            is_limited: self.accepted
+            is_limited: self.accepted_at.is_some()
                 && self.plan.has_waiting()
                 && full * 2 > active.len()
                 && !self.is_torn(now),
@@ -118,7 +118,7 @@ impl Pool {
 
     /// Whether the whole network seems to be gone.
     pub fn is_dark(&self, now: Instant) -> bool {
-        if !self.accepted || self.drained {
+        if self.accepted_at.is_none() || self.drained {
             return false;
         }
         let up = || self.conns.values().filter(|conn| !matches!(conn.state, State::Opening));

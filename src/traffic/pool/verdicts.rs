@@ -84,6 +84,7 @@ impl Pool {
         }
         let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
         self.delivered_by_gone += conn.sample.delivered_bytes;
+        self.padding_by_gone += conn.sample.padding_bytes;
         self.stats.condemned += u64::from(verdict != Verdict::Surplus);
         self.stats.takeovers += u64::from(orphans > 0);
         self.outputs.push_back(Output::Close { conn: id, verdict, stripes: orphans });
