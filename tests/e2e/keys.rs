@@ -115,7 +115,7 @@ fn a_home_that_is_no_folder_is_no_matter_of_usage() {
 fn what_is_made_for_the_user_is_for_nobody_else() {
     let (server, client) = (Host::new(), Host::new());
     let serve = Serve::with(&server, &["--authorize", &client.id()]);
-    fs::write(client.src("file"), vec![1; 3_000_000]).unwrap();
+    fs::write(client.src("file"), vec![1; 64 << 20]).unwrap();
     let (config, cache) =
         (client.dir.path().join("home/config"), client.dir.path().join("home/cache"));
     let identity = client.config().join("identity.pem");

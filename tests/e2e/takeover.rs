@@ -47,9 +47,11 @@ fn a_push_takes_over_from_another_host_that_is_dead() {
     let dying = Runtime::new().unwrap();
     std::mem::forget(dying.block_on(run_at(1, &host, &serve)));
     dying.shutdown_background();
-    Runtime::new().unwrap().block_on(run_at(2, &host, &serve));
+    let living = Runtime::new().unwrap();
+    let there = living.block_on(run_at(2, &host, &serve));
     assert_eq!(unfinished(&host.root("")).len(), 1, "it has its journal");
     assert_eq!(serve.event("aborted")["reason"], "its client was lost");
+    assert!(there.close_words().is_none());
 }
 
 /// A client that was killed is not known to be dead by the server that it pushed to; another one of the
