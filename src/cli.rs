@@ -16,7 +16,6 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qbulk::error::Error;
 
@@ -110,10 +109,10 @@ pub(crate) enum CertCommand {
 #[command(next_help_heading = "Output")]
 pub(crate) struct OutputArgs {
     /// Say nothing but what went wrong.
-    #[arg(short, long, env = "QBULK_QUIET", value_parser = BoolishValueParser::new())]
+    #[arg(short, long, env = "QBULK_QUIET")]
     pub(crate) quiet: bool,
     /// Write every event to standard output as one line of JSON (see docs/json.md).
-    #[arg(long, env = "QBULK_JSON", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QBULK_JSON")]
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) verbose: Verbose,

@@ -36,7 +36,7 @@ fn main() -> ExitCode {
     trace::start(output.verbose.0, matches!(cli.command, Command::Serve(_)));
     // Whoever stops a command does not want to wait for its readers.
     let mut end = if matches!(cli.command, Command::Serve(_)) { End::Hasty } else { End::Patient };
-    let code = run(cli.command).unwrap_or_else(|error| {
+    let code = on_runtime(run(cli.command)).unwrap_or_else(|error| {
         report::error(&error, output.json);
         error.exit_code()
     });
@@ -47,13 +47,13 @@ fn main() -> ExitCode {
     code.into()
 }
 
-fn run(command: Command) -> Result<u8, Error> {
+async fn run(command: Command) -> Result<u8, Error> {
     match command {
-        Command::Push(args) => on_runtime(push(*args)),
-        Command::Verify(args) => on_runtime(verify(*args)),
-        Command::Serve(args) => on_runtime(serve(*args)),
+        Command::Push(args) => push(*args).await,
+        Command::Verify(args) => verify(*args).await,
+        Command::Serve(args) => serve(*args).await,
         Command::Clean(args) => args.run(),
-        Command::Demo { size } => on_runtime(demo(size)),
+        Command::Demo { size } => demo(size).await,
         Command::Id => {
             out::print(&Identity::load_or_create(&config_dir()?)?.fingerprint().to_string());
             out::printed().map(|()| 0)

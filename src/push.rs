@@ -40,8 +40,9 @@ use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::address::ServerAddress;
+use crate::net::knock::Barrier;
 use crate::net::limit::Limit;
-use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route};
+use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route, Siblings};
 use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
 use crate::store::compare::Wanted;
@@ -439,8 +440,14 @@ impl Push {
         };
         let events = self.events.clone();
         let report = move |event| drop(events.send(Event::Link(conn, event)));
-        let is_lost = self.links.is_empty() || self.pool.is_dark(clock::now());
-        self.tasks.spawn(Arc::clone(&self.route).run(conn, is_lost, hello, report));
+        let siblings = if self.pool.is_dark(clock::now()) {
+            Siblings::Dark
+        } else if self.links.is_empty() {
+            Siblings::Lost
+        } else {
+            Siblings::Well
+        };
+        self.tasks.spawn(Arc::clone(&self.route).run(conn, siblings, hello, report));
     }
 
     fn stop_priming(&mut self, conn: ConnId, end: PrimeEnd) {
@@ -496,6 +503,9 @@ impl Push {
 
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
         let Some(link) = self.links.remove(&conn) else { return };
+        if self.recall.lost(conn) {
+            self.ask_again();
+        }
         self.connections.down(conn, link.told_sample(), verdict.name(), clock::now());
         link.close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
@@ -614,10 +624,12 @@ impl Push {
         if self.pool.role(conn).is_none() {
             return Ok(()); // given up before
         }
-        if self.recall.lost(conn) {
-            self.ask_again(conn);
-        }
+        let is_refused = matches!(error, LinkError::Barred(Barrier::Refused));
         self.reach.lost(error, self.pool.stats().opened)?;
+        // Who had the transfer is gone, and nobody is heard any more: nothing is left to wait for.
+        if is_refused && self.pool.is_dark(clock::now()) {
+            return Err(self.reach.unreachable("nobody listens any more"));
+        }
         self.pool.handle(Input::Lost(conn), clock::now());
         Ok(())
     }
@@ -732,9 +744,8 @@ impl Push {
     }
 
     /// The connection that was asked is lost; another one that the server has welcomed is asked.
-    fn ask_again(&mut self, lost: ConnId) {
-        let others = self.links.keys().filter(|&&conn| conn != lost);
-        if let Some(&conn) = others.min() {
+    fn ask_again(&mut self) {
+        if let Some(&conn) = self.links.keys().min() {
             self.ask(conn);
         }
     }

@@ -129,11 +129,10 @@ impl Server {
         let parts = Parts::of(config.memory.unwrap_or_else(memory::found));
         let limits = config.limits;
         let transfers = limits.transfers.min(parts.transfers);
-        let limits = Limits {
-            transfers: transfers.min(descriptors::transfers_max(open_max)),
-            connections: limits.connections.min(parts.connections),
-            ..limits
-        };
+        let limits = limits.within(
+            transfers.min(descriptors::transfers_max(open_max)),
+            limits.connections.min(parts.connections),
+        );
         Ok(Self {
             endpoint,
             address,
@@ -217,7 +216,7 @@ impl Server {
                         break;
                     }
                 }
-                _ = rest_tick.tick() => {
+                _ = rest_tick.tick(), if !desk.is_idle() => {
                     let desk = Arc::clone(&desk);
                     tasks.spawn_blocking(move || desk.rest());
                 }

@@ -56,8 +56,8 @@ pub struct VerifyConfig {
     pub server_name: String,
     /// Where to look, relative to the server's root; a trailing slash means a folder, as for a push.
     pub destination: Vec<u8>,
-    /// The local address, with port 0; `None` lets the system choose.
-    pub bind: Option<SocketAddr>,
+    /// Local addresses, with port 0; empty lets the system choose.
+    pub bind: Vec<SocketAddr>,
     /// Who we are.
     pub identity: Arc<Identity>,
     /// Whom we accept.

@@ -101,7 +101,9 @@ impl Contender {
 
 /// Changes the trunk's rate as the path does.
 async fn change(network: Arc<Network>, path: Path) {
-    let Some(&(end, _)) = path.changes.last() else { return };
+    if path.changes.is_empty() {
+        return;
+    }
     loop {
         let mut before = Duration::ZERO;
         for &(at, factor) in &path.changes {
@@ -109,7 +111,6 @@ async fn change(network: Arc<Network>, path: Path) {
             before = at;
             network.change_trunk(|lane| lane.bytes_per_s = path.trunk.bytes_per_s * factor);
         }
-        debug_assert!(before == end, "the last change is where it begins again");
     }
 }
 

@@ -38,7 +38,9 @@ pub(super) fn read(
         with_origin(&command, error, name.map(|name| format!("{name} (environment)")))
     })?;
 
-    let wrong = |why: String| command.clone().error(ErrorKind::ValueValidation, why);
+    let wrong = |why: String| {
+        Error::raw(ErrorKind::ValueValidation, format!("{}\n", why.trim_end())).with_cmd(&command)
+    };
     let Some((path, text)) = file::load().map_err(wrong)? else { return Ok(with_env) };
     let path = path.display();
     let given = called(&with_env);
@@ -128,7 +130,5 @@ fn with_origin(command: &Command, error: Error, origin: Option<String>) -> Error
     let Some(origin) = origin else { return error };
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let what = text.split("\n\nUsage:").next().unwrap_or(text);
-    let what = what.split("\n\nFor more information").next().unwrap_or(what);
-    command.clone().error(error.kind(), format!("{origin}: {what}"))
+    Error::raw(error.kind(), format!("{origin}: {text}")).with_cmd(command)
 }

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
@@ -30,12 +29,7 @@ pub(super) struct TrustArgs {
     )]
     pub(super) fingerprint: Vec<Fingerprint>,
     /// Accept a server that is not known yet, and remember its key, without asking.
-    #[arg(
-        long,
-        env = "QBULK_ACCEPT_NEW",
-        value_parser = BoolishValueParser::new(),
-        help_heading = "Identity"
-    )]
+    #[arg(long, env = "QBULK_ACCEPT_NEW", help_heading = "Identity")]
     accept_new: bool,
     /// Accept servers with a certificate for their name from this authority.
     #[arg(

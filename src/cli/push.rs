@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
@@ -40,9 +39,7 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, \
 24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
 
-/// N, where nothing else was asked for.
-const CONNECTIONS: usize = 10;
-/// The most of them.
+/// N at most.
 const CONNECTIONS_MAX: usize = 64;
 
 #[derive(Debug, Args)]
@@ -56,13 +53,13 @@ pub(crate) struct PushArgs {
 
     /// Do not keep permission bits: what is new gets what the server's umask leaves of them, and what is
     /// replaced keeps its own. For file systems that have none.
-    #[arg(long, env = "QBULK_NO_PERMS", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    #[arg(long, env = "QBULK_NO_PERMS", help_heading = "Metadata")]
     no_perms: bool,
     /// Do not keep modification times.
-    #[arg(long, env = "QBULK_NO_TIMES", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    #[arg(long, env = "QBULK_NO_TIMES", help_heading = "Metadata")]
     no_times: bool,
     /// Keep modification times of files and links, not of folders.
-    #[arg(long, env = "QBULK_OMIT_DIR_TIMES", value_parser = BoolishValueParser::new(), help_heading = "Metadata")]
+    #[arg(long, env = "QBULK_OMIT_DIR_TIMES", help_heading = "Metadata")]
     omit_dir_times: bool,
 
     #[command(flatten)]
@@ -105,12 +102,7 @@ pub(crate) struct PushArgs {
     congestion: CongestionArg,
 
     /// Do not start from what the last push to this server has learned about the path, and learn nothing.
-    #[arg(
-        long,
-        env = "QBULK_NO_MEMORY",
-        value_parser = BoolishValueParser::new(),
-        help_heading = "Network"
-    )]
+    #[arg(long, env = "QBULK_NO_MEMORY", help_heading = "Network")]
     no_memory: bool,
 
     /// N: connections of the set, each from a port of its own [default: 10 at first, and more where
@@ -160,12 +152,7 @@ pub(crate) struct PushArgs {
 
     /// Send a file that has grown since it was found as long as it was then, as with logs. What was sent
     /// of it is read once more at the end, and must still be the same.
-    #[arg(
-        long,
-        env = "QBULK_GROWING_OK",
-        value_parser = BoolishValueParser::new(),
-        help_heading = "Source"
-    )]
+    #[arg(long, env = "QBULK_GROWING_OK", help_heading = "Source")]
     growing_ok: bool,
 
     /// When all is done, write to this file what was delivered: a line of JSON for each file, with its
@@ -273,13 +260,14 @@ impl PushArgs {
     }
 
     fn pool(&self) -> Result<PoolConfig, Error> {
+        let defaults = PoolConfig::default();
         let connections = match (self.connections, self.active) {
             (Some(connections), _) => connections.into(),
             // With as large a reserve as without options.
             (None, Some(active)) => {
                 usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX)
             }
-            (None, None) => CONNECTIONS,
+            (None, None) => defaults.connections,
         };
         let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
         if active > connections {
@@ -295,7 +283,7 @@ impl PushArgs {
             active,
             // What was asked for is what is done.
             active_max: match (self.connections, self.active) {
-                (None, None) => PoolConfig::default().active_max,
+                (None, None) => defaults.active_max,
                 _ => active,
             },
             stripe_bytes_min: self.stripe_min,
@@ -312,7 +300,7 @@ impl PushArgs {
                 floor_bytes_per_s: self.floor,
                 rtt_max: self.rtt_max,
             },
-            ..PoolConfig::default()
+            ..defaults
         })
     }
 }

@@ -34,7 +34,10 @@ const ATTEMPTS_MAX: usize = 10;
 /// Who we are: the given certificate, or the user's own identity.
 pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
     let alone = |given, missing| {
-        Err(Error::Usage(format!("--{given} goes with --{missing}, and there is no --{missing}")))
+        Err(Error::Usage(format!(
+            "--{given} goes with --{missing}, and there is no --{missing}: not typed, not in the \
+             environment, and not in this command's section of config.toml"
+        )))
     };
     match (&args.cert, &args.key) {
         (Some(cert), Some(key)) => Ok(Identity::load_pem(cert, key)?),
@@ -261,8 +264,7 @@ async fn attempt(
     bind: Vec<SocketAddr>,
     remote: SocketAddr,
 ) -> Result<Fingerprint, LinkError> {
-    let bind = bind.into_iter().find(|local| local.is_ipv4() == remote.is_ipv4());
-    let local = bind.unwrap_or_else(|| endpoint::any_local(remote));
+    let local = endpoint::local_for(&bind, remote, 0).ok_or(LinkError::NoAddress)?;
     let connected = async {
         let mtu = PathMtu::of(remote, endpoint::DATAGRAM_BYTES_MIN);
         let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));

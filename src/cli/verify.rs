@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use qbulk::error::Error;
 use qbulk::event::VerifySummary;
 use qbulk::net::lookup::SystemResolver;
@@ -53,13 +52,13 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_name = "PATH", env = "QBULK_VERIFY_STRIP")]
     strip: Option<OsString>,
     /// Compare neither permission bits nor modification times.
-    #[arg(long, env = "QBULK_CONTENT_ONLY", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QBULK_CONTENT_ONLY")]
     content_only: bool,
     /// Do not compare permission bits.
-    #[arg(long, env = "QBULK_NO_PERMS", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QBULK_NO_PERMS")]
     no_perms: bool,
     /// Do not compare modification times.
-    #[arg(long, env = "QBULK_NO_TIMES", value_parser = BoolishValueParser::new())]
+    #[arg(long, env = "QBULK_NO_TIMES")]
     no_times: bool,
 
     #[command(flatten)]
@@ -130,7 +129,7 @@ impl VerifyArgs {
             resolver: Arc::new(SystemResolver),
             server_name: destination.host,
             destination: destination.path,
-            bind: self.network.bind.first().copied(),
+            bind: self.network.bind.clone(),
             identity: Arc::clone(&identity),
             trust: trust.clone(),
             datagram_bytes_max: self.network.mtu,

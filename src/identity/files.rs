@@ -10,6 +10,7 @@ use std::{
 use tempfile::TempPath;
 
 use super::IdentityError;
+use crate::store::parent;
 
 /// Reads a whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
@@ -49,7 +50,7 @@ impl NewFiles {
         mode: u32,
         contents: String,
     ) -> Result<(), IdentityError> {
-        let temp = folder(path).join(format!(".qbulk-new-{:016x}", rand::random::<u64>()));
+        let temp = parent(path).join(format!(".qbulk-new-{:016x}", rand::random::<u64>()));
         let file = create_new(&temp, mode).map_err(failed("create", path))?;
         let temp = TempPath::try_from_path(temp).map_err(failed("create", path))?;
         write_all(&file, &contents).map_err(failed("write", path))?;
@@ -71,7 +72,7 @@ impl NewFiles {
             published.push(path);
         }
         for path in published {
-            let synced = File::open(folder(&path)).and_then(|folder| folder.sync_all());
+            let synced = File::open(parent(&path)).and_then(|folder| folder.sync_all());
             synced.map_err(failed("write", &path))?;
         }
         Ok(())
@@ -108,11 +109,6 @@ fn create_new(path: &Path, mode: u32) -> io::Result<File> {
 fn write_all(mut file: &File, contents: &str) -> io::Result<()> {
     file.write_all(contents.as_bytes())?;
     file.sync_all()
-}
-
-fn folder(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// Whether there is no such file.

@@ -110,24 +110,28 @@ pub fn parse_local(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-/// Where a server listens: `IP:PORT`, or `:PORT` for all that this host has.
-pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+/// Where a server listens: `IP:PORT`, an IP alone, or a port alone (`4433`, `:4433`, `*:4433`) of all
+/// addresses that this host has.
+pub fn parse_listen(text: &str, default_port: u16) -> Result<SocketAddr, String> {
     const FORM: &str =
-        "expected IP:PORT or :PORT, as in 192.0.2.1:4433, [::]:4433 or [fe80::1%eth0]:4433";
-    let (ip, port) = text.rsplit_once(':').ok_or(FORM)?;
-    let port = port.parse().map_err(|_| FORM)?;
-    let ip = match ip.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-        Some(inside) => inside.ok_or(FORM)?,
-        None if ip.is_empty() => "::",
-        // Without brackets, the port may be a part of the address.
-        None if ip.contains(':') => return Err(FORM.into()),
-        None => ip,
+        "expected IP:PORT, IP or :PORT, as in 192.0.2.1:4433, [::]:4433 or [fe80::1%eth0]:4433";
+    let text = text.trim();
+    let bracketed = |ip: &str| ip.strip_prefix('[')?.strip_suffix(']').map(String::from);
+    let alone = bracketed(text).unwrap_or_else(|| text.into());
+    let (ip, port) = if read_ip(&alone, default_port).is_some() {
+        (alone, default_port)
+    } else {
+        let (ip, port) = text.rsplit_once(':').unwrap_or(("", text));
+        let ip = match ip {
+            "" | "*" => "::".into(),
+            // Without brackets, the port may be a part of the address.
+            ip if ip.contains(':') => bracketed(ip).ok_or(FORM)?,
+            ip => ip.into(),
+        };
+        (ip, port.parse().map_err(|_| FORM)?)
     };
-    check_zone(ip)?;
-    match read_ip(ip, port) {
-        Some(address) => address.map_err(|error| error.to_string()),
-        None => Err(FORM.into()),
-    }
+    check_zone(&ip)?;
+    read_ip(&ip, port).ok_or(FORM)?.map_err(|error| error.to_string())
 }
 
 fn split_zone(host: &str) -> (&str, Option<&str>) {
@@ -193,16 +197,33 @@ mod tests {
     #[test]
     fn a_server_listens_at_an_address_or_at_all() {
         for (text, address) in [
-            ("127.0.0.1:4433", "127.0.0.1:4433"),
+            ("127.0.0.1:9", "127.0.0.1:9"),
             ("[::1]:9", "[::1]:9"),
-            (":4433", "[::]:4433"),
+            (":9", "[::]:9"),
+            ("*:9", "[::]:9"),
+            (" 9 ", "[::]:9"),
+            ("10.0.0.1", "10.0.0.1:4433"),
+            ("::1", "[::1]:4433"),
+            ("[::1]", "[::1]:4433"),
             ("[fe80::1%1]:9", "[fe80::1%1]:9"),
             ("[fe80::1%lo]:9", "[fe80::1%1]:9"),
+            ("fe80::1%lo", "[fe80::1%1]:4433"),
         ] {
-            assert_eq!(parse_listen(text), Ok(address.parse().unwrap()), "{text}");
+            assert_eq!(parse_listen(text, 4433), Ok(address.parse().unwrap()), "{text}");
         }
-        for text in ["", "4433", "::1:4433", "[::1]", "[fe80::1]:9", "host:9", "127.0.0.1:99999"] {
-            assert!(parse_listen(text).is_err(), "{text}");
+        for text in [
+            "",
+            ":",
+            "[::1",
+            "1.2.3.4:",
+            ":70000",
+            "127.0.0.1:99999",
+            "nowhere",
+            "nowhere:1",
+            "[fe80::1]:9",
+            "[10.0.0.1%lo]:9",
+        ] {
+            assert!(parse_listen(text, 4433).is_err(), "{text}");
         }
     }
 

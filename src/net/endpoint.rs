@@ -109,6 +109,17 @@ fn open_any(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<Arc<dyn Asyn
     Ok(socket)
 }
 
+/// Which of `bind` to reach `remote` from, in turn; any address if nothing was asked for, and `None` if none
+/// of what was leads there.
+pub fn local_for(bind: &[SocketAddr], remote: SocketAddr, turn: usize) -> Option<SocketAddr> {
+    if bind.is_empty() {
+        return Some(any_local(remote));
+    }
+    let fit: Vec<_> =
+        bind.iter().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
+    fit.get(turn.checked_rem(fit.len())?).copied()
+}
+
 /// The address to bind to for reaching `remote` by any interface.
 pub fn any_local(remote: SocketAddr) -> SocketAddr {
     let ip = match remote.ip() {

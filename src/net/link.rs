@@ -100,10 +100,21 @@ impl LinkError {
     }
 }
 
+/// How the other connections of a set are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Siblings {
+    /// Some are up.
+    Well,
+    /// None is up.
+    Lost,
+    /// None is heard of any more, and perhaps nobody is there.
+    Dark,
+}
+
 /// A connection whose handshake is done, on a socket of its own.
-struct Dialled {
-    endpoint: Endpoint,
-    connection: Connection,
+pub(crate) struct Dialled {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) connection: Connection,
     telemetry: Arc<Telemetry>,
 }
 
@@ -136,16 +147,16 @@ struct Slot {
 
 impl Route {
     /// Opens connection `conn` from a new local port and introduces it with `hello`; reports all that
-    /// happens on it, until it is lost. While the others are lost, as `is_lost` says, all addresses that
-    /// the server may have by now are tried.
+    /// happens on it, until it is lost. While the others are lost, all addresses that the server may have by
+    /// now are tried.
     pub async fn run(
         self: Arc<Self>,
         conn: ConnId,
-        is_lost: bool,
+        siblings: Siblings,
         hello: Control,
         events: impl Fn(LinkEvent),
     ) {
-        let opened = match self.connect(conn, is_lost).await {
+        let opened = match self.connect(conn, siblings).await {
             Ok(dialled) => self.introduce(dialled, hello, &events).await,
             Err(error) => Err(error),
         };
@@ -154,14 +165,22 @@ impl Route {
         }
     }
 
-    async fn connect(self: &Arc<Self>, conn: ConnId, is_lost: bool) -> Result<Dialled, LinkError> {
+    /// Opens connection `conn`, as `run` does.
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        conn: ConnId,
+        siblings: Siblings,
+    ) -> Result<Dialled, LinkError> {
+        let is_lost = siblings != Siblings::Well;
+        // The first ones ask for all.
+        let knocks = siblings == Siblings::Dark || (conn.0 as usize) < self.addresses.places();
         let place = self.place(conn);
         let tried = self.addresses.candidates(place, is_lost);
         let refreshed =
             async { if is_lost { self.addresses.refresh(place).await } else { Vec::new() } };
         let dial = |remote| {
             let this = Arc::clone(self);
-            async move { this.dial(conn, remote).await }
+            async move { this.dial(conn, knocks, remote).await }
         };
         let (remote, dialled) = race(tried.addresses.clone(), refreshed, dial).await?;
         let chosen = self.addresses.choose(place, &tried, remote);
@@ -169,14 +188,20 @@ impl Route {
             return Ok(dialled);
         }
         dialled.connection.close(VarInt::from_u32(CLOSE_DONE), b"");
-        self.dial(conn, chosen).await
+        self.dial(conn, knocks, chosen).await
     }
 
-    async fn dial(&self, conn: ConnId, remote: SocketAddr) -> Result<Dialled, LinkError> {
-        let local = self.local(conn, remote);
+    async fn dial(
+        &self,
+        conn: ConnId,
+        knocks: bool,
+        remote: SocketAddr,
+    ) -> Result<Dialled, LinkError> {
+        // Every local address is paired with every one of the server's.
+        let turn = conn.0 as usize / self.addresses.places();
+        let local = endpoint::local_for(&self.bind, remote, turn).ok_or(LinkError::NoAddress)?;
         let connected = self.dial_from(local, remote);
-        // The first ones ask for all.
-        if (conn.0 as usize) < self.addresses.places() {
+        if knocks {
             unless_barred(&*self.sockets, local, remote, connected).await
         } else {
             connected.await
@@ -255,19 +280,6 @@ impl Route {
 
     fn place(&self, conn: ConnId) -> usize {
         conn.0 as usize % self.addresses.places()
-    }
-
-    fn local(&self, conn: ConnId, remote: SocketAddr) -> SocketAddr {
-        let same_family: Vec<_> =
-            self.bind.iter().filter(|local| local.is_ipv4() == remote.is_ipv4()).collect();
-        match same_family.len() {
-            0 => endpoint::any_local(remote),
-            count => {
-                // Every local address is paired with every one of the server's.
-                let turn = conn.0 as usize / self.addresses.places();
-                *same_family[turn % count]
-            }
-        }
     }
 }
 

@@ -47,6 +47,7 @@ fn closed(close: &ApplicationClose) -> String {
         wire::CLOSE_REFUSED => "the other side has refused it".into(),
         wire::CLOSE_CROWDED => "the other side has no room for it now".into(),
         wire::CLOSE_STOPPING => "the other side is being stopped".into(),
+        wire::CLOSE_BUSY => "the other side still has an earlier run of this".into(),
         _ => format!("the other side has closed it (code {code})"),
     }
 }
@@ -93,7 +94,7 @@ mod tests {
             why(&ConnectionError::ApplicationClosed(ApplicationClose { error_code, reason }))
         };
         assert_eq!(close(wire::CLOSE_REFUSED, "no room"), "no room");
-        for code in 0..=6 {
+        for code in 0..=7 {
             let words = close(code, "");
             assert!(!words.contains("code") && !words.contains(char::is_numeric), "{words}");
         }

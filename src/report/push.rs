@@ -322,6 +322,8 @@ mod tests {
             connections: 3,
             ..Progress::default()
         };
+        let shown = status(&progress).text();
+        assert!(shown.contains("99%"), "{shown}");
         let parts = status(&progress).parts;
         assert!(parts.contains(&"1 of 2 items".into()), "{parts:?}");
         let waiting = status(&Progress { connections: 0, confirmed_bytes: 500, ..progress }).parts;

@@ -123,10 +123,11 @@ impl Desk {
         datagram_bytes_max: u16,
         means: Means,
     ) -> Self {
+        let verifier = Verifier::new(Arc::clone(&root), &means);
         let Means { limits, parts, descriptors } = means;
-        let clients = Clients::new(limits, parts);
+        let clients = Clients::new("transfers", limits, parts);
         Self {
-            verifier: Verifier::new(Arc::clone(&root)),
+            verifier,
             root,
             names,
             discards,
@@ -218,12 +219,7 @@ impl Desk {
                 return refused("it did not say what it wants".into());
             }
         };
-        self.is_idle.store(false, Relaxed);
         let key = (client, hello.transfer);
-        if self.is_draining.load(Relaxed) && !lock(&self.transfers).contains_key(&key) {
-            close(CLOSE_STOPPING, DRAINING);
-            return refused(DRAINING.into());
-        }
         let push = hello.push;
         match self.admit(key, &hello, &conn).await {
             Ok(transfer) => {
@@ -266,6 +262,11 @@ impl Desk {
         self.served_transfers() > 0 || self.verifier.served() > 0
     }
 
+    /// Whether nobody was served since memory was given back.
+    pub(super) fn is_idle(&self) -> bool {
+        self.is_idle.load(Relaxed)
+    }
+
     /// Gives memory back once nobody is served any more.
     pub(super) fn rest(&self) {
         if !self.is_serving()
@@ -296,7 +297,9 @@ impl Desk {
         let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
-        match self.verifier.serve(asked).await {
+        let compared = self.verifier.serve(client, asked).await;
+        self.is_idle.store(false, Relaxed);
+        match compared {
             Ok(compared) => (self.report)(ServeEvent::Verified {
                 client: client.to_string(),
                 remote,
@@ -306,9 +309,12 @@ impl Desk {
             }),
             Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
             Err(error) => {
-                let is_refusal = matches!(error, ConnError::Refused(_));
-                let (code, reason) =
-                    (if is_refusal { CLOSE_REFUSED } else { CLOSE_PROTOCOL }, error.to_string());
+                let code = match error {
+                    ConnError::Refused(_) if self.is_draining.load(Relaxed) => CLOSE_STOPPING,
+                    ConnError::Refused(_) => CLOSE_REFUSED,
+                    _ => CLOSE_PROTOCOL,
+                };
+                let reason = error.to_string();
                 close(code, &reason);
                 self.refuse(remote, reason);
                 drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
@@ -322,13 +328,15 @@ impl Desk {
         let mut refusals = lock(&self.refusals);
         refusals.retain(|_, at| now - *at < REFUSAL_INTERVAL);
         let key = (remote.ip(), reason.clone());
-        let known = refusals.contains_key(&key);
-        if refusals.len() < REFUSALS_MAX {
+        let is_new = !refusals.contains_key(&key) && refusals.len() < REFUSALS_MAX;
+        if is_new {
             refusals.insert(key, now);
         }
         drop(refusals);
-        if !known {
+        if is_new {
             (self.report)(ServeEvent::Refused { remote, reason });
+        } else {
+            tracing::debug!(%remote, reason, "turned away");
         }
     }
 
@@ -340,17 +348,26 @@ impl Desk {
         conn: &Conn,
     ) -> Result<Arc<Transfer>, Refusal> {
         let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
-        let _turn = turn.lock().await;
-        let known = lock(&self.transfers).get(&key).map(Arc::clone);
-        let admitted = match known {
-            Some(transfer) => Ok(transfer),
-            None => match self.over(key) {
-                Some(Over::Finished) => Err(Refusal::Final("the transfer is over".into())),
-                Some(Over::Ended(reason)) => Err(Refusal::Final(reason)),
-                None => self.begin(key, hello, conn).await,
-            },
+        let admitted = tokio::select! {
+            turn = turn.lock() => {
+                let _turn = turn;
+                let known = lock(&self.transfers).get(&key).map(Arc::clone);
+                match (known, self.over(key)) {
+                    (Some(transfer), _) => Ok(transfer),
+                    (None, Some(Over::Finished)) => {
+                        Err(Refusal::Final("the transfer is over".into()))
+                    }
+                    (None, Some(Over::Ended(reason))) => Err(Refusal::Final(reason)),
+                    (None, None) => self.begin(key, hello, conn).await,
+                }
+            }
+            error = conn.connection.closed() => Err(error.to_string().into()),
         };
-        lock(&self.admissions).remove(&key);
+        let mut admissions = lock(&self.admissions);
+        // Others may still wait with it: the map's and this one are two.
+        if Arc::strong_count(&turn) == 2 {
+            admissions.remove(&key);
+        }
         admitted
     }
 
@@ -369,11 +386,21 @@ impl Desk {
     ) -> Result<Arc<Transfer>, Refusal> {
         let Hello { version, destination, .. } = hello;
         let path = destination_path(*version, destination)?;
+        if self.is_draining.load(Relaxed) {
+            return Err(Refusal::Stopping);
+        }
+        // What has waited may be of an attempt that has gone: it begins nothing, and ends no other.
+        let is_there = || match conn.connection.close_reason() {
+            Some(error) => Err(Refusal::from(error.to_string())),
+            None => Ok(()),
+        };
+        is_there()?;
         let patience = self.patience(key, hello).await;
         let seat = match self.clients.begin(key.0) {
             Ok(seat) => seat,
             Err(reason) => self.turn(key.0, conn, reason).await?,
         };
+        is_there()?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
@@ -525,6 +552,10 @@ impl Desk {
     }
 
     async fn forget(&self, key: TransferKey, transfer: Arc<Transfer>) {
+        let is_known = |known: &Arc<Transfer>| Arc::ptr_eq(known, &transfer);
+        if !lock(&self.transfers).get(&key).is_some_and(is_known) {
+            return;
+        }
         let reason = transfer.end_reason().unwrap_or_default();
         let is_finished = transfer.outcome().is_some();
         // A client that was lost may come back, and begins anew.
@@ -559,6 +590,7 @@ impl Desk {
         if let Some(released) = released {
             drop(tokio::time::timeout(RELEASE_TIME, released).await);
         }
+        self.is_idle.store(false, Relaxed);
         (self.report)(event);
     }
 }

@@ -40,6 +40,25 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The same where there is room for no more than so many. Of what is cut, no client has it all.
+    pub(super) fn within(self, transfers: usize, connections: usize) -> Self {
+        let part = |own: usize, all: usize, cut: usize| {
+            if cut < all { own.min(cut.div_ceil(2)) } else { own }
+        };
+        Self {
+            transfers,
+            transfers_per_client: part(self.transfers_per_client, self.transfers, transfers),
+            connections,
+            connections_per_client: part(
+                self.connections_per_client,
+                self.connections,
+                connections,
+            ),
+        }
+    }
+}
+
 /// What a server has to give.
 #[derive(Clone, Debug)]
 pub(super) struct Means {
@@ -59,10 +78,14 @@ const HANDSHAKES_PER_ADDRESS_MAX: usize = 512;
 
 /// Transfers that wait for their turn, at most.
 const WAITING_MAX: usize = 1_024;
+/// The same of one client.
+const OWN_WAITING_MAX: usize = 256;
 
 /// What the clients have taken.
 #[derive(Debug)]
 pub(super) struct Clients {
+    /// What is counted, for a person.
+    what: &'static str,
     limits: Limits,
     parts: Parts,
     table: Mutex<Table>,
@@ -90,8 +113,8 @@ struct Taken {
 }
 
 impl Clients {
-    pub(super) fn new(limits: Limits, parts: Parts) -> Arc<Self> {
-        Arc::new(Self { limits, parts, table: Mutex::default(), changed: Notify::new() })
+    pub(super) fn new(what: &'static str, limits: Limits, parts: Parts) -> Arc<Self> {
+        Arc::new(Self { what, limits, parts, table: Mutex::default(), changed: Notify::new() })
     }
 
     /// Whether there may be one more connection, whoever's it is.
@@ -102,10 +125,11 @@ impl Clients {
     fn check(&self, table: &Table, client: Fingerprint) -> Result<(), String> {
         let (limit, own_limit) = (self.limits.transfers, self.limits.transfers_per_client);
         if table.transfers >= limit {
-            return Err(over(&format!("transfers as it allows ({limit})")));
+            return Err(over(&format!("{} as it allows ({limit})", self.what)));
         }
         if table.of(client).transfers >= own_limit {
-            return Err(over(&format!("transfers of yours as it allows a client ({own_limit})")));
+            let what = self.what;
+            return Err(over(&format!("{what} of yours as it allows a client ({own_limit})")));
         }
         Ok(())
     }
@@ -116,7 +140,7 @@ impl Clients {
         self.check(&table, client)?;
         // Nobody overtakes those who wait for what there is.
         if self.next(&table).is_some() {
-            return Err(over("transfers waiting"));
+            return Err(over(&format!("{} waiting", self.what)));
         }
         Ok(self.seat(&mut table, client))
     }
@@ -152,8 +176,11 @@ impl Clients {
     /// Who is the next to begin, if anybody may: of the clients that have the fewest transfers, the one
     /// that waits longest.
     fn next(&self, table: &Table) -> Option<u64> {
-        let may_begin =
-            table.waiting.iter().filter(|(_, client)| self.check(table, **client).is_ok());
+        if table.transfers >= self.limits.transfers {
+            return None;
+        }
+        let has_room = |client| table.of(client).transfers < self.limits.transfers_per_client;
+        let may_begin = table.waiting.iter().filter(|(_, client)| has_room(**client));
         may_begin.min_by_key(|(_, client)| table.of(**client).transfers).map(|(ticket, _)| *ticket)
     }
 
@@ -173,6 +200,11 @@ impl Clients {
         let window = part.min(self.parts.windows / table.connections) as u32;
         let window = window.clamp(self.parts.window_min, RECEIVE_WINDOW_BYTES);
         Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
+    }
+
+    /// How many there are.
+    pub(super) fn transfers(&self) -> usize {
+        lock(&self.table).transfers
     }
 
     /// Clients with transfers, and how many `client` has.
@@ -209,10 +241,9 @@ struct Ticket {
 impl Ticket {
     fn draw(clients: &Arc<Clients>, client: Fingerprint) -> Result<Self, String> {
         let mut table = lock(&clients.table);
-        if table.waiting.len() >= WAITING_MAX {
-            return Err(over(&format!(
-                "transfers waiting as it allows ({WAITING_MAX}): try again later"
-            )));
+        let own = table.waiting.values().filter(|&&other| other == client).count();
+        if table.waiting.len() >= WAITING_MAX || own >= OWN_WAITING_MAX {
+            return Err(over(&format!("{} waiting as it allows: try again later", clients.what)));
         }
         let number = table.tickets;
         table.tickets += 1;
@@ -354,7 +385,7 @@ mod tests {
     #[test]
     fn a_client_gets_its_limit_and_all_of_them_theirs() {
         let limits = Limits { transfers: 3, transfers_per_client: 2, ..Limits::default() };
-        let clients = Clients::new(limits, Parts::of(u64::MAX));
+        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
         let seats: Vec<_> = (0..2).map(|_| clients.begin(key(0)).expect("below")).collect();
         assert!(clients.begin(key(0)).expect_err("its limit").contains("allows a client (2)"));
         let other = clients.begin(key(1)).expect("below");
@@ -369,7 +400,7 @@ mod tests {
     #[tokio::test]
     async fn who_has_least_is_the_next_and_nobody_overtakes() {
         let limits = Limits { transfers: 2, ..Limits::default() };
-        let clients = Clients::new(limits, Parts::of(u64::MAX));
+        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
         let mut seats = vec![clients.begin(key(0)).unwrap(), clients.begin(key(0)).unwrap()];
         let wait = |client| {
             let clients = Arc::clone(&clients);
@@ -405,7 +436,7 @@ mod tests {
     #[test]
     fn connections_are_counted_by_client() {
         let limits = Limits { connections: 3, connections_per_client: 2, ..Limits::default() };
-        let clients = Clients::new(limits, Parts::of(u64::MAX));
+        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
         let one = clients.connect(key(0)).expect("below");
         let _two = clients.connect(key(0)).expect("below");
         assert!(clients.connect(key(0)).expect_err("its limit").contains("allows a client (2)"));
@@ -419,7 +450,7 @@ mod tests {
     #[test]
     fn many_connections_have_small_windows() {
         let limits = Limits { connections_per_client: 4_096, ..Limits::default() };
-        let clients = Clients::new(limits, Parts::of(u64::MAX));
+        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
         let seats: Vec<_> =
             (0..2_048).map(|_| clients.connect(key(0)).expect("there is room")).collect();
         assert!(seats[..32].iter().all(|seat| seat.window == RECEIVE_WINDOW_BYTES));

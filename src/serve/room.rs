@@ -241,7 +241,7 @@ mod tests {
     impl Server {
         fn new() -> Self {
             let parts = Parts::of(u64::MAX);
-            let clients = Clients::new(Limits::default(), parts);
+            let clients = Clients::new("transfers", Limits::default(), parts);
             Self { rooms: Rooms::new(Arc::clone(&clients), parts), clients }
         }
 

@@ -5,16 +5,20 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use cap_std::fs::Dir;
 use quinn::{Connection, ConnectionError, SendStream, VarInt};
 use tokio::sync::mpsc::channel;
-use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::conn::ConnError;
 use super::desk::DRAINING;
+use super::limits::{Clients, Limits, Means, TransferSeat};
+use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
@@ -26,8 +30,8 @@ use crate::wire::{
 
 /// Clients that compare at the same time, at most.
 const CLIENTS_MAX: usize = 64;
-/// Clients that wait for their turn, at most.
-const WAITING_MAX: usize = 1_024;
+/// The same for one client.
+const OWN_CLIENTS_MAX: usize = 32;
 /// Files that are hashed at the same time for one client, and for all together.
 const CLIENT_HASHES_MAX: usize = 4;
 const HASHES_MAX: usize = 8;
@@ -46,25 +50,36 @@ pub(super) struct Asked {
 /// What clients that compare have in common.
 pub(super) struct Verifier {
     root: Arc<Root>,
-    clients: Semaphore,
-    waiting: Semaphore,
+    clients: Arc<Clients>,
+    /// Nobody's turn comes any more.
+    is_draining: AtomicBool,
+    draining: Notify,
     hashes: Arc<Semaphore>,
 }
 
 impl Verifier {
-    pub(super) fn new(root: Arc<Root>) -> Self {
-        let (clients, hashes) = (Semaphore::new(CLIENTS_MAX), Semaphore::new(HASHES_MAX));
-        let waiting = Semaphore::new(WAITING_MAX);
-        Self { root, clients, waiting, hashes: Arc::new(hashes) }
+    pub(super) fn new(root: Arc<Root>, means: &Means) -> Self {
+        let limits = Limits {
+            transfers: CLIENTS_MAX,
+            transfers_per_client: OWN_CLIENTS_MAX,
+            ..means.limits
+        };
+        Self {
+            root,
+            clients: Clients::new("verifications", limits, means.parts),
+            is_draining: AtomicBool::new(false),
+            draining: Notify::new(),
+            hashes: Arc::new(Semaphore::new(HASHES_MAX)),
+        }
     }
 
     /// Clients that it compares for.
     pub(super) fn served(&self) -> usize {
-        CLIENTS_MAX - self.clients.available_permits()
+        self.clients.transfers()
     }
 
     /// Compares for a client until it has heard enough, once it is its turn. Returns how much was compared.
-    pub(super) async fn serve(&self, asked: Asked) -> Result<u64, ConnError> {
+    pub(super) async fn serve(&self, client: Fingerprint, asked: Asked) -> Result<u64, ConnError> {
         let protocol = |reason: String| ConnError::Protocol(reason);
         let (sender, queue) = channel(QUEUE);
         let Asked { connection, answers, mut messages, version, destination } = asked;
@@ -72,12 +87,12 @@ impl Verifier {
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
         let lost = |_| ConnError::Lost("no answer can be sent".into());
-        let _turn = if let Ok(turn) = self.clients.try_acquire() {
-            turn
-        } else {
-            let message = format!("it compares for as many clients as it can ({CLIENTS_MAX})");
-            sender.send(Control::Waiting { message: message.into() }).await.map_err(lost)?;
-            self.turn(&connection).await?
+        let _seat = match self.clients.begin(client) {
+            Ok(seat) => seat,
+            Err(reason) => {
+                sender.send(Control::Waiting { message: reason.into() }).await.map_err(lost)?;
+                self.turn(client, &connection).await?
+            }
         };
         let welcome = self.welcome(version, &destination).await;
         let (root, destination) = welcome.map_err(ConnError::Refused)?;
@@ -113,20 +128,28 @@ impl Verifier {
         }
     }
 
-    /// Waits for the turn of a client, as long as it is there: who waits longest is next.
-    async fn turn(&self, connection: &Connection) -> Result<SemaphorePermit<'_>, ConnError> {
-        let _place = self.waiting.try_acquire().map_err(|_| {
-            ConnError::Refused("too many clients wait for a comparison: try again later".into())
-        })?;
+    /// Waits for the turn of a client, as long as it is there.
+    async fn turn(
+        &self,
+        client: Fingerprint,
+        connection: &Connection,
+    ) -> Result<TransferSeat, ConnError> {
+        let mut draining = pin!(self.draining.notified());
+        draining.as_mut().enable();
+        if self.is_draining.load(Relaxed) {
+            return Err(ConnError::Refused(DRAINING.into()));
+        }
         tokio::select! {
-            turn = self.clients.acquire() => turn.map_err(|_| ConnError::Refused(DRAINING.into())),
+            seat = self.clients.turn(client) => seat.map_err(ConnError::Refused),
             error = connection.closed() => Err(ConnError::Lost(error.to_string())),
+            () = draining => Err(ConnError::Refused(DRAINING.into())),
         }
     }
 
     /// Lets those who wait know that their turn does not come, and nobody wait any more.
     pub(super) fn drain(&self) {
-        self.clients.close();
+        self.is_draining.store(true, Relaxed);
+        self.draining.notify_waiters();
     }
 
     /// The root as it is now, and what is at the destination, if it may be looked at.

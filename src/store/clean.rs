@@ -134,8 +134,16 @@ struct Deserted {
 
 impl Deserted {
     fn lock(folder: &Dir, name: &OsStr, now: &Now) -> io::Result<Self> {
-        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+        let open = |access| {
+            let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(folder, name, flags, Mode::empty())
+        };
+        // Some systems lock only what can be written to; and what is complete may be read-only by then.
+        let opened = match open(OFlags::WRONLY) {
+            Err(Errno::ACCESS) => open(OFlags::RDONLY),
+            opened => opened,
+        };
+        let file = match opened {
             Err(Errno::LOOP) => {
                 return Ok(Self { id: FileId::at(folder, name)?, _locked: None });
             }

@@ -18,7 +18,7 @@ use cap_std::fs::Dir;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::places::Places;
 use super::systems::{SYNCFS_FROM, Systems, readable};
-use super::temp::{Opened, TempFile, open_folder};
+use super::temp::{FileId, Opened, TempFile, open_folder};
 use super::{copy, folder_of, is_full};
 use crate::hashtree::HashTree;
 use crate::wire::SourceId;
@@ -68,7 +68,8 @@ enum Job {
     Files(Vec<Complete>),
     /// A piece, and whether it has content.
     Piece(Written, Entry, bool),
-    Folder(FolderId, Vec<u8>),
+    /// None is kept open for what was made in it.
+    Folder(FileId, Vec<u8>),
     Flush(SyncSender<()>),
     /// Others wait for what pieces keep open.
     Hurry,
@@ -81,9 +82,6 @@ enum Job {
 
 /// A file that is not whole, and was written to: open until that is flushed.
 type Written = (Arc<TempFile>, Arc<Opened>);
-
-/// Device and inode of a folder: none is kept open for what was made in it.
-type FolderId = (u64, u64);
 
 /// What was committed, by its path.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +168,7 @@ impl Committer {
 
     /// Notes that something was made in `folder`, which is at `path`, whose name must last too.
     pub fn touched(&self, folder: &Dir, path: &[u8]) -> io::Result<()> {
-        self.send(Job::Folder(id_of(folder)?, path.to_vec()));
+        self.send(Job::Folder(FileId::of(folder)?, path.to_vec()));
         Ok(())
     }
 
@@ -209,11 +207,6 @@ impl Drop for Committer {
     }
 }
 
-fn id_of(folder: &Dir) -> io::Result<FolderId> {
-    let stat = rustix::fs::fstat(folder)?;
-    Ok((stat.st_dev, stat.st_ino))
-}
-
 struct Worker<F> {
     on_commit: F,
     places: Arc<Places>,
@@ -228,7 +221,7 @@ struct Worker<F> {
     holes_at: Instant,
     journal_at: Instant,
     /// The paths of folders whose entries are not durable yet.
-    touched: HashMap<FolderId, Vec<u8>>,
+    touched: HashMap<FileId, Vec<u8>>,
 }
 
 impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
@@ -404,7 +397,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
 
     /// Something at `path` has got its name in `folder`.
     fn touch_around(&mut self, folder: &Dir, path: &[u8]) -> io::Result<()> {
-        let id = id_of(folder)?;
+        let id = FileId::of(folder)?;
         self.touched.entry(id).or_insert_with(|| folder_of(path).to_vec());
         Ok(())
     }
@@ -416,8 +409,9 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         let is_many = touched.len() >= SYNCFS_FROM;
         let mut flushed = HashMap::new();
         for (folder, path) in touched {
+            let device = folder.device();
             let mut flush =
-                || *flushed.entry(folder.0).or_insert_with(|| self.systems.sync_device(folder.0));
+                || *flushed.entry(device).or_insert_with(|| self.systems.sync_device(device));
             let is_flushed = is_many && flush();
             if !is_flushed
                 && let Err(error) = self.sync_folder(folder, &path)
@@ -428,9 +422,9 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
     }
 
-    fn sync_folder(&self, folder: FolderId, path: &[u8]) -> io::Result<()> {
+    fn sync_folder(&self, folder: FileId, path: &[u8]) -> io::Result<()> {
         let found = open_folder(&self.root, path)?;
-        if id_of(&found)? != folder {
+        if FileId::of(&found)? != folder {
             return Err(io::Error::other("the folder is not at its path any more"));
         }
         readable(&found)?.sync_all()

@@ -22,13 +22,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::descriptors::patiently;
 use super::lock::{Lock, lock_file};
 use super::own::OwnNames;
-use super::temp::FileId;
+use super::temp::{self, FileId};
 use crate::wire::{
     PATH_BYTES_MAX, SourceId, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all,
     put_bytes, put_varint,
@@ -321,10 +320,7 @@ impl Journal {
                     }
                     Place::Left(_) => {}
                     Place::Held => is_held = true,
-                    Place::Taken(error) => {
-                        tracing::warn!(%error, "a journal's name is taken by something else");
-                        taken = Some(error);
-                    }
+                    Place::Taken(error) => taken = Some(error),
                 }
             }
             if let (true, Patience::Wait(time)) = (is_held, patience) {
@@ -334,6 +330,9 @@ impl Journal {
                 drop(left);
                 thread::sleep(LOCK_INTERVAL);
                 continue;
+            }
+            if let Some(error) = &taken {
+                tracing::warn!(%error, "a journal's name is taken by something else");
             }
             if let Some(journal) = left {
                 return Ok(journal);
@@ -350,7 +349,7 @@ impl Journal {
 
     fn look(root: &Arc<Dir>, names: &OwnNames, owner: Owner, generation: u32) -> Place {
         let name = names.journal(&owner, generation);
-        let file = match open(root, &name, OFlags::empty()) {
+        let file = match temp::open(root, &name, OFlags::APPEND) {
             Err(Errno::NOENT) => return Place::Free,
             Err(error) => return Place::Taken(error.into()),
             Ok(file) => file,
@@ -373,7 +372,7 @@ impl Journal {
         generation: u32,
     ) -> io::Result<Option<Self>> {
         let name = names.journal(&owner, generation);
-        let file = match open(root, &name, OFlags::CREATE | OFlags::EXCL) {
+        let file = match temp::open(root, &name, OFlags::APPEND | OFlags::CREATE | OFlags::EXCL) {
             Err(Errno::EXIST) => return Ok(None),
             opened => opened?,
         };
@@ -458,14 +457,6 @@ impl Journal {
     }
 }
 
-fn open(root: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
-    let flags = flags | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW;
-    let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let file = patiently(|| Ok(rustix::fs::openat(root, name, flags, mode)?));
-    file.map(File::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
-}
-
 /// What earlier runs have left in a journal.
 #[derive(Debug)]
 pub struct JournalReader {
@@ -493,8 +484,7 @@ impl JournalReader {
     }
 
     fn open(&self) -> io::Result<File> {
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Ok(rustix::fs::openat(&*self.root, self.name.as_str(), flags, Mode::empty())?.into())
+        Ok(temp::open(&self.root, &self.name, OFlags::empty())?)
     }
 }
 

@@ -90,7 +90,7 @@ impl PathCache {
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
             entries.remove(&oldest);
         }
-        let dir = self.file.parent().unwrap_or(Path::new("."));
+        let dir = super::parent(&self.file);
         make_private_dir(dir)?;
         let mut temp = tempfile::NamedTempFile::new_in(dir)?;
         temp.write_all(&serde_json::to_vec_pretty(&entries)?)?;

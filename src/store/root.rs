@@ -1,13 +1,13 @@
 //! The folder that a server serves, by its path.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
+use super::descriptors::patiently;
 use super::reason;
 use super::temp::FileId;
 use crate::mutex::lock;
@@ -42,7 +42,8 @@ impl Root {
             let root = self.path.display();
             RootError(format!("the root folder {root} cannot be used any more: {}", reason(&error)))
         };
-        let found = Dir::open_ambient_dir(&self.path, ambient_authority()).map_err(unusable)?;
+        let open = || Dir::open_ambient_dir(&self.path, ambient_authority());
+        let found = patiently(open).map_err(unusable)?;
         let before = FileId::of(&*held).map_err(unusable)?;
         if FileId::of(&found).map_err(unusable)? == before {
             return Ok(Arc::clone(&held));
@@ -63,9 +64,8 @@ impl Root {
 
     /// Whether the folder at its path is `folder`.
     pub fn is(&self, folder: &Dir) -> bool {
-        let found = std::fs::metadata(&self.path).map(|found| (found.dev(), found.ino()));
-        let held = rustix::fs::fstat(folder).map(|held| (held.st_dev, held.st_ino));
-        matches!((found, held), (Ok(found), Ok(held)) if found == held)
+        let found = rustix::fs::stat(&self.path).map(FileId::from);
+        matches!((found, FileId::of(folder)), (Ok(found), Ok(held)) if found == held)
     }
 }
 
@@ -79,10 +79,9 @@ fn is_mount(folder: &Dir) -> io::Result<bool> {
         }
         _ => {
             // Then it is on another device than the folder that it is in, or is in none.
-            let own = rustix::fs::fstat(folder)?;
-            let above = rustix::fs::statat(folder, "..", AtFlags::empty())?;
-            Ok((own.st_dev, own.st_ino) == (above.st_dev, above.st_ino)
-                || own.st_dev != above.st_dev)
+            let own = FileId::of(folder)?;
+            let above = FileId::from(rustix::fs::statat(folder, "..", AtFlags::empty())?);
+            Ok(own == above || own.device() != above.device())
         }
     }
 }

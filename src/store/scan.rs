@@ -164,11 +164,9 @@ impl Start {
 
     /// Where it is, however it was spelt: a link that is sent as such is not followed.
     pub fn place(&self) -> PathBuf {
-        let resolved = match (self.path.parent(), self.path.file_name()) {
-            (Some(parent), Some(name)) if !self.name.is_empty() => {
-                let here = parent.as_os_str().is_empty();
-                let parent = if here { Path::new(".") } else { parent };
-                fs::canonicalize(parent).map(|parent| parent.join(name))
+        let resolved = match self.path.file_name() {
+            Some(name) if !self.name.is_empty() => {
+                fs::canonicalize(super::parent(&self.path)).map(|parent| parent.join(name))
             }
             _ => fs::canonicalize(&self.path),
         };

@@ -37,6 +37,8 @@ use crate::wire::{
 pub(super) const PARTIAL_MAX: usize = 4_096;
 /// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
+/// So many files of earlier runs are named where their folder was moved; others are counted.
+const EARLIER_MAX: usize = 1 << 16;
 
 /// What became of a stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,7 +346,9 @@ impl Sink {
             let kept = noted.read_with_place(|is_earlier, entry| {
                 let Entry::File { path, .. } = entry else { return };
                 let Some(put) = moved.get_mut(folder_of(&path)) else { return };
-                if is_earlier {
+                if is_earlier && earlier.len() == EARLIER_MAX {
+                    put.others += 1;
+                } else if is_earlier {
                     earlier.insert(path);
                 } else if put.files > 0 {
                     put.files -= 1;

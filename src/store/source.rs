@@ -599,9 +599,15 @@ pub fn confirm(
     wanted: &StillWanted,
 ) -> Result<(), Unreadable> {
     let SourceKind::Found(Kind::File(info)) = &sealed.item.kind else { return Ok(()) };
+    let holds = |now: &FileInfo| {
+        info.has_same_version(now) || options.growing_ok && info.has_grown_into(now)
+    };
     for _ in 0..CONFIRM_TRIES {
         let file = open(&sealed.item.local)?;
         let before = state(&file)?;
+        if !holds(&before) {
+            break;
+        }
         let mut hasher = blake3::Hasher::new();
         let all = holes::read(&file, 0..info.bytes, |part| {
             hasher.update(part);
@@ -612,13 +618,10 @@ pub fn confirm(
             all => drop(all?),
         }
         let after = state(&file)?;
-        let has_grown = options.growing_ok && info.has_grown_into(&after);
-        if !has_grown && !info.has_same_version(&after)
-            || *hasher.finalize().as_bytes() != sealed.hash
-        {
+        if !holds(&after) || *hasher.finalize().as_bytes() != sealed.hash {
             break;
         }
-        if has_grown || after.is_unchanged(&before) {
+        if !info.has_same_version(&after) || after.is_unchanged(&before) {
             return Ok(());
         }
     }

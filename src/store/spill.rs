@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Seek, Write};
 
+use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 
@@ -41,13 +42,13 @@ impl Spill {
             | flag(opened.is_some(), IS_OPENED);
         let meta = meta.unwrap_or(Meta { mode: 0, mtime_s: 0, mtime_ns: 0 });
         let mut record = Vec::with_capacity(HEAD_BYTES + path.len());
-        record.extend((path.len() as u32).to_le_bytes());
-        record.push(flags);
-        record.extend(meta.mode.to_le_bytes());
-        record.extend(meta.mtime_s.to_le_bytes());
-        record.extend(meta.mtime_ns.to_le_bytes());
-        record.extend(opened.unwrap_or(0).to_le_bytes());
-        record.extend_from_slice(path);
+        record.put_u32_le(path.len() as u32);
+        record.put_u8(flags);
+        record.put_u32_le(meta.mode);
+        record.put_i64_le(meta.mtime_s);
+        record.put_u32_le(meta.mtime_ns);
+        record.put_u32_le(opened.unwrap_or(0));
+        record.put_slice(path);
         self.file.write_all(&record)
     }
 
@@ -63,15 +64,16 @@ impl Spill {
                 Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(()),
                 read => read?,
             }
+            // It is as long as all that is taken from it.
             let mut rest = head.as_slice();
-            let len = u32::from_le_bytes(take(&mut rest));
-            let [flags] = take(&mut rest);
+            let len = rest.get_u32_le();
+            let flags = rest.get_u8();
             let meta = Meta {
-                mode: u32::from_le_bytes(take(&mut rest)),
-                mtime_s: i64::from_le_bytes(take(&mut rest)),
-                mtime_ns: u32::from_le_bytes(take(&mut rest)),
+                mode: rest.get_u32_le(),
+                mtime_s: rest.get_i64_le(),
+                mtime_ns: rest.get_u32_le(),
             };
-            let opened = u32::from_le_bytes(take(&mut rest));
+            let opened = rest.get_u32_le();
             let mut path = vec![0; len as usize];
             input.read_exact(&mut path)?;
             let left = Left {
@@ -82,13 +84,6 @@ impl Spill {
             each(path, left);
         }
     }
-}
-
-/// The head is as long as all that is taken from it.
-fn take<const N: usize>(from: &mut &[u8]) -> [u8; N] {
-    let (taken, rest) = from.split_first_chunk().map_or(([0; N], &[][..]), |(a, b)| (*a, b));
-    *from = rest;
-    taken
 }
 
 #[cfg(test)]

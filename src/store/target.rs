@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::parent;
+
 /// As many as Linux follows.
 const LINKS_MAX: usize = 40;
 /// What is new is for others to read at most, however much the user allows for.
@@ -62,7 +64,7 @@ impl Target {
             };
             let kind = found.file_type();
             if kind.is_symlink() {
-                path = folder(&path).join(fs::read_link(&path)?);
+                path = parent(&path).join(fs::read_link(&path)?);
             } else if kind.is_dir() {
                 return Err(io::ErrorKind::IsADirectory.into());
             } else if kind.is_file() {
@@ -81,7 +83,7 @@ impl Target {
     /// it goes with the process. Fails if there can be no file where this one is to be.
     pub fn draft(&self) -> io::Result<File> {
         match &self.0 {
-            Kind::File { path, .. } => nameless(folder(path)),
+            Kind::File { path, .. } => nameless(parent(path)),
             Kind::Stream(_) | Kind::Pipe(_) => tempfile::tempfile(),
         }
     }
@@ -134,14 +136,14 @@ fn replace(
     let mut temp = tempfile::Builder::new()
         .prefix(".unfinished-")
         .permissions(Permissions::from_mode(NEW_MODE))
-        .tempfile_in(folder(path))?;
+        .tempfile_in(parent(path))?;
     contents(temp.as_file_mut())?;
     if let Some(old) = old {
         old.keep(temp.as_file())?;
     }
     temp.as_file().sync_all()?;
     temp.persist(path)?;
-    File::open(folder(path))?.sync_all()
+    File::open(parent(path))?.sync_all()
 }
 
 /// The descriptor that a path such as `/dev/stdout` or `/dev/fd/3` stands for: a file behind it is written
@@ -150,7 +152,7 @@ fn descriptor(path: &Path, name: &OsStr) -> io::Result<Option<File>> {
     let Some(number) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
         return Ok(None);
     };
-    let Ok(folder) = fs::canonicalize(folder(path)) else { return Ok(None) };
+    let Ok(folder) = fs::canonicalize(parent(path)) else { return Ok(None) };
     let is_of_processes = folder.starts_with("/proc") && folder.ends_with("fd");
     if !is_of_processes && folder != Path::new("/dev/fd") {
         return Ok(None);
@@ -171,26 +173,16 @@ fn open(path: &Path, append: bool) -> io::Result<File> {
 
 /// A file without a name in `folder`, or where such are made if it has no place for them.
 fn nameless(folder: &Path) -> io::Result<File> {
-    #[cfg(target_os = "linux")]
-    {
-        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
-            Ok(file) => return Ok(file.into()),
-            // Whoever knows nothing of it takes the folder itself to be meant.
-            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
-        }
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => return Ok(file.into()),
+        // Whoever knows nothing of it takes the folder itself to be meant.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
     }
     // A file that is removed while it is open may stay visible, as on NFS: not in a folder that is read.
     rustix::fs::access(folder, Access::WRITE_OK | Access::EXEC_OK)?;
     tempfile::tempfile()
-}
-
-fn folder(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    }
 }
 
 #[cfg(test)]

@@ -267,6 +267,11 @@ impl FileId {
         Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
     }
 
+    /// The device that it is on.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
     /// Its inode.
     pub fn inode(&self) -> u64 {
         self.inode
@@ -312,7 +317,8 @@ fn remove_left(parent: &Dir, name: &str) -> io::Result<()> {
     FileId::of(&left)?.remove(parent, name)
 }
 
-fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
+/// Opens a file of the server's own for reading and writing, once there is a descriptor for it.
+pub(super) fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
     let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mode = Mode::RUSR | Mode::WUSR;
     let file = patiently(|| Ok(rustix::fs::openat(parent, name, flags, mode)?));

@@ -1,10 +1,8 @@
 //! The connection to a server that compares.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
@@ -13,17 +11,14 @@ use super::{VerifyConfig, VerifyReporter};
 use crate::congestion::cubic;
 use crate::error::Error;
 use crate::event::VerifyEvent;
-use crate::net::address::without_zone;
 use crate::net::control::{ControlError, ControlReader, send_all};
-use crate::net::dial::{race, unless_barred};
-use crate::net::endpoint::{self, PathMtu};
-use crate::net::link::{CLOSE_TIME, LinkError};
+use crate::net::link::{CLOSE_TIME, Dialled, LinkError, Route, Siblings};
 use crate::net::sockets::SystemSockets;
-use crate::net::telemetry::Telemetry;
 use crate::net::tls;
 use crate::push::find;
 use crate::push::reach::Reach;
 use crate::store::shown;
+use crate::traffic::ConnId;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
 
 /// Messages that wait to be sent, at most. Each comparison takes two, and those that were answered
@@ -49,29 +44,48 @@ impl Peer {
         report: &VerifyReporter,
     ) -> Result<(Self, Destination), Error> {
         let timeout = config.connect_timeout;
-        let servers = [config.server.clone()];
-        let bind = config.bind.as_slice();
-        let addresses = find(&servers, &config.resolver, bind).await?.all();
-        let tls = Arc::new(tls::client_config(&config.identity, config.trust.clone())?);
-        let name = config.server_name.clone();
-        let mut reach = Reach::new(name, addresses.clone(), 1, timeout, Instant::now());
-        let dial = |remote| dial(config.clone(), Arc::clone(&tls), remote);
-        let dialled = race(addresses, std::future::ready(Vec::new()), dial);
+        let addresses =
+            find(std::slice::from_ref(&config.server), &config.resolver, &config.bind).await?;
+        let all = addresses.all();
+        let mut reach = Reach::new(config.server_name.clone(), all, 1, timeout, Instant::now());
+        let route = Arc::new(Route {
+            addresses,
+            server_name: config.server_name.clone(),
+            bind: config.bind.clone(),
+            sockets: Arc::new(SystemSockets),
+            tls: Arc::new(tls::client_config(&config.identity, config.trust.clone())?),
+            datagram_bytes_max: config.datagram_bytes_max,
+            // What is said is little, whatever the path.
+            congestion: cubic(),
+            limit: None,
+        });
+        let dialled = route.connect(ConnId(0), Siblings::Well);
         match tokio::time::timeout(timeout, dialled).await {
             Err(_) => Err(reach.unreachable("no answer")),
             Ok(Err(error)) => {
                 reach.lost(error, 1)?;
                 Err(reach.unreachable("no connection could be opened"))
             }
-            Ok(Ok((_, open))) => {
+            Ok(Ok(dialled)) => {
                 reach.up(Instant::now());
-                Self::new(open, config, reach).welcomed(timeout, report).await
+                Self::open(dialled, config, reach).await?.welcomed(timeout, report).await
             }
         }
     }
 
-    fn new(open: Open, config: &VerifyConfig, reach: Reach) -> Self {
-        let Open { endpoint, connection, control_out, messages } = open;
+    async fn open(
+        dialled: Dialled,
+        config: &VerifyConfig,
+        mut reach: Reach,
+    ) -> Result<Self, Error> {
+        let Dialled { endpoint, connection, .. } = dialled;
+        let (control_out, control_in) = match connection.open_bi().await {
+            Ok(streams) => streams,
+            Err(error) => {
+                reach.lost(error.into(), 1)?;
+                return Err(reach.unreachable("the connection was lost"));
+            }
+        };
         let (queue, queued) = channel(QUEUE);
         let mut sending = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
@@ -79,15 +93,15 @@ impl Peer {
         let destination = config.destination.clone();
         // There is room: nothing was said before.
         drop(queue.try_send(Control::Verify { version: VERSION, destination }));
-        Self {
+        Ok(Self {
             connection,
-            messages,
+            messages: ControlReader::new(control_in),
             queue,
             server: config.server_name.clone(),
             reach,
             _endpoint: endpoint,
             _sending: sending,
-        }
+        })
     }
 
     async fn welcomed(
@@ -146,31 +160,4 @@ impl Peer {
         self.connection.close(VarInt::from_u32(code), b"");
         tokio::time::sleep(CLOSE_TIME).await;
     }
-}
-
-struct Open {
-    endpoint: Endpoint,
-    connection: Connection,
-    control_out: quinn::SendStream,
-    messages: ControlReader,
-}
-
-async fn dial(
-    config: VerifyConfig,
-    tls: Arc<QuicClientConfig>,
-    remote: SocketAddr,
-) -> Result<Open, LinkError> {
-    let bind = config.bind.filter(|local| local.is_ipv4() == remote.is_ipv4());
-    let local = bind.unwrap_or_else(|| endpoint::any_local(remote));
-    let connected = async {
-        let mtu = PathMtu::of(remote, config.datagram_bytes_max);
-        let endpoint = endpoint::client(&SystemSockets, local, mtu)?;
-        // What is said is little, whatever the path.
-        let client = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
-        let name = without_zone(&config.server_name);
-        let connection = endpoint.connect_with(client, remote, name)?.await?;
-        let (control_out, control_in) = connection.open_bi().await?;
-        Ok(Open { endpoint, connection, control_out, messages: ControlReader::new(control_in) })
-    };
-    unless_barred(&SystemSockets, local, remote, connected).await
 }

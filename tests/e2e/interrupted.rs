@@ -11,17 +11,14 @@ use crate::common::{
     Host, Ran, Serve, eventually, finish, hash, names, pid, random, run, unfinished,
 };
 use crate::relay::{Path, Relay};
+use crate::scene::{MIB, beside_the_content};
 
-const MIB: u64 = 1 << 20;
 const FILE_MIB: u64 = 32;
 /// So much of a journal tells of at least 2 MiB: an entry takes less than 130 bytes, and no stripe is
 /// smaller than 64 KiB.
 const JOURNAL_BYTES: u64 = 4_200;
 /// What is kept then, even if one stripe's entry is damaged.
 const KEPT_BYTES_MIN: u64 = MIB;
-
-/// What is done to a file, and what does it.
-type Deed = (&'static str, fn(&std::path::Path));
 
 /// A transfer that would take half a minute, of which a good part is durable, over an older version of
 /// the file.
@@ -82,7 +79,7 @@ fn a_push_that_is_stopped_changes_nothing_and_goes_on_when_it_is_run_again() {
     for signal in [Signal::INT, Signal::TERM] {
         let Underway { host, serve, push, relay: _relay } = Underway::start();
         kill_process(pid(&push), signal).unwrap();
-        finish(push).assert_failed(130, "interrupted");
+        finish(push).assert_failed(130, "the same command goes on from what the server keeps");
         serve.event("aborted");
         assert_eq!(fs::read(host.root("file")).unwrap(), b"old");
         assert_resumed(&push_again(&host, &serve));
@@ -230,19 +227,7 @@ fn a_source_that_was_changed_meanwhile_is_never_mixed_with_its_old_half() {
 
 #[test]
 fn a_source_whose_content_holds_goes_on_whatever_else_was_changed() {
-    let deeds: [Deed; 3] = [
-        ("permissions", |path| {
-            fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
-        }),
-        ("a hard link", |path| fs::hard_link(path, path.with_extension("snapshot")).unwrap()),
-        ("a copy in its place, with its time", |path| {
-            let copy = path.with_extension("copy");
-            fs::copy(path, &copy).unwrap();
-            let modified = fs::metadata(path).unwrap().modified().unwrap();
-            File::options().write(true).open(&copy).unwrap().set_modified(modified).unwrap();
-            fs::rename(copy, path).unwrap();
-        }),
-    ];
+    let deeds = beside_the_content();
     let Underway { host, serve, mut push, relay } = Underway::start();
     push.kill().unwrap();
     push.wait().unwrap();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, run, tree, unfinished};
-use crate::relay::{Path as Lane, Relay};
+use crate::relay::{Lanes, Path as Lane, Relay};
 
 #[test]
 fn a_target_that_is_read_only_is_refused_at_once() {
@@ -72,14 +72,20 @@ fn a_server_with_few_descriptors_takes_many_folders_from_many_clients() {
     for number in 0..30 {
         fs::write(large.join(number.to_string()), random(number, 96 << 10)).unwrap();
     }
+    let clients = [Host::new(), Host::new(), Host::new()];
     let mut command = host.qbulk_after("ulimit -n 128");
     command.args(Serve::arguments(&host)).args(["--listen", "127.0.0.1:0"]);
+    for client in &clients {
+        command.args(["--authorize", &client.id()]);
+    }
     let serve = Serve::spawn(&host, command);
     let at_rest = serve.open_files();
-    let pushes: Vec<_> = (0..3)
-        .map(|push| {
+    let pushes: Vec<_> = (0..)
+        .zip(&clients)
+        .map(|(push, client)| {
             let args = [top.as_ref(), large.as_ref(), "--stripe-max".as_ref(), "64KiB".as_ref()];
-            let mut command = host.pushing(&args, &serve.url(&format!("{push}/")));
+            let mut command = client.pushing(&args, &serve.url(&format!("{push}/")));
+            command.args(["--fingerprint", &host.id()]);
             command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
         })
         .collect();
@@ -254,11 +260,12 @@ fn what_has_failed_for_good_leaves_nothing() {
     assert_eq!(names(&host.root("")), ["taken", "taken/large"]);
 
     // Taken only after the file has been looked for.
-    let relay = Relay::start(serve.address, Lane { bytes_per_s: 4e6, ..Lane::default() });
+    let relay = Relay::start(serve.address, Lane { bytes_per_s: 3e5, ..Lane::default() });
     let ran = std::thread::scope(|scope| {
         scope.spawn(|| {
             eventually("it is under way", || !unfinished(&host.root("late")).is_empty());
             fs::create_dir(host.root("late/large")).unwrap();
+            relay.pace(Lanes::All, 1e9);
         });
         let url = relay.url("late/");
         host.push(host.src("large"), &url)

