@@ -7,15 +7,16 @@ mod failures;
 pub(crate) mod names;
 pub(crate) mod progress;
 pub(crate) mod reach;
+mod reading;
 mod recall;
 mod receipt;
 mod retry;
+mod said;
 mod source;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
@@ -30,33 +31,29 @@ use self::names::{host_number, push_number, starts};
 use self::progress::{Rate, together};
 use self::reach::Reach;
 pub use self::reach::no_way;
-use self::recall::{KeptFiles, Recall};
+use self::recall::Recall;
 use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
-use self::source::{Check, Found, Source};
+use self::source::{Check, Source};
 use crate::buffers::Buffers;
 use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::address::ServerAddress;
-use crate::net::knock::Barrier;
 use crate::net::limit::Limit;
-use crate::net::link::{CLOSE_TIME, Link, LinkError, LinkEvent, Ready, Route, Siblings};
+use crate::net::link::{CLOSE_TIME, Link, LinkEvent, Ready, Route, Siblings};
 use crate::net::lookup::{Addresses, Resolver};
 use crate::net::tls;
 use crate::store::compare::Wanted;
 use crate::store::descriptors::raise_limit;
 use crate::store::paths::{PathCache, PathKey};
 use crate::store::scan::{Entry, FileInfo, Lost};
-use crate::store::shown;
-use crate::store::source::{
-    Outcome, Prepared, ReadOptions, Sealed, SourceItem, Unreadable, confirm, prepare,
-};
+use crate::store::source::{ReadOptions, Sealed, SourceItem, Unreadable, prepare};
 use crate::traffic::{
-    ConnId, Input, Item, ItemId, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, Control, Destination, Keep, VERSION};
+use crate::wire::{self, Control, Keep, VERSION};
 
 /// How often connections are sampled and time is looked at.
 const TICK: Duration = Duration::from_millis(10);
@@ -393,20 +390,6 @@ impl Push {
         Ok(())
     }
 
-    /// Looks at files of which the server has something.
-    fn check(&mut self) {
-        while self.checking < CHECKS_MAX
-            && let Some(check) = self.source.next_check()
-        {
-            self.checking += 1;
-            let (events, wanted) = (self.events.clone(), self.wanted.watch());
-            tokio::task::spawn_blocking(move || {
-                let same = check.run(&wanted);
-                drop(events.send(Event::Checked(check, same)));
-            });
-        }
-    }
-
     /// Tells the server how many stripes there are as soon as that is known.
     fn announce_end(&mut self) {
         let plan = self.pool.plan();
@@ -478,29 +461,6 @@ impl Push {
         }
     }
 
-    /// Starts to read a stripe for the first time.
-    fn read(&mut self, stripe: &Stripe) -> Flight {
-        let parts = self.source.parts(stripe);
-        let content_bytes = parts.iter().map(|part| part.len).sum();
-        let items = parts.iter().filter(|part| part.ends_item()).count() as u64;
-        self.reading += 1;
-        let (ready_in, ready) = watch::channel(None::<Prepared>);
-        let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
-        let (receipt, options) = (self.receipt.clone(), self.read);
-        tokio::task::spawn_blocking(move || {
-            let outcome = prepare(id, &parts, &buffers, options);
-            if let Some(receipt) = receipt {
-                receipt.add(&parts, &outcome);
-            }
-            let Outcome { prepared, sealed, failures, covered_bytes, .. } = outcome;
-            let stripe = StripeId(id);
-            // A seal must be known before its last piece can be confirmed.
-            drop(events.send(Event::Prepared { stripe, covered_bytes, sealed, failures }));
-            ready_in.send_replace(Some(prepared));
-        });
-        Flight { ready, content_bytes, items }
-    }
-
     fn drop_link(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
         let Some(link) = self.links.remove(&conn) else { return };
         if self.recall.lost(conn) {
@@ -561,142 +521,6 @@ impl Push {
         Ok(())
     }
 
-    /// All of a file was sent, and something about it has changed under way: it is read once more.
-    fn confirm(&mut self, sealed: Sealed) {
-        self.confirming += 1;
-        let (events, options, wanted) = (self.events.clone(), self.read, self.wanted.watch());
-        tokio::task::spawn_blocking(move || {
-            let result = confirm(&sealed, options, &wanted);
-            drop(events.send(Event::Confirmed(sealed, result)));
-        });
-    }
-
-    fn on_confirmation(&mut self, sealed: &Sealed, result: Result<(), Unreadable>) {
-        self.confirming -= 1;
-        let item = match result {
-            Ok(()) => {
-                if let Some(receipt) = &self.receipt {
-                    receipt.seal(sealed);
-                }
-                self.source.seal(&sealed.item, sealed.hash)
-            }
-            Err(why) => {
-                self.lose(&sealed.item, why);
-                self.source.take_back(&sealed.item)
-            }
-        };
-        self.offer(vec![item]);
-    }
-
-    /// Something cannot be read as it was found. It may be another time.
-    fn lose(&mut self, item: &SourceItem, why: Unreadable) {
-        let is_tried_again = why.kind.is_live()
-            && !item.is_last_try
-            && self.again.add(item.local.clone(), item.path.clone());
-        if !is_tried_again {
-            self.failures.add(item.failure(why));
-        }
-    }
-
-    fn on_up(&mut self, conn: ConnId, link: Link) {
-        let now = clock::now();
-        if self.pool.role(conn).is_none() {
-            return link.close(wire::CLOSE_CONDEMNED); // given up while it was opened
-        }
-        self.reach.up(now);
-        let (local, remote) = link.addresses();
-        self.connections.up(conn, local, remote, now);
-        if let Some(receipt) = &self.receipt {
-            let key = link.fingerprint();
-            receipt.begin(&self.transfer, key, &self.server, remote, &self.destination);
-        }
-        (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
-        if self.finishing {
-            link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
-        }
-        self.links.insert(conn, link);
-        self.note_found(now);
-        self.pool.handle(Input::Up(conn), now);
-    }
-
-    fn on_lost(&mut self, conn: ConnId, error: LinkError) -> Result<(), Error> {
-        tracing::info!(conn = conn.0, %error, "connection lost");
-        if self.pool.role(conn).is_none() {
-            return Ok(()); // given up before
-        }
-        let is_refused = matches!(error, LinkError::Barred(Barrier::Refused));
-        self.reach.lost(error, self.pool.stats().opened)?;
-        // Who had the transfer is gone, and nobody is heard any more: nothing is left to wait for.
-        if is_refused && self.pool.is_dark(clock::now()) {
-            return Err(self.reach.unreachable("nobody listens any more"));
-        }
-        self.pool.handle(Input::Lost(conn), clock::now());
-        Ok(())
-    }
-
-    fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
-        let now = clock::now();
-        match message {
-            Control::Welcome { version: VERSION, destination, instance, kept } => {
-                self.on_welcome(conn, destination, instance, kept)?;
-            }
-            Control::Welcome { version, .. } => {
-                let server = &self.server;
-                return Err(Error::Peer(format!(
-                    "{server} speaks version {version} of the protocol, this host version {VERSION}"
-                )));
-            }
-            Control::Waiting { message } => {
-                if self.reach.waits() {
-                    (self.report)(PushEvent::Waiting { reason: shown(&message) });
-                }
-            }
-            Control::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
-            Control::Damaged(stripe) => {
-                self.damaged += 1;
-                tracing::warn!(conn = conn.0, stripe, "a stripe arrived damaged");
-                if self.damaged > DAMAGED_MAX {
-                    return Err(Error::Peer("too many stripes arrived damaged".into()));
-                }
-                self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
-            }
-            Control::Failed { number, item, path, message } => {
-                if let Some(link) = self.links.get(&conn) {
-                    link.say(Control::Heard(number));
-                }
-                if self.failures.hear(number, path, shown(&message))
-                    && let Some(item) = item
-                {
-                    self.source.cancel(ItemId(item));
-                    self.pool.handle(Input::Cancelled(ItemId(item)), now);
-                }
-            }
-            Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
-            finished @ Control::Finished { .. } => self.on_finished(&finished)?,
-            Control::KeptFiles(files) => self.recall.hear_files(conn, files),
-            Control::KeptPieces { file, basis, state, pieces } => {
-                self.recall.hear_pieces(conn, file, [basis, state], pieces);
-            }
-            Control::KeptEnd => {
-                if let Some((destination, kept)) = self.recall.end(conn) {
-                    self.begin(destination, kept)?;
-                }
-            }
-            Control::Hello { .. }
-            | Control::Drop(_)
-            | Control::Finish { .. }
-            | Control::Recall
-            | Control::Heard(_)
-            | Control::Verify { .. }
-            | Control::Compare { .. }
-            | Control::Expect { .. }
-            | Control::Compared { .. } => {
-                return Err(Error::Peer(format!("{} broke the protocol", self.server)));
-            }
-        }
-        Ok(())
-    }
-
     /// What was not delivered is known by now.
     async fn finish_receipt(&mut self, summary: &Summary) -> Result<(), Error> {
         let Some(receipt) = self.receipt.take() else { return Ok(()) };
@@ -704,165 +528,6 @@ impl Push {
         let finish = move || receipt.finish(&summary, failures);
         let finished = tokio::task::spawn_blocking(finish).await;
         finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
-    }
-
-    fn on_welcome(
-        &mut self,
-        conn: ConnId,
-        destination: Destination,
-        instance: u64,
-        kept: bool,
-    ) -> Result<(), Error> {
-        match self.instance {
-            None => {
-                self.instance = Some(instance);
-                self.reach.accepted();
-                if !kept {
-                    return self.begin(destination, KeptFiles::new());
-                }
-                self.recall.begin(destination);
-            }
-            Some(first) if first == instance => {}
-            Some(_) => {
-                return Err(Error::Connect(format!(
-                    "{} has lost the transfer (was it restarted?)",
-                    self.server
-                )));
-            }
-        }
-        self.ask(conn);
-        Ok(())
-    }
-
-    /// Asks over `conn` what is kept, if that has to be asked.
-    fn ask(&mut self, conn: ConnId) {
-        if let Some(link) = self.links.get(&conn)
-            && let Some(question) = self.recall.ask(conn)
-        {
-            link.say(question);
-        }
-    }
-
-    /// The connection that was asked is lost; another one that the server has welcomed is asked.
-    fn ask_again(&mut self) {
-        if let Some(&conn) = self.links.keys().min() {
-            self.ask(conn);
-        }
-    }
-
-    /// It is known what is at the destination: data may flow.
-    fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
-        self.source.name(&self.destination, destination, kept)?;
-        self.pool.handle(Input::Accepted, clock::now());
-        Ok(())
-    }
-
-    fn on_confirmed(&mut self, conn: ConnId, stripe: StripeId, now: Instant) {
-        if let Some(link) = self.links.get(&conn) {
-            link.confirmed(stripe);
-        }
-        if let Some(flight) = self.flights.remove(&stripe) {
-            self.connections.confirmed(conn);
-            self.confirmed_bytes += flight.content_bytes;
-            self.confirmed_items += flight.items;
-            self.confirmed_stripes += 1;
-        }
-        self.pool.handle(Input::Confirmed(conn, stripe), now);
-    }
-
-    fn on_finished(&mut self, finished: &Control) -> Result<(), Error> {
-        let &Control::Finished {
-            files,
-            bytes,
-            failed_files,
-            discarded_files,
-            failed_others,
-            padding_bytes,
-        } = finished
-        else {
-            return Ok(());
-        };
-        // Every file that was sent is there, or the server knows why not.
-        if !self.finishing || files + failed_files + discarded_files != self.source.files {
-            return Err(Error::Peer(format!(
-                "{} has made {files} files durable of {} that were sent: push again",
-                self.server, self.source.files
-            )));
-        }
-        self.failures.settle(failed_files + failed_others);
-        // The last confirmations may still be on their way over other connections.
-        let unconfirmed = std::mem::take(&mut self.flights);
-        self.confirmed_bytes +=
-            unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
-        self.confirmed_stripes += unconfirmed.len() as u64;
-        self.remember_path();
-        let others = self.source.others.saturating_sub(failed_others);
-        let told = Summary {
-            files: files + self.source.kept_files,
-            others,
-            bytes: bytes + self.source.kept_whole_bytes,
-            padding_received_bytes: padding_bytes,
-            ..self.summary()
-        };
-        let moved_bytes = told.bytes.saturating_sub(told.kept_bytes);
-        self.done = Some(Summary { bytes_per_s: moved_bytes as f64 / told.seconds, ..told });
-        Ok(())
-    }
-
-    /// Keeps what was learned about the path for the next push.
-    fn remember_path(&self) {
-        let chosen = self.route.addresses.chosen();
-        let (Some(paths), Some(memory), Some(server)) = (&self.paths, self.budget.memory(), chosen)
-        else {
-            return;
-        };
-        if let Err(error) = paths.remember(&PathKey::new(server.ip(), self.local), memory) {
-            tracing::debug!(%error, "the path is not remembered");
-        }
-    }
-
-    fn offer(&mut self, items: Vec<Item>) {
-        if !items.is_empty() {
-            self.pool.handle(Input::Offered(items), clock::now());
-        }
-    }
-
-    fn on_found(&mut self, found: Found) {
-        match found {
-            Found::Entries(entries) => {
-                let mut items = Vec::with_capacity(entries.len());
-                for entry in entries {
-                    match entry.map(|entry| self.source.take(entry)) {
-                        Ok(Ok(found)) => items.extend(found),
-                        Ok(Err(failure)) => self.failures.add(failure),
-                        Err(lost) => self.on_lost_entry(lost),
-                    }
-                }
-                self.offer(items);
-            }
-            Found::End => {
-                self.source_done = true;
-                self.pool.handle(Input::SourceDone, clock::now());
-            }
-        }
-    }
-
-    /// Something could not be looked at. It may be back at the end.
-    fn on_lost_entry(&mut self, lost: Lost) {
-        let is_tried_again = lost.why.kind.is_live()
-            && self
-                .source
-                .path(&lost.remote)
-                .is_some_and(|path| self.again.add(lost.local.clone(), path));
-        if !is_tried_again {
-            self.failures.add(lost.into());
-        }
-    }
-
-    /// Tells how much there is to send, as far as that is known.
-    fn note_found(&mut self, now: Instant) {
-        let bytes = self.source.scanned().bytes.load(Relaxed);
-        self.pool.handle(Input::Found(bytes), now);
     }
 
     fn on_tick(&mut self) -> Result<(), Error> {

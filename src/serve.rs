@@ -2,6 +2,7 @@
 
 mod conn;
 mod desk;
+mod lately;
 mod ledger;
 mod limits;
 mod memory;

@@ -5,42 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use super::config::{Aggressiveness, BudgetConfig, PathMemory};
 use super::filter::{MaxFilter, MinFilter};
 use super::loss::{Baseline, Epoch};
 use super::member::{CUT, LIFT, Member, Sent};
 use super::rate::Delivery;
 use super::round::{RATE_ROUNDS, RTT_FLOOR, RTT_MIN_SPAN, Round};
 use super::share;
-
-/// How hard a transfer competes with the traffic of others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Aggressiveness {
-    /// Takes what nobody else wants: gives way as soon as others fill the queue.
-    Background,
-    /// Takes about what one well-tuned connection would.
-    #[default]
-    Normal,
-    /// Takes all it can get.
-    Max,
-}
-
-/// What was learned about a path, to start from the next time (RFC 9959).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathMemory {
-    /// The round-trip time without a queue.
-    pub rtt_min: Duration,
-    /// What the path held then, in bytes.
-    pub in_flight_bytes: u64,
-}
-
-/// How a budget is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct BudgetConfig {
-    /// How hard to compete.
-    pub aggressiveness: Aggressiveness,
-    /// What is remembered of the path.
-    pub memory: Option<PathMemory>,
-}
 
 /// One connection of the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,24 +65,6 @@ const PROBE_RTT_TIME: Duration = Duration::from_millis(200);
 const STAMPS_MAX: usize = 1 << 15;
 /// Acknowledgements alone are no larger than this, in bytes, and do not count.
 const ACK_BYTES_MAX: u64 = 128;
-
-/// Gains of the phases, and how much of others' queue is matched.
-struct Gains {
-    cruise: f64,
-    up: f64,
-    down: f64,
-    queue_max: f64,
-}
-
-impl Aggressiveness {
-    fn gains(self) -> Gains {
-        match self {
-            Self::Background => Gains { cruise: 1.0, up: 1.1, down: 0.9, queue_max: 1.0 },
-            Self::Normal => Gains { cruise: 1.3, up: 1.5, down: 0.95, queue_max: 1.6 },
-            Self::Max => Gains { cruise: 1.5, up: 1.8, down: 1.0, queue_max: 2.0 },
-        }
-    }
-}
 
 /// The budget of one transfer. Tell it of every packet that is sent, acknowledged or lost; it sets the
 /// windows that were handed out by [`Budget::join`].

@@ -11,6 +11,7 @@
 //! [`controller`] is what quinn sees of it.
 
 pub mod budget;
+mod config;
 pub mod controller;
 pub mod filter;
 mod loss;
@@ -19,5 +20,6 @@ pub mod rate;
 mod round;
 pub mod share;
 
-pub use budget::{Aggressiveness, Budget, BudgetConfig, MemberId, PathMemory, Phase};
+pub use budget::{Budget, MemberId, Phase};
+pub use config::{Aggressiveness, BudgetConfig, PathMemory};
 pub use controller::{Algorithm, Controllers, SharedBudget, cubic};

@@ -1,10 +1,10 @@
 //! Where connections are brought together to transfers: whom they are of, what they belong to, and what
 //! becomes of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::pin;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
+use super::lately::{Lately, Over, TransferKey};
 use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Means, TransferSeat};
 use super::room::{Account, Rooms};
 use super::transfer::Transfer;
@@ -46,9 +47,6 @@ use crate::wire::{
 const DESERTED_TIME: Duration = Duration::from_secs(30);
 /// A handshake must be done within this time.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// A client that is turned away is told of once in this time; so many are remembered.
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
-const REFUSALS_MAX: usize = 1_024;
 /// What clients are told that come to a server that is being stopped.
 pub(super) const DRAINING: &str =
     "the server is being stopped, and takes no new transfers: try again later";
@@ -58,30 +56,8 @@ const LOST: &str = "its client was lost";
 const RELEASE_TIME: Duration = Duration::from_secs(10);
 /// How long it is waited for an earlier run of the same push to end, so as to go on where it was.
 const EARLIER_TIME: Duration = Duration::from_secs(2);
-/// How long a client may be asked to come back for that. What a killed client has begun at another server
-/// is let go of before: after its idle timeout, and `DESERTED_TIME`.
-const WAITING_TIME: Duration = Duration::from_secs(60);
-/// So many pushes that were asked to are remembered, for so long.
-const WAITING_MAX: usize = 1_024;
-const WAITING_KNOWN_TIME: Duration = Duration::from_secs(600);
 /// A run of the same push on another host lives if something comes from it within this time.
 const LIFE_TIME: Duration = Duration::from_secs(2);
-/// So many transfers that have ended are remembered, for connections that come too late.
-const OVER_MAX: usize = 1_024;
-
-/// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
-type TransferKey = (Fingerprint, [u8; 16]);
-/// A client, and which of its pushes.
-type PushKey = (Fingerprint, [u8; 16]);
-
-/// How a transfer has come to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Over {
-    Finished,
-    /// And why.
-    Ended(String),
-}
-
 /// Where connections are brought together to transfers.
 pub(super) struct Desk {
     root: Arc<Root>,
@@ -103,14 +79,9 @@ pub(super) struct Desk {
     /// Told then.
     draining: Notify,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
-    /// Transfers that have come to their end lately, the last one last.
-    over: Mutex<VecDeque<(TransferKey, Over)>>,
+    lately: Lately,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
-    /// Pushes that are asked to wait for their earlier run to end, and since when.
-    waiting: Mutex<HashMap<PushKey, Instant>>,
-    /// Who was turned away lately, why and when.
-    refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
 
 impl Desk {
@@ -142,10 +113,8 @@ impl Desk {
             is_draining: AtomicBool::new(false),
             draining: Notify::new(),
             transfers: Mutex::default(),
-            over: Mutex::default(),
             admissions: Mutex::default(),
-            waiting: Mutex::default(),
-            refusals: Mutex::default(),
+            lately: Lately::default(),
         }
     }
 
@@ -231,16 +200,16 @@ impl Desk {
                 }
             }
             // A connection that was still being opened when the last file was there.
-            Err(_) if self.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
+            Err(_) if self.lately.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
             Err(refusal) => {
                 if matches!(refusal, Refusal::ForNow(_)) {
-                    self.ask_to_wait((client, push));
+                    self.lately.ask_to_wait((client, push));
                 }
                 let has_left = connection.close_reason().is_some();
                 let reason = refusal.to_string();
                 close(refusal.code(), &reason);
                 // What has ended was told of.
-                if !has_left && self.over(key).is_none() {
+                if !has_left && self.lately.over(key).is_none() {
                     refused(reason);
                 }
                 // The client should hear why before this end forgets the connection.
@@ -324,16 +293,7 @@ impl Desk {
 
     /// Tells that a client was turned away; once for all connections that it tries with.
     fn refuse(&self, remote: SocketAddr, reason: String) {
-        let now = Instant::now();
-        let mut refusals = lock(&self.refusals);
-        refusals.retain(|_, at| now - *at < REFUSAL_INTERVAL);
-        let key = (remote.ip(), reason.clone());
-        let is_new = !refusals.contains_key(&key) && refusals.len() < REFUSALS_MAX;
-        if is_new {
-            refusals.insert(key, now);
-        }
-        drop(refusals);
-        if is_new {
+        if self.lately.is_refused_anew(remote.ip(), &reason) {
             (self.report)(ServeEvent::Refused { remote, reason });
         } else {
             tracing::debug!(%remote, reason, "turned away");
@@ -352,7 +312,7 @@ impl Desk {
             turn = turn.lock() => {
                 let _turn = turn;
                 let known = lock(&self.transfers).get(&key).map(Arc::clone);
-                match (known, self.over(key)) {
+                match (known, self.lately.over(key)) {
                     (Some(transfer), _) => Ok(transfer),
                     (None, Some(Over::Finished)) => {
                         Err(Refusal::Final("the transfer is over".into()))
@@ -369,12 +329,6 @@ impl Desk {
             admissions.remove(&key);
         }
         admitted
-    }
-
-    /// How a transfer has come to its end, if that was lately.
-    fn over(&self, key: TransferKey) -> Option<Over> {
-        let over = lock(&self.over);
-        over.iter().find(|(other, _)| *other == key).map(|(_, over)| over.clone())
     }
 
     /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
@@ -432,7 +386,7 @@ impl Desk {
         let transfer = Arc::new(transfer);
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
-        lock(&self.waiting).remove(&(key.0, hello.push));
+        self.lately.has_begun(&(key.0, hello.push));
         (self.report)(ServeEvent::Started {
             transfer: name,
             client: key.0.to_string(),
@@ -485,26 +439,10 @@ impl Desk {
                 transfer.stop(LOST);
             }
         }
-        if is_alone && !self.has_waited(&(client, hello.push)) {
+        if is_alone && !self.lately.has_waited(&(client, hello.push)) {
             return Patience::Wait(EARLIER_TIME);
         }
         Patience::Beside
-    }
-
-    /// Whether a push has been asked for long enough to wait for an earlier run, which another process may
-    /// serve.
-    fn has_waited(&self, push: &PushKey) -> bool {
-        lock(&self.waiting).get(push).is_some_and(|since| since.elapsed() >= WAITING_TIME)
-    }
-
-    /// A push is asked to wait.
-    fn ask_to_wait(&self, push: PushKey) {
-        let now = Instant::now();
-        let mut waiting = lock(&self.waiting);
-        waiting.retain(|_, since| now - *since < WAITING_KNOWN_TIME);
-        if waiting.len() < WAITING_MAX {
-            waiting.entry(push).or_insert(now);
-        }
     }
 
     /// Serves a connection to its end, and sees the transfer off if it was the last.
@@ -561,11 +499,7 @@ impl Desk {
         // A client that was lost may come back, and begins anew.
         if is_finished || reason != LOST {
             let over = if is_finished { Over::Finished } else { Over::Ended(reason.clone()) };
-            let mut list = lock(&self.over);
-            list.push_back((key, over));
-            if list.len() > OVER_MAX {
-                list.pop_front();
-            }
+            self.lately.end(key, over);
         }
         let Some(removed) = lock(&self.transfers).remove(&key) else { return };
         let event = match removed.outcome() {

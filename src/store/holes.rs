@@ -9,6 +9,8 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::buffers::Buffers;
+use crate::hashtree::{hash_parts, piece_hash};
+use crate::wire::Run;
 
 /// What is read at a time, in bytes.
 const BLOCK_BYTES: u64 = 256 << 10;
@@ -80,6 +82,29 @@ pub(super) fn zeros<'a>(bytes: u64) -> impl Iterator<Item = &'a [u8]> {
     (0..bytes).step_by(step).map(move |at| &ZEROS[..(bytes - at).min(step as u64) as usize])
 }
 
+/// The [`piece_hash`] of a piece of which `content` holds the runs, and holes are zeros.
+pub(super) fn hash_runs(
+    offset: u64,
+    len: u64,
+    runs: &[Run],
+    content: &[u8],
+    file_bytes: u64,
+) -> [u8; 32] {
+    if content.len() as u64 == len {
+        return piece_hash(offset, content, file_bytes);
+    }
+    let (mut rest, mut end) = (content, 0);
+    let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * runs.len() + 1);
+    for run in runs {
+        let (bytes, after) = rest.split_at(run.len as usize);
+        parts.extend(zeros(run.offset - end));
+        parts.push(bytes);
+        (rest, end) = (after, run.offset + run.len);
+    }
+    parts.extend(zeros(len - end));
+    hash_parts(offset, len, parts.into_iter(), file_bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,5 +138,18 @@ mod tests {
         assert!(!all.unwrap());
         assert_eq!(calls, 3);
         assert!(read(&file, 0..11 << 20, |_| true).is_ok(), "what is behind the end is a hole");
+    }
+
+    #[test]
+    fn holes_are_hashed_as_zeros() {
+        let runs = [Run { offset: 70_000, len: 1_000 }, Run { offset: 200_000, len: 10 }];
+        let mut piece = vec![0; 262_144];
+        piece[70_000..71_000].fill(1);
+        piece[200_000..200_010].fill(2);
+        let content = [vec![1; 1_000], vec![2; 10]].concat();
+        for (offset, file_bytes) in [(0, 262_144), (262_144, 1_000_000)] {
+            let hash = hash_runs(offset, 262_144, &runs, &content, file_bytes);
+            assert_eq!(hash, piece_hash(offset, &piece, file_bytes));
+        }
     }
 }

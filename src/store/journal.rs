@@ -4,42 +4,25 @@
 //! entry stands for itself and has a checksum, so that damage costs the entries that it hits and no
 //! other: reading goes on at the next mark. An entry is written only after what it tells of is on the
 //! disk; one that is lost means that its content is sent again.
-//!
-//! | field | width | |
-//! |---|---|---|
-//! | mark | 4 | `QJ`, the format's version, 0xa7 |
-//! | length | 2 | of the entry |
-//! | entry | | see [`Entry`] |
-//! | check | 16 | BLAKE3 of length and entry, keyed by whose push it is |
+
+mod entry;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+pub use self::entry::{Entry, Owner, Stamp, read_entries};
 use super::lock::{Lock, lock_file};
 use super::own::OwnNames;
 use super::temp::{self, FileId};
-use crate::wire::{
-    PATH_BYTES_MAX, SourceId, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all,
-    put_bytes, put_varint,
-};
 
-/// The format's version.
-const VERSION: u8 = 1;
-const MARK: [u8; 4] = [b'Q', b'J', VERSION, 0xa7];
-const HEAD_BYTES: usize = MARK.len() + 2;
-const CHECK_BYTES: usize = 16;
-/// The fields of an entry beside its path take less than this, in bytes.
-const ENTRY_BYTES_MAX: usize = PATH_BYTES_MAX + 160;
 /// How often to look whether an earlier run of the same push has let go of its journal.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Journals of one push that there may be at a time, of runs that know nothing of each other.
@@ -47,218 +30,6 @@ const GENERATIONS_MAX: u32 = 8;
 
 /// What names on the disk have of an owner.
 pub(super) const TAG_CHARS: usize = 16;
-
-/// Whose push a journal is about: the client, and which of its pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner([u8; 32]);
-
-impl Owner {
-    /// The one with this secret: see [`OwnNames::owner`].
-    pub(super) fn new(secret: [u8; 32]) -> Self {
-        Self(secret)
-    }
-
-    /// What names on the disk have of it.
-    pub fn tag(&self) -> String {
-        blake3::hash(&self.0).to_hex()[..TAG_CHARS].to_owned()
-    }
-}
-
-/// Something that is durable at the receiver.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Entry {
-    /// A piece of a file that is not whole yet.
-    ///
-    /// Type 1, then path (bytes), source (48 bytes), file size, offset, length, hash (32 bytes).
-    Piece {
-        /// The path that the file will have, below the root.
-        path: Vec<u8>,
-        /// What the client knows its content by.
-        source: SourceId,
-        /// The file's size, in bytes.
-        file_bytes: u64,
-        /// Where the piece starts, in bytes.
-        offset: u64,
-        /// How long it is, in bytes.
-        len: u64,
-        /// Its [`piece_hash`](crate::hashtree::piece_hash).
-        hash: [u8; 32],
-    },
-    /// A file that has its name.
-    ///
-    /// Type 2, then path (bytes), source (48 bytes), hash (32 bytes), inode, seconds, nanoseconds (8
-    /// bytes each).
-    File {
-        /// Its path below the root.
-        path: Vec<u8>,
-        /// What the client knows its content by.
-        source: SourceId,
-        /// Its BLAKE3 hash.
-        hash: [u8; 32],
-        /// How it was left.
-        stamp: Stamp,
-    },
-}
-
-/// Tells whether a file is still as it was left: nobody can change it and keep both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Its inode.
-    pub inode: u64,
-    /// When it was last changed in any way: seconds and nanoseconds since 1970.
-    pub ctime: (i64, i64),
-}
-
-impl Stamp {
-    /// The stamp of an open file.
-    pub fn of(file: &File) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(file)?;
-        Ok(Self { inode: stat.st_ino, ctime: (stat.st_ctime, stat.st_ctime_nsec.cast_signed()) })
-    }
-
-    /// The stamp of what is at `path`; not of what a link there leads to.
-    pub fn at(root: &Dir, path: &Path) -> io::Result<Self> {
-        use cap_std::fs::MetadataExt;
-        let found = root.symlink_metadata(path)?;
-        Ok(Self { inode: found.ino(), ctime: (found.ctime(), found.ctime_nsec()) })
-    }
-}
-
-impl Entry {
-    /// The path of its file below the root.
-    pub fn path(&self) -> &[u8] {
-        match self {
-            Self::Piece { path, .. } | Self::File { path, .. } => path,
-        }
-    }
-
-    /// Appends the entry as it is in the file of `owner`.
-    pub fn encode(&self, owner: &Owner, out: &mut Vec<u8>) {
-        out.put_slice(&MARK);
-        let start = out.len();
-        out.put_u16(0);
-        match self {
-            Self::Piece { path, source, file_bytes, offset, len, hash } => {
-                put_varint(out, 1);
-                put_bytes(out, path);
-                source.encode(out);
-                put_all(out, &[*file_bytes, *offset, *len]);
-                out.put_slice(hash);
-            }
-            Self::File { path, source, hash, stamp } => {
-                put_varint(out, 2);
-                put_bytes(out, path);
-                source.encode(out);
-                out.put_slice(hash);
-                out.put_u64(stamp.inode);
-                out.put_i64(stamp.ctime.0);
-                out.put_i64(stamp.ctime.1);
-            }
-        }
-        let len = (out.len() - start - 2) as u16;
-        out[start..start + 2].copy_from_slice(&len.to_be_bytes());
-        let check = check(owner, &out[start..]);
-        out.put_slice(&check);
-    }
-
-    fn decode(mut input: &[u8]) -> Result<Self, WireError> {
-        let kind = get_varint(&mut input)?;
-        let path = get_bytes("path", &mut input, PATH_BYTES_MAX)?;
-        if !is_path_safe(&path) {
-            return Err(WireError::UnsafePath(super::shown(&path)));
-        }
-        let source = SourceId::decode(&mut input)?;
-        let entry = match kind {
-            1 => Self::Piece {
-                path,
-                source,
-                file_bytes: get_varint(&mut input)?,
-                offset: get_varint(&mut input)?,
-                len: get_varint(&mut input)?,
-                hash: get_array(&mut input)?,
-            },
-            2 => {
-                let hash = get_array(&mut input)?;
-                let mut number = || get_array(&mut input).map(u64::from_be_bytes);
-                let inode = number()?;
-                let ctime = (number()?.cast_signed(), number()?.cast_signed());
-                Self::File { path, source, hash, stamp: Stamp { inode, ctime } }
-            }
-            value => return Err(WireError::Unknown { what: "entry type", value }),
-        };
-        if input.has_remaining() { Err(WireError::LeftOver(input.len())) } else { Ok(entry) }
-    }
-}
-
-fn check(owner: &Owner, bytes: &[u8]) -> [u8; CHECK_BYTES] {
-    let mut check = [0; CHECK_BYTES];
-    check.copy_from_slice(&blake3::keyed_hash(&owner.0, bytes).as_bytes()[..CHECK_BYTES]);
-    check
-}
-
-/// What is at the front of a journal's bytes.
-enum Front {
-    /// An entry, and how many bytes it takes.
-    Entry(Entry, usize),
-    /// Nothing for so many bytes.
-    Nothing(usize),
-    /// That cannot be told without more bytes.
-    Short,
-}
-
-fn front(owner: &Owner, bytes: &[u8]) -> Front {
-    let Some(mark) = bytes.first_chunk::<4>() else { return Front::Short };
-    if *mark != MARK {
-        let next = bytes[1..].iter().position(|&byte| byte == MARK[0]);
-        return Front::Nothing(next.map_or(bytes.len(), |at| at + 1));
-    }
-    let Some(head) = bytes.get(..HEAD_BYTES) else { return Front::Short };
-    let len = usize::from(u16::from_be_bytes([head[4], head[5]]));
-    if len > ENTRY_BYTES_MAX {
-        return Front::Nothing(1);
-    }
-    let end = HEAD_BYTES + len;
-    let Some(checked) = bytes.get(MARK.len()..end) else { return Front::Short };
-    let Some(found) = bytes.get(end..end + CHECK_BYTES) else { return Front::Short };
-    if *found != check(owner, checked) {
-        return Front::Nothing(1);
-    }
-    match Entry::decode(&bytes[HEAD_BYTES..end]) {
-        Ok(entry) => Front::Entry(entry, end + CHECK_BYTES),
-        Err(_) => Front::Nothing(end + CHECK_BYTES),
-    }
-}
-
-/// Calls `each` with every entry of `owner` that can be read; what is damaged is passed over.
-pub fn read_entries(
-    owner: &Owner,
-    mut input: impl Read,
-    mut each: impl FnMut(Entry),
-) -> io::Result<()> {
-    const CHUNK_BYTES: usize = 256 << 10;
-    let mut buffer = Vec::new();
-    let mut ended = false;
-    while !ended {
-        let before = buffer.len();
-        input.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut buffer)?;
-        ended = buffer.len() == before;
-        let mut at = 0;
-        while at < buffer.len() {
-            match front(owner, &buffer[at..]) {
-                Front::Entry(entry, bytes) => {
-                    each(entry);
-                    at += bytes;
-                }
-                Front::Nothing(bytes) => at += bytes,
-                // What is cut short at the end may hold others.
-                Front::Short if ended => at += 1,
-                Front::Short => break,
-            }
-        }
-        buffer.drain(..at.min(buffer.len()));
-    }
-    Ok(())
-}
 
 /// An open journal, which belongs to this process alone.
 #[derive(Debug)]
@@ -491,100 +262,9 @@ impl JournalReader {
 #[cfg(test)]
 mod tests {
     use cap_std::ambient_authority;
-    use proptest::prelude::*;
 
+    use super::entry::tests::{OWNER, piece};
     use super::*;
-
-    const OWNER: Owner = Owner([3; 32]);
-
-    fn piece(offset: u64, hash: u8) -> Entry {
-        Entry::Piece {
-            path: b"a/b".to_vec(),
-            source: SourceId { version: [5; 16], state: [6; 16], basis: [7; 16] },
-            file_bytes: 1 << 30,
-            offset,
-            len: 1 << 20,
-            hash: [hash; 32],
-        }
-    }
-
-    fn entries() -> impl Strategy<Value = Vec<Entry>> {
-        let path = "[a-z]{1,20}(/[QJ\u{1}]{1,9}){0,2}".prop_map(String::into_bytes);
-        let numbers = proptest::array::uniform3(0..1_u64 << 60);
-        let entry = (any::<bool>(), path, any::<[[u8; 16]; 3]>(), any::<[u8; 32]>(), numbers)
-            .prop_map(|(is_piece, path, [version, state, basis], hash, [a, b, c])| {
-                let source = SourceId { version, state, basis };
-                if is_piece {
-                    Entry::Piece { path, source, file_bytes: a, offset: b, len: c, hash }
-                } else {
-                    let stamp = Stamp { inode: a, ctime: (b.cast_signed(), -c.cast_signed()) };
-                    Entry::File { path, source, hash, stamp }
-                }
-            });
-        proptest::collection::vec(entry, 1..12)
-    }
-
-    fn encoded(entries: &[Entry]) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for entry in entries {
-            entry.encode(&OWNER, &mut bytes);
-        }
-        bytes
-    }
-
-    fn decoded(owner: &Owner, bytes: &[u8]) -> Vec<Entry> {
-        let mut entries = Vec::new();
-        read_entries(owner, bytes, |entry| entries.push(entry)).unwrap();
-        entries
-    }
-
-    /// Whether `left` is `all` but for at most one entry.
-    fn lacks_at_most_one(all: &[Entry], left: &[Entry]) -> bool {
-        (0..all.len()).any(|lost| [&all[..lost], &all[lost + 1..]].concat() == left) || all == left
-    }
-
-    proptest! {
-        #[test]
-        fn what_was_written_is_read_by_its_owner_alone(entries in entries()) {
-            let bytes = encoded(&entries);
-            prop_assert_eq!(decoded(&OWNER, &bytes), entries);
-            prop_assert!(decoded(&Owner([4; 32]), &bytes).is_empty());
-        }
-
-        #[test]
-        fn damage_costs_the_entry_that_it_hits(
-            entries in entries(),
-            at in any::<prop::sample::Index>(),
-            damage in 1..=255_u8,
-        ) {
-            let mut bytes = encoded(&entries);
-            let at = at.index(bytes.len());
-            bytes[at] ^= damage;
-            let left = decoded(&OWNER, &bytes);
-            prop_assert!(left.len() + 1 >= entries.len() && lacks_at_most_one(&entries, &left));
-        }
-
-        #[test]
-        fn a_cut_costs_what_is_cut_and_what_is_appended_behind_it_is_read(
-            entries in entries(),
-            cut in any::<prop::sample::Index>(),
-        ) {
-            let bytes = encoded(&entries);
-            let at = cut.index(bytes.len());
-            let whole = (0..=entries.len())
-                .rfind(|&count| encoded(&entries[..count]).len() <= at)
-                .unwrap_or(0);
-            let mut bytes = bytes[..at].to_vec();
-            prop_assert_eq!(decoded(&OWNER, &bytes), &entries[..whole]);
-            bytes.extend(encoded(&entries));
-            prop_assert_eq!(decoded(&OWNER, &bytes), [&entries[..whole], &entries].concat());
-        }
-
-        #[test]
-        fn no_bytes_are_an_entry_by_chance(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            prop_assert!(decoded(&OWNER, &bytes).is_empty());
-        }
-    }
 
     #[test]
     fn one_process_at_a_time_has_it() {

@@ -3,35 +3,37 @@
 //! A client is not trusted. Every path is opened relative to the root's descriptor and cannot lead out
 //! of it, neither by its name nor by a link on the way.
 
-use std::collections::{HashMap, HashSet};
+mod partial;
+mod table;
+
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use cap_std::fs::Dir;
 use rustix::io::Errno;
 
+use self::partial::{Partial, Partials};
+use self::table::{decode, split};
 use super::commit::{Committed, Committer, Complete, GROUP};
 use super::descriptors::{Share, Shed};
 use super::folders::Folders;
+use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
-use super::kept::{Kept, Part, part_name};
+use super::kept::{Kept, part_name};
 use super::meta::Metas;
 use super::own::OwnNames;
 use super::places::{Placing, moved_reason};
 use super::root::Root;
-use super::source::hash_runs;
 use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Failed, Outcome, Tally};
 use super::temp::{FileId, Home, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
-use crate::hashtree::HashTree;
 use crate::mutex::lock;
-use crate::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Keep, Meta, Piece, RECORDS_MAX, Record, SourceId, WireError,
-};
+use crate::wire::{Control, Header, Keep, Meta, Piece, Record, WireError};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
@@ -107,37 +109,6 @@ impl Shed for Open {
             }
         }
     }
-}
-
-/// Files that are not whole yet.
-#[derive(Debug, Default)]
-struct Partials {
-    files: HashMap<u64, Arc<Partial>>,
-    /// Seals that have overtaken all of their file's pieces.
-    early_seals: HashMap<u64, [u8; 32]>,
-    /// Files that failed or were taken back: what comes of them later is dropped.
-    discarded: HashSet<u64>,
-}
-
-/// A file that is partly there.
-#[derive(Debug)]
-struct Partial {
-    path: Vec<u8>,
-    meta: Meta,
-    source: SourceId,
-    bytes: u64,
-    /// It came in one piece: nothing more of it is to come.
-    is_whole: bool,
-    temp: OnceLock<Result<Arc<TempFile>, String>>,
-    /// Nobody wants it any more, whoever may still be making its temporary file.
-    is_unwanted: AtomicBool,
-    progress: Mutex<Progress>,
-}
-
-#[derive(Debug)]
-struct Progress {
-    tree: HashTree,
-    seal: Option<[u8; 32]>,
 }
 
 impl Sink {
@@ -662,42 +633,6 @@ impl Drop for Sink {
     }
 }
 
-impl Partial {
-    fn new(piece: &Piece) -> Self {
-        let progress = Progress { tree: HashTree::new(piece.file_bytes), seal: None };
-        Self {
-            path: piece.path.clone(),
-            meta: piece.meta,
-            source: piece.source,
-            bytes: piece.file_bytes,
-            is_whole: piece.len == piece.file_bytes,
-            temp: OnceLock::new(),
-            is_unwanted: AtomicBool::new(false),
-            progress: Mutex::new(progress),
-        }
-    }
-
-    /// Goes on with what an earlier run has left, if it has.
-    fn with(mut self, kept: Option<Part>) -> Self {
-        if let Some(Part { temp, tree, .. }) = kept {
-            self.temp = OnceLock::from(Ok(temp));
-            self.progress = Mutex::new(Progress { tree, seal: None });
-        }
-        self
-    }
-
-    fn discard(&self) {
-        self.is_unwanted.store(true, SeqCst);
-        if let Some(Ok(temp)) = self.temp.get() {
-            temp.discard();
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        matches!(self.temp.get(), Some(Ok(temp)) if temp.is_kept())
-    }
-}
-
 /// What the journal notes of a piece.
 fn entry(piece: &Piece) -> Entry {
     let &Piece { source, file_bytes, offset, len, hash, .. } = piece;
@@ -722,42 +657,6 @@ fn is_taken(error: &io::Error) -> bool {
 
 fn too_many() -> SinkError {
     SinkError::Protocol(format!("more than {PARTIAL_MAX} unfinished files"))
-}
-
-/// Small tables must not stand for much work.
-fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
-    let mut records = Vec::new();
-    let mut bytes = 0;
-    while !table.is_empty() {
-        let record = Record::decode(&mut table)?;
-        if let Record::Piece(piece) = &record {
-            bytes += piece.len;
-        }
-        records.push(record);
-        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() {
-            return Err(SinkError::Protocol("a stripe holds too much".into()));
-        }
-    }
-    Ok(records)
-}
-
-/// The part of `content` that belongs to each record.
-fn split<'a>(records: &[Record], mut content: &'a [u8]) -> Result<Vec<&'a [u8]>, SinkError> {
-    let mut parts = Vec::with_capacity(records.len());
-    for record in records {
-        let bytes = if let Record::Piece(piece) = record { piece.content_bytes() } else { 0 };
-        let (part, rest) = usize::try_from(bytes)
-            .ok()
-            .and_then(|bytes| content.split_at_checked(bytes))
-            .ok_or_else(|| SinkError::Protocol("a stripe's content is too short".into()))?;
-        parts.push(part);
-        content = rest;
-    }
-    if content.is_empty() {
-        Ok(parts)
-    } else {
-        Err(SinkError::Protocol("a stripe's content is too long".into()))
-    }
 }
 
 fn write_runs(temp: &TempFile, piece: &Piece, mut content: &[u8]) -> io::Result<()> {

@@ -1,0 +1,133 @@
+//! What is found, read and confirmed at the source.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use super::source::Found;
+use super::{CHECKS_MAX, Event, Flight, Push};
+use crate::clock;
+use crate::store::scan::Lost;
+use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, Unreadable, confirm, prepare};
+use crate::traffic::{Input, Item, Stripe, StripeId};
+
+impl Push {
+    /// Looks at files of which the server has something.
+    pub(super) fn check(&mut self) {
+        while self.checking < CHECKS_MAX
+            && let Some(check) = self.source.next_check()
+        {
+            self.checking += 1;
+            let (events, wanted) = (self.events.clone(), self.wanted.watch());
+            tokio::task::spawn_blocking(move || {
+                let same = check.run(&wanted);
+                drop(events.send(Event::Checked(check, same)));
+            });
+        }
+    }
+
+    /// Starts to read a stripe for the first time.
+    pub(super) fn read(&mut self, stripe: &Stripe) -> Flight {
+        let parts = self.source.parts(stripe);
+        let content_bytes = parts.iter().map(|part| part.len).sum();
+        let items = parts.iter().filter(|part| part.ends_item()).count() as u64;
+        self.reading += 1;
+        let (ready_in, ready) = watch::channel(None::<Prepared>);
+        let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
+        let (receipt, options) = (self.receipt.clone(), self.read);
+        tokio::task::spawn_blocking(move || {
+            let outcome = prepare(id, &parts, &buffers, options);
+            if let Some(receipt) = receipt {
+                receipt.add(&parts, &outcome);
+            }
+            let Outcome { prepared, sealed, failures, covered_bytes, .. } = outcome;
+            let stripe = StripeId(id);
+            // A seal must be known before its last piece can be confirmed.
+            drop(events.send(Event::Prepared { stripe, covered_bytes, sealed, failures }));
+            ready_in.send_replace(Some(prepared));
+        });
+        Flight { ready, content_bytes, items }
+    }
+
+    /// All of a file was sent, and something about it has changed under way: it is read once more.
+    pub(super) fn confirm(&mut self, sealed: Sealed) {
+        self.confirming += 1;
+        let (events, options, wanted) = (self.events.clone(), self.read, self.wanted.watch());
+        tokio::task::spawn_blocking(move || {
+            let result = confirm(&sealed, options, &wanted);
+            drop(events.send(Event::Confirmed(sealed, result)));
+        });
+    }
+
+    pub(super) fn on_confirmation(&mut self, sealed: &Sealed, result: Result<(), Unreadable>) {
+        self.confirming -= 1;
+        let item = match result {
+            Ok(()) => {
+                if let Some(receipt) = &self.receipt {
+                    receipt.seal(sealed);
+                }
+                self.source.seal(&sealed.item, sealed.hash)
+            }
+            Err(why) => {
+                self.lose(&sealed.item, why);
+                self.source.take_back(&sealed.item)
+            }
+        };
+        self.offer(vec![item]);
+    }
+
+    /// Something cannot be read as it was found. It may be another time.
+    pub(super) fn lose(&mut self, item: &SourceItem, why: Unreadable) {
+        let is_tried_again = why.kind.is_live()
+            && !item.is_last_try
+            && self.again.add(item.local.clone(), item.path.clone());
+        if !is_tried_again {
+            self.failures.add(item.failure(why));
+        }
+    }
+
+    pub(super) fn offer(&mut self, items: Vec<Item>) {
+        if !items.is_empty() {
+            self.pool.handle(Input::Offered(items), clock::now());
+        }
+    }
+
+    pub(super) fn on_found(&mut self, found: Found) {
+        match found {
+            Found::Entries(entries) => {
+                let mut items = Vec::with_capacity(entries.len());
+                for entry in entries {
+                    match entry.map(|entry| self.source.take(entry)) {
+                        Ok(Ok(found)) => items.extend(found),
+                        Ok(Err(failure)) => self.failures.add(failure),
+                        Err(lost) => self.on_lost_entry(lost),
+                    }
+                }
+                self.offer(items);
+            }
+            Found::End => {
+                self.source_done = true;
+                self.pool.handle(Input::SourceDone, clock::now());
+            }
+        }
+    }
+
+    /// Something could not be looked at. It may be back at the end.
+    pub(super) fn on_lost_entry(&mut self, lost: Lost) {
+        let is_tried_again = lost.why.kind.is_live()
+            && self
+                .source
+                .path(&lost.remote)
+                .is_some_and(|path| self.again.add(lost.local.clone(), path));
+        if !is_tried_again {
+            self.failures.add(lost.into());
+        }
+    }
+
+    /// Tells how much there is to send, as far as that is known.
+    pub(super) fn note_found(&mut self, now: Instant) {
+        let bytes = self.source.scanned().bytes.load(Relaxed);
+        self.pool.handle(Input::Found(bytes), now);
+    }
+}

@@ -1,0 +1,231 @@
+//! What the server says, and what becomes of the connections that it says it on.
+
+use std::time::Instant;
+
+use super::recall::KeptFiles;
+use super::{DAMAGED_MAX, Push};
+use crate::error::Error;
+use crate::event::{PushEvent, Summary};
+use crate::net::knock::Barrier;
+use crate::net::link::{Link, LinkError};
+use crate::store::paths::PathKey;
+use crate::store::shown;
+use crate::traffic::{ConnId, Input, ItemId, StripeId};
+use crate::wire::{Control, Destination, VERSION};
+use crate::{clock, wire};
+
+impl Push {
+    pub(super) fn on_up(&mut self, conn: ConnId, link: Link) {
+        let now = clock::now();
+        if self.pool.role(conn).is_none() {
+            return link.close(wire::CLOSE_CONDEMNED); // given up while it was opened
+        }
+        self.reach.up(now);
+        let (local, remote) = link.addresses();
+        self.connections.up(conn, local, remote, now);
+        if let Some(receipt) = &self.receipt {
+            let key = link.fingerprint();
+            receipt.begin(&self.transfer, key, &self.server, remote, &self.destination);
+        }
+        (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
+        if self.finishing {
+            link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
+        }
+        self.links.insert(conn, link);
+        self.note_found(now);
+        self.pool.handle(Input::Up(conn), now);
+    }
+
+    pub(super) fn on_lost(&mut self, conn: ConnId, error: LinkError) -> Result<(), Error> {
+        tracing::info!(conn = conn.0, %error, "connection lost");
+        if self.pool.role(conn).is_none() {
+            return Ok(()); // given up before
+        }
+        let is_refused = matches!(error, LinkError::Barred(Barrier::Refused));
+        self.reach.lost(error, self.pool.stats().opened)?;
+        // Who had the transfer is gone, and nobody is heard any more: nothing is left to wait for.
+        if is_refused && self.pool.is_dark(clock::now()) {
+            return Err(self.reach.unreachable("nobody listens any more"));
+        }
+        self.pool.handle(Input::Lost(conn), clock::now());
+        Ok(())
+    }
+
+    pub(super) fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
+        let now = clock::now();
+        match message {
+            Control::Welcome { version: VERSION, destination, instance, kept } => {
+                self.on_welcome(conn, destination, instance, kept)?;
+            }
+            Control::Welcome { version, .. } => {
+                let server = &self.server;
+                return Err(Error::Peer(format!(
+                    "{server} speaks version {version} of the protocol, this host version {VERSION}"
+                )));
+            }
+            Control::Waiting { message } => {
+                if self.reach.waits() {
+                    (self.report)(PushEvent::Waiting { reason: shown(&message) });
+                }
+            }
+            Control::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
+            Control::Damaged(stripe) => {
+                self.damaged += 1;
+                tracing::warn!(conn = conn.0, stripe, "a stripe arrived damaged");
+                if self.damaged > DAMAGED_MAX {
+                    return Err(Error::Peer("too many stripes arrived damaged".into()));
+                }
+                self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
+            }
+            Control::Failed { number, item, path, message } => {
+                if let Some(link) = self.links.get(&conn) {
+                    link.say(Control::Heard(number));
+                }
+                if self.failures.hear(number, path, shown(&message))
+                    && let Some(item) = item
+                {
+                    self.source.cancel(ItemId(item));
+                    self.pool.handle(Input::Cancelled(ItemId(item)), now);
+                }
+            }
+            Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
+            finished @ Control::Finished { .. } => self.on_finished(&finished)?,
+            Control::KeptFiles(files) => self.recall.hear_files(conn, files),
+            Control::KeptPieces { file, basis, state, pieces } => {
+                self.recall.hear_pieces(conn, file, [basis, state], pieces);
+            }
+            Control::KeptEnd => {
+                if let Some((destination, kept)) = self.recall.end(conn) {
+                    self.begin(destination, kept)?;
+                }
+            }
+            Control::Hello { .. }
+            | Control::Drop(_)
+            | Control::Finish { .. }
+            | Control::Recall
+            | Control::Heard(_)
+            | Control::Verify { .. }
+            | Control::Compare { .. }
+            | Control::Expect { .. }
+            | Control::Compared { .. } => {
+                return Err(Error::Peer(format!("{} broke the protocol", self.server)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_welcome(
+        &mut self,
+        conn: ConnId,
+        destination: Destination,
+        instance: u64,
+        kept: bool,
+    ) -> Result<(), Error> {
+        match self.instance {
+            None => {
+                self.instance = Some(instance);
+                self.reach.accepted();
+                if !kept {
+                    return self.begin(destination, KeptFiles::new());
+                }
+                self.recall.begin(destination);
+            }
+            Some(first) if first == instance => {}
+            Some(_) => {
+                return Err(Error::Connect(format!(
+                    "{} has lost the transfer (was it restarted?)",
+                    self.server
+                )));
+            }
+        }
+        self.ask(conn);
+        Ok(())
+    }
+
+    /// Asks over `conn` what is kept, if that has to be asked.
+    pub(super) fn ask(&mut self, conn: ConnId) {
+        if let Some(link) = self.links.get(&conn)
+            && let Some(question) = self.recall.ask(conn)
+        {
+            link.say(question);
+        }
+    }
+
+    /// The connection that was asked is lost; another one that the server has welcomed is asked.
+    pub(super) fn ask_again(&mut self) {
+        if let Some(&conn) = self.links.keys().min() {
+            self.ask(conn);
+        }
+    }
+
+    /// It is known what is at the destination: data may flow.
+    pub(super) fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
+        self.source.name(&self.destination, destination, kept)?;
+        self.pool.handle(Input::Accepted, clock::now());
+        Ok(())
+    }
+
+    pub(super) fn on_confirmed(&mut self, conn: ConnId, stripe: StripeId, now: Instant) {
+        if let Some(link) = self.links.get(&conn) {
+            link.confirmed(stripe);
+        }
+        if let Some(flight) = self.flights.remove(&stripe) {
+            self.connections.confirmed(conn);
+            self.confirmed_bytes += flight.content_bytes;
+            self.confirmed_items += flight.items;
+            self.confirmed_stripes += 1;
+        }
+        self.pool.handle(Input::Confirmed(conn, stripe), now);
+    }
+
+    pub(super) fn on_finished(&mut self, finished: &Control) -> Result<(), Error> {
+        let &Control::Finished {
+            files,
+            bytes,
+            failed_files,
+            discarded_files,
+            failed_others,
+            padding_bytes,
+        } = finished
+        else {
+            return Ok(());
+        };
+        // Every file that was sent is there, or the server knows why not.
+        if !self.finishing || files + failed_files + discarded_files != self.source.files {
+            return Err(Error::Peer(format!(
+                "{} has made {files} files durable of {} that were sent: push again",
+                self.server, self.source.files
+            )));
+        }
+        self.failures.settle(failed_files + failed_others);
+        // The last confirmations may still be on their way over other connections.
+        let unconfirmed = std::mem::take(&mut self.flights);
+        self.confirmed_bytes +=
+            unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
+        self.confirmed_stripes += unconfirmed.len() as u64;
+        self.remember_path();
+        let others = self.source.others.saturating_sub(failed_others);
+        let told = Summary {
+            files: files + self.source.kept_files,
+            others,
+            bytes: bytes + self.source.kept_whole_bytes,
+            padding_received_bytes: padding_bytes,
+            ..self.summary()
+        };
+        let moved_bytes = told.bytes.saturating_sub(told.kept_bytes);
+        self.done = Some(Summary { bytes_per_s: moved_bytes as f64 / told.seconds, ..told });
+        Ok(())
+    }
+
+    /// Keeps what was learned about the path for the next push.
+    pub(super) fn remember_path(&self) {
+        let chosen = self.route.addresses.chosen();
+        let (Some(paths), Some(memory), Some(server)) = (&self.paths, self.budget.memory(), chosen)
+        else {
+            return;
+        };
+        if let Err(error) = paths.remember(&PathKey::new(server.ip(), self.local), memory) {
+            tracing::debug!(%error, "the path is not remembered");
+        }
+    }
+}

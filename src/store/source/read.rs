@@ -1,0 +1,330 @@
+//! Reading files that may change meanwhile.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+use super::super::compare::StillWanted;
+use super::super::descriptors::patiently;
+use super::super::holes::{self, hash_runs};
+use super::super::scan::{FileInfo, Kind};
+use super::{
+    CONFIRM_TRIES, GROWN_BYTES_MAX, MADE_UP_BYTES_MAX, Part, ReadOptions, Sealed, SourceKind,
+    TRIES, Unreadable,
+};
+use crate::buffers::{Buffer, Buffers};
+use crate::hashtree::PieceHasher;
+use crate::mutex::lock;
+use crate::wire::{RUNS_MAX, Run};
+
+/// A stripe's content as it is read.
+pub(super) struct Content<'a> {
+    pub(super) buffers: &'a Buffers,
+    pub(super) buffer: Buffer,
+    pub(super) filled: usize,
+    /// What is still to come of other parts, in bytes.
+    pub(super) owed: usize,
+}
+
+impl Content<'_> {
+    pub(super) fn read(&mut self, file: &File, offset: u64, len: u64) -> io::Result<()> {
+        let end = self.filled + len as usize;
+        file.read_exact_at(&mut self.buffer.as_mut()[self.filled..end], offset)?;
+        self.filled = end;
+        Ok(())
+    }
+
+    /// Appends what no room was made for.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        let end = self.filled + bytes.len();
+        let want = end + self.owed;
+        if want > self.buffer.as_ref().len() {
+            let mut larger = self.buffers.take(want);
+            larger.as_mut()[..self.filled].copy_from_slice(&self.buffer.as_ref()[..self.filled]);
+            self.buffer = larger;
+        }
+        self.buffer.as_mut()[self.filled..end].copy_from_slice(bytes);
+        self.filled = end;
+    }
+
+    pub(super) fn since(&self, start: usize) -> &[u8] {
+        &self.buffer.as_ref()[start..self.filled]
+    }
+}
+
+/// What was read.
+pub(super) struct Read {
+    /// What the file was then.
+    pub(super) info: FileInfo,
+    pub(super) runs: Vec<Run>,
+    pub(super) hash: [u8; 32],
+}
+
+/// Reads a piece of a file. It may have changed since other pieces were read, but not while this one was.
+pub(super) fn read_piece(
+    part: &Part,
+    info: &FileInfo,
+    content: &mut Content<'_>,
+    options: ReadOptions,
+) -> Result<Read, Unreadable> {
+    let file = open(&part.item.local)?;
+    let start = content.filled;
+    let mut before = lock(&part.item.reading).latest.unwrap_or(*info);
+    for _ in 0..TRIES {
+        content.filled = start;
+        let read = read_runs(&file, part.offset, part.len, info.sparse, content);
+        let now = state(&file)?;
+        let has_grown =
+            options.growing_ok && info.has_grown_into(&now) && !info.has_same_version(&now);
+        if !has_grown && !info.has_same_version(&now) {
+            return Err(Unreadable::changed());
+        }
+        let runs = read.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => Unreadable::too_short(&now),
+            _ => error.into(),
+        })?;
+        if has_grown || now.is_unchanged(&before) {
+            let info = if has_grown { as_found(info, &now) } else { now.with_meta(info.meta) };
+            let hash = if part.len == 0 {
+                [0; 32]
+            } else {
+                hash_runs(part.offset, part.len, &runs, content.since(start), info.bytes)
+            };
+            return Ok(Read { info, runs, hash });
+        }
+        before = now;
+    }
+    Err(Unreadable::changed())
+}
+
+/// A file that has grown, as it was when it was found.
+pub(super) fn as_found(info: &FileInfo, now: &FileInfo) -> FileInfo {
+    now.with_bytes(info.bytes).with_meta(info.meta)
+}
+
+/// What a file is and holds whose size may not be what it is said to be: it is read in one go.
+pub fn read_small(local: &Path, info: &FileInfo) -> Result<(FileInfo, [u8; 32]), Unreadable> {
+    let (buffers, owed) = (&Buffers::default(), 0);
+    let mut content =
+        Content { buffers, buffer: buffers.take(info.bytes as usize), filled: 0, owed };
+    let Read { info, hash, .. } = read_whole(local, info, &mut content, ReadOptions::default())?;
+    Ok((info, hash))
+}
+
+/// Reads a file in one go, as it is now: it may have changed since it was found, but not while it was
+/// read. No more is taken than it had when it was found, unless its size is made up.
+pub(super) fn read_whole(
+    local: &Path,
+    found: &FileInfo,
+    content: &mut Content<'_>,
+    options: ReadOptions,
+) -> Result<Read, Unreadable> {
+    let file = open(local)?;
+    let start = content.filled;
+    let (mut before, mut hash_before) = (*found, None);
+    for _ in 0..TRIES {
+        content.filled = start;
+        let was_longer = before.bytes > found.bytes;
+        if was_longer && !(options.growing_ok && found.has_grown_into(&before)) {
+            return Err(Unreadable::changed());
+        }
+        let len = before.bytes.min(found.bytes);
+        let read = read_runs(&file, 0, len, before.sparse, content);
+        let now = state(&file)?;
+        let is_settled = now.is_unchanged(&before);
+        let (runs, bytes) = match read {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            Err(_) if !is_settled => {
+                (before, hash_before) = (now, None);
+                continue;
+            }
+            Err(_) if now.is_hollow => read_made_up(&file, start, content)?,
+            Err(_) => return Err(Unreadable::too_short(&now)),
+            // Where it has blocks, or nothing but holes, its size is what it has.
+            Ok(runs)
+                if is_settled && !was_longer && now.is_hollow && !(len > 0 && runs.is_empty()) =>
+            {
+                read_behind(&file, runs, len, start, content)?
+            }
+            Ok(runs) => (runs, len),
+        };
+        let hash = hash_runs(0, bytes, &runs, content.since(start), bytes);
+        let is_longer = now.bytes > found.bytes;
+        let is_prefix = is_longer && options.growing_ok && found.has_grown_into(&now);
+        if is_settled || is_prefix && hash_before == Some(hash) {
+            let info = if is_prefix { as_found(found, &now) } else { now.with_bytes(bytes) };
+            return Ok(Read { info, runs, hash });
+        }
+        (before, hash_before) = (now, Some(hash));
+    }
+    Err(Unreadable::changed())
+}
+
+/// Looks whether a file has more than its size says, and reads that as well. Returns its runs and its
+/// size.
+pub(super) fn read_behind(
+    file: &File,
+    runs: Vec<Run>,
+    len: u64,
+    start: usize,
+    content: &mut Content<'_>,
+) -> Result<(Vec<Run>, u64), Unreadable> {
+    let mut probe = [0; 512];
+    match file.read_at(&mut probe, len) {
+        Err(error) if len == 0 => Err(error.into()),
+        // What cannot be read behind its end has one.
+        Ok(0) | Err(_) => Ok((runs, len)),
+        Ok(_) => read_made_up(file, start, content),
+    }
+}
+
+/// Reads a file to its end, whatever its size is said to be. Returns its runs and its size.
+pub(super) fn read_made_up(
+    file: &File,
+    start: usize,
+    content: &mut Content<'_>,
+) -> Result<(Vec<Run>, u64), Unreadable> {
+    let mut block = vec![0; 64 << 10];
+    let mut bytes = 0;
+    content.filled = start;
+    loop {
+        let read = match file.read_at(&mut block, bytes as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            break;
+        }
+        bytes += read;
+        if bytes > MADE_UP_BYTES_MAX {
+            return Err(Unreadable::source(format!(
+                "its size cannot be told, and it has more than {MADE_UP_BYTES_MAX} bytes"
+            )));
+        }
+        if content.filled + read + content.owed > GROWN_BYTES_MAX {
+            // At another attempt it has a stripe of its own.
+            return Err(Unreadable::changed());
+        }
+        content.append(&block[..read]);
+    }
+    Ok((whole(bytes as u64), bytes as u64))
+}
+
+pub(super) fn read_runs(
+    file: &File,
+    offset: u64,
+    len: u64,
+    sparse: bool,
+    content: &mut Content<'_>,
+) -> io::Result<Vec<Run>> {
+    let runs = if sparse { data_runs(file, offset, len)? } else { whole(len) };
+    for run in &runs {
+        content.read(file, offset + run.offset, run.len)?;
+    }
+    Ok(runs)
+}
+
+/// Reads a file of which all was sent, and tells whether it still is what was sent.
+pub fn confirm(
+    sealed: &Sealed,
+    options: ReadOptions,
+    wanted: &StillWanted,
+) -> Result<(), Unreadable> {
+    let SourceKind::Found(Kind::File(info)) = &sealed.item.kind else { return Ok(()) };
+    let holds = |now: &FileInfo| {
+        info.has_same_version(now) || options.growing_ok && info.has_grown_into(now)
+    };
+    for _ in 0..CONFIRM_TRIES {
+        let file = open(&sealed.item.local)?;
+        let before = state(&file)?;
+        if !holds(&before) {
+            break;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let all = holes::read(&file, 0..info.bytes, |part| {
+            hasher.update(part);
+            wanted.get()
+        });
+        match all {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break,
+            all => drop(all?),
+        }
+        let after = state(&file)?;
+        if !holds(&after) || *hasher.finalize().as_bytes() != sealed.hash {
+            break;
+        }
+        if !info.has_same_version(&after) || after.is_unchanged(&before) {
+            return Ok(());
+        }
+    }
+    Err(Unreadable::changed())
+}
+
+/// Whether a file that was found still has `pieces`, each an offset, a length and a hash. Returns how it was
+/// when all of them were read.
+pub fn holds(
+    local: &Path,
+    found: &FileInfo,
+    pieces: &[(u64, u64, [u8; 32])],
+    wanted: &StillWanted,
+) -> Option<FileInfo> {
+    let file = open(local).ok()?;
+    let mut before = state(&file).ok()?;
+    for _ in 0..CONFIRM_TRIES {
+        if !found.has_same_version(&before) {
+            return None;
+        }
+        for &(offset, len, hash) in pieces {
+            let mut hasher = PieceHasher::new(offset, len, found.bytes);
+            let read = holes::read(&file, offset..offset.checked_add(len)?, |part| {
+                hasher.update(part);
+                wanted.get()
+            });
+            if !read.is_ok_and(|all| all) || hasher.finish() != hash {
+                return None;
+            }
+        }
+        let after = state(&file).ok()?;
+        if after.is_unchanged(&before) {
+            return Some(after.with_meta(found.meta));
+        }
+        before = after;
+    }
+    None
+}
+
+/// Opens a file without being led elsewhere by a link that has taken its place, and without waiting
+/// if it has become a pipe.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let flags = flags.bits().cast_signed();
+    patiently(|| File::options().read(true).custom_flags(flags).open(path))
+}
+
+/// How an open file is, if it still is one.
+pub(super) fn state(file: &File) -> Result<FileInfo, Unreadable> {
+    let metadata = file.metadata()?;
+    if metadata.is_file() { Ok(FileInfo::of(&metadata)) } else { Err(Unreadable::replaced()) }
+}
+
+pub(super) fn whole(len: u64) -> Vec<Run> {
+    if len == 0 { Vec::new() } else { vec![Run { offset: 0, len }] }
+}
+
+/// Where `len` bytes from `offset` on have content. Too many runs to tell are told as one.
+pub(super) fn data_runs(file: &File, offset: u64, len: u64) -> io::Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    let mut at = offset;
+    let end = offset + len;
+    while let Some(data) = holes::next_data(file, at, end)? {
+        if runs.len() == RUNS_MAX {
+            return Ok(whole(len));
+        }
+        runs.push(Run { offset: data.start - offset, len: data.end - data.start });
+        at = data.end;
+    }
+    Ok(runs)
+}
