@@ -18,10 +18,10 @@
 //! use std::net::SocketAddr;
 //! use std::sync::Arc;
 //!
+//! use qbulk::client::path_memory::PathCache;
 //! use qbulk::identity::{Identity, config_dir};
 //! use qbulk::net::tls::ClientTrust;
 //! use qbulk::push::{PushConfig, push};
-//! use qbulk::store::paths::PathCache;
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! // What `qbulk id` prints on the server.
@@ -48,6 +48,7 @@
 
 pub mod buffers;
 pub mod certs;
+pub mod client;
 mod clock;
 pub mod congestion;
 pub mod error;
@@ -58,7 +59,9 @@ pub mod identity;
 mod mutex;
 pub mod net;
 pub mod push;
+mod rate;
 pub mod receipt;
+mod send;
 pub mod serve;
 pub mod store;
 pub mod traffic;

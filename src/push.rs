@@ -4,9 +4,7 @@ mod again;
 mod config;
 mod connections;
 mod failures;
-pub(crate) mod names;
-pub(crate) mod progress;
-pub(crate) mod reach;
+mod progress;
 mod reading;
 mod recall;
 mod receipt;
@@ -27,27 +25,27 @@ use self::again::Again;
 pub use self::config::{PushConfig, PushReporter};
 use self::connections::Connections;
 use self::failures::Failures;
-use self::names::{host_number, push_number, starts};
-use self::progress::{Rate, together};
-use self::reach::Reach;
-pub use self::reach::no_way;
+use self::progress::together;
 use self::recall::Recall;
 use self::receipt::Receipt;
 use self::retry::{REACH_TIME, Retry};
 use self::source::{Check, Source};
 use crate::buffers::Buffers;
+use crate::client::find;
+use crate::client::path_memory::{PathCache, PathKey};
+use crate::client::reach::Reach;
 use crate::clock;
 use crate::congestion::{BudgetConfig, SharedBudget};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
-use crate::net::address::ServerAddress;
 use crate::net::limit::Limit;
 use crate::net::link::{CLOSE_TIME, Link, LinkEvent, Ready, Route, Siblings};
-use crate::net::lookup::{Addresses, Resolver};
+use crate::net::lookup::Addresses;
 use crate::net::tls;
+use crate::rate::Rate;
+use crate::send::names::{host_number, push_number, starts};
 use crate::store::compare::Wanted;
 use crate::store::descriptors::raise_limit;
-use crate::store::paths::{PathCache, PathKey};
 use crate::store::scan::{Entry, FileInfo, Lost};
 use crate::store::source::{ReadOptions, Sealed, SourceItem, Unreadable, prepare};
 use crate::traffic::{
@@ -141,26 +139,6 @@ pub async fn push(
             () = tokio::time::sleep(wait) => {}
             () = &mut stop => return Err(Error::Interrupted),
         }
-    }
-}
-
-/// Looks a server up, and whether it can be reached from all of `bind`.
-pub async fn find(
-    servers: &[ServerAddress],
-    resolver: &Arc<dyn Resolver>,
-    bind: &[SocketAddr],
-) -> Result<Addresses, Error> {
-    let found = Addresses::look_up(servers, Arc::clone(resolver)).await;
-    let addresses = found.map_err(|error| Error::Connect(error.to_string()))?;
-    let all = addresses.all();
-    let reaches = |local: &SocketAddr| all.iter().any(|to| local.is_ipv4() == to.is_ipv4());
-    match bind.iter().find(|local| !reaches(local)) {
-        None => Ok(addresses),
-        Some(local) => Err(Error::Usage(format!(
-            "{} cannot reach {}: one is IPv4 and the other IPv6",
-            local.ip(),
-            all[0].ip()
-        ))),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::identity::Identity;
 use crate::net::address::ServerAddress;
 use crate::net::lookup::Resolver;
 use crate::net::tls::ClientTrust;
-use crate::push::names::{Names, starts};
+use crate::send::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
 use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
 use crate::store::shown;

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use qbulk::client::first_contact::FirstContact;
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
@@ -75,13 +76,15 @@ impl TrustArgs {
         network: &NetworkArgs,
     ) -> trust::Asked {
         trust::Asked {
-            server: destination.server(),
-            servers: servers.to_vec(),
-            bind: network.bind.clone(),
+            contact: FirstContact {
+                server: destination.server(),
+                bind: network.bind.clone(),
+                timeout: network.connect_timeout,
+                ..FirstContact::new(servers.to_vec())
+            },
             fingerprints: self.fingerprint.clone(),
             accept_new: self.accept_new,
             ca: self.ca.clone(),
-            timeout: network.connect_timeout,
         }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use qbulk::client::path_memory::PathCache;
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
@@ -14,7 +15,6 @@ use qbulk::identity::Identity;
 use qbulk::net::address::ServerAddress;
 use qbulk::net::tls::ClientTrust;
 use qbulk::push::{PushConfig, PushReporter};
-use qbulk::store::paths::PathCache;
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 use qbulk::wire::Keep;

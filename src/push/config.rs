@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::client::CONNECT_TIMEOUT;
+use crate::client::path_memory::PathCache;
 use crate::congestion::{Algorithm, BudgetConfig};
 use crate::event::PushEvent;
 use crate::identity::Identity;
@@ -13,7 +15,6 @@ use crate::net::endpoint::DATAGRAM_BYTES_MAX;
 use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
-use crate::store::paths::PathCache;
 use crate::store::source::ReadOptions;
 use crate::traffic::PoolConfig;
 use crate::wire::Keep;
@@ -94,7 +95,7 @@ impl PushConfig {
             receipt: None,
             read: ReadOptions::default(),
             keep: Keep::default(),
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: CONNECT_TIMEOUT,
             retry_for: Duration::from_secs(600),
         }
     }

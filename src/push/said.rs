@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::recall::KeptFiles;
 use super::{DAMAGED_MAX, Push};
+use crate::client::path_memory::PathKey;
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::knock::Barrier;
 use crate::net::link::{Link, LinkError};
-use crate::store::paths::PathKey;
 use crate::store::shown;
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
 use crate::wire::{Control, Destination, VERSION};

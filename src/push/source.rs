@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::names::Names;
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use crate::error::Error;
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
+use crate::send::names::Names;
 use crate::store::compare::StillWanted;
 use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
 use crate::store::source::{Part, SourceItem, SourceKind, holds};

@@ -12,7 +12,6 @@ mod kept;
 mod lock;
 mod meta;
 pub mod own;
-pub mod paths;
 mod places;
 pub mod root;
 pub mod scan;

@@ -8,6 +8,8 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
 use super::{VerifyConfig, VerifyReporter};
+use crate::client::find;
+use crate::client::reach::Reach;
 use crate::congestion::cubic;
 use crate::error::Error;
 use crate::event::VerifyEvent;
@@ -15,8 +17,6 @@ use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::link::{CLOSE_TIME, Dialled, LinkError, Route, Siblings};
 use crate::net::sockets::SystemSockets;
 use crate::net::tls;
-use crate::push::find;
-use crate::push::reach::Reach;
 use crate::store::shown;
 use crate::traffic::ConnId;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::VerifyReporter;
 use crate::event::{Difference, Failure, FailureKind, VerifyEvent, VerifyProgress, VerifySummary};
-use crate::push::progress::Rate;
+use crate::rate::Rate;
 use crate::wire::{Content, Keep, Subject, Verdict};
 
 /// How far the search for what to compare is, and the reading of it.

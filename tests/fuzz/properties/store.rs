@@ -10,11 +10,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
+use qbulk::client::path_memory::{PathCache, PathKey};
 use qbulk::congestion::{Budget, BudgetConfig, PathMemory};
 use qbulk::hashtree::hash_parts;
 use qbulk::store::journal::{Entry, Stamp, read_entries};
 use qbulk::store::own::{OwnNames, is_reserved};
-use qbulk::store::paths::{PathCache, PathKey};
 use qbulk::store::sink::{Applied, Sink};
 use qbulk::wire::{Header, Piece, Record, SourceId};
 

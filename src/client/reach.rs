@@ -172,7 +172,7 @@ impl Reach {
 }
 
 /// That none of its `addresses` leads to `server`, as `error` says, and what may be done about it.
-pub fn no_way(
+pub(crate) fn no_way(
     server: &str,
     addresses: &[SocketAddr],
     what: &str,

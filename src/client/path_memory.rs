@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::congestion::PathMemory;
 use crate::identity::make_private_dir;
+use crate::store::parent;
 
 /// What is older says too little about the path as it is now.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
@@ -90,7 +91,7 @@ impl PathCache {
             let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
             entries.remove(&oldest);
         }
-        let dir = super::parent(&self.file);
+        let dir = parent(&self.file);
         make_private_dir(dir)?;
         let mut temp = tempfile::NamedTempFile::new_in(dir)?;
         temp.write_all(&serde_json::to_vec_pretty(&entries)?)?;

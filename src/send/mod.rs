@@ -1,0 +1,3 @@
+//! What is sent, and what it is called at the other side.
+
+pub(crate) mod names;
