@@ -46,7 +46,8 @@ pub(crate) async fn run(
     let config = cli::local_push(source.clone(), address, &identity);
     let tell = Arc::clone(&report);
     let pushed =
-        qbulk::push::push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop).await;
+        qbulk::client::push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop)
+            .await;
     drop(stop_server);
     drop(serving.await);
     let summary = pushed?;

@@ -1,8 +1,12 @@
 //! What a transfer tells while it runs. Serialised, these are the lines of `--json`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
+
+/// Called with every event, from the transfer's own task: it must not block for long.
+pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
 
 /// What happens during a push.
 #[derive(Clone, Debug, Serialize)]

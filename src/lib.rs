@@ -10,7 +10,7 @@
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
 //! - [`receipt`]: what a push has delivered, in a file.
-//! - [`push`] and [`serve`]: the two ends, composed of the above, and [`verify`], which compares them; they
+//! - [`client`] and [`serve`]: the two ends, composed of the above, and [`verify`], which compares them; they
 //!   tell what happens by [`event`]s and end with an [`error`].
 //!
 //! # Example
@@ -21,7 +21,7 @@
 //! use qbulk::client::path_memory::PathCache;
 //! use qbulk::identity::{Identity, config_dir};
 //! use qbulk::net::tls::ClientTrust;
-//! use qbulk::push::{PushConfig, push};
+//! use qbulk::client::{PushConfig, push};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! // What `qbulk id` prints on the server.
@@ -58,7 +58,6 @@ mod heap;
 pub mod identity;
 mod mutex;
 pub mod net;
-pub mod push;
 mod rate;
 pub mod receipt;
 mod send;

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use qbulk::client::first_contact::{Acquaintance, FirstContact, Stranger};
 use qbulk::client::path_memory::{PathCache, PathKey};
+use qbulk::client::{PushConfig, push};
 use qbulk::error::Error;
 use qbulk::identity::{Fingerprint, Identity};
 use qbulk::net::address::ServerAddress;
 use qbulk::net::lookup::{Found, Resolver};
 use qbulk::net::tls::{ClientTrust, ServerTrust};
-use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 
 const NAME: &str = "backup.example";

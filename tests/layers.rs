@@ -9,10 +9,11 @@ use walkdir::WalkDir;
 const PURE: [&str; 4] = ["src/traffic", "src/wire", "src/hashtree.rs", "src/congestion"];
 /// Joins a pure model to quinn, and decides nothing.
 const ADAPTERS: [&str; 1] = ["controller.rs"];
-const FORBIDDEN: [&str; 15] = [
+const FORBIDDEN: [&str; 16] = [
     "crate::net",
     "crate::store",
-    "crate::push",
+    "crate::client",
+    "crate::send",
     "crate::serve",
     "crate::identity",
     "tokio",

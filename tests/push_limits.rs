@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use assert_cmd::Command;
+use qbulk::client::{PushConfig, push};
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
@@ -15,7 +16,6 @@ use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
-use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 use qbulk::wire::{Control, Destination, VERSION};
 use quinn::{Connection, SendStream};

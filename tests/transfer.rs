@@ -5,11 +5,11 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use qbulk::client::{PushConfig, push};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::Identity;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
-use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -4,10 +4,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use qbulk::client::{PushConfig, push};
 use qbulk::identity::Identity;
 use qbulk::net::sockets::Sockets;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
-use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

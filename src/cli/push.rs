@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use qbulk::client::path_memory::PathCache;
+use qbulk::client::{PushConfig, PushReporter};
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::identity::Identity;
 use qbulk::net::address::ServerAddress;
 use qbulk::net::tls::ClientTrust;
-use qbulk::push::{PushConfig, PushReporter};
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
 use qbulk::wire::Keep;
@@ -253,7 +253,7 @@ impl PushArgs {
                 trust.clone(),
             )
         };
-        match qbulk::push::push(config, report, stop).await {
+        match qbulk::client::push(config, report, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }

@@ -18,7 +18,7 @@ use crate::mutex::lock;
 use crate::net::address::ServerAddress;
 use crate::net::dial::{race, unless_barred};
 use crate::net::endpoint::{self, PathMtu};
-use crate::net::link::LinkError;
+use crate::net::line::LineError;
 use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::telemetry::Telemetry;
@@ -196,8 +196,8 @@ async fn attempt(
     sockets: Arc<dyn Sockets>,
     bind: Vec<SocketAddr>,
     remote: SocketAddr,
-) -> Result<Fingerprint, LinkError> {
-    let local = endpoint::local_for(&bind, remote, 0).ok_or(LinkError::NoAddress)?;
+) -> Result<Fingerprint, LineError> {
+    let local = endpoint::local_for(&bind, remote, 0).ok_or(LineError::NoAddress)?;
     let connected = async {
         let mtu = PathMtu::of(remote, endpoint::DATAGRAM_BYTES_MIN);
         let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
@@ -207,7 +207,7 @@ async fn attempt(
         match (key, ended) {
             (Some(key), _) => Ok(key),
             (None, Err(error)) => Err(error.into()),
-            (None, Ok(_)) => Err(LinkError::Protocol("it showed no key".into())),
+            (None, Ok(_)) => Err(LineError::Protocol("it showed no key".into())),
         }
     };
     unless_barred(&*sockets, local, remote, connected).await

@@ -1,6 +1,6 @@
-//! What a client needs before and beside a transfer, whatever that is: the server is looked up, its key is
-//! decided on at first sight and remembered, what is learned of a path is kept for the next time, and when no
-//! connection comes up it is known what to say.
+//! The client, and what it needs before and beside a transfer: the server is looked up, its key is decided on at
+//! first sight and remembered, the lines of a set are dialled, what is learned of a path is kept for the next
+//! time, and what was interrupted is tried again.
 //!
 //! # Example
 //! A push to a server that has a name and whose key was never seen:
@@ -13,7 +13,7 @@
 //! use qbulk::identity::{Identity, config_dir};
 //! use qbulk::net::address::ServerAddress;
 //! use qbulk::net::tls::ClientTrust;
-//! use qbulk::push::{PushConfig, push};
+//! use qbulk::client::{PushConfig, push};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let identity = Arc::new(Identity::load_or_create(&config_dir()?)?);
@@ -42,14 +42,22 @@
 //! # }
 //! ```
 
+mod config;
 mod find;
 pub mod first_contact;
+mod number;
 pub mod path_memory;
+mod push;
 pub(crate) mod reach;
+mod retry;
+mod session;
 
 use std::time::Duration;
 
+pub use self::config::PushConfig;
 pub(crate) use self::find::find;
+pub use self::push::push;
+pub use crate::event::PushReporter;
 
 /// How long to try to reach a server unless told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

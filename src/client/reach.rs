@@ -7,13 +7,16 @@ use quinn::ConnectionError;
 
 use crate::error::Error;
 use crate::net::knock::Barrier;
-use crate::net::link::LinkError;
+use crate::net::line::LineError;
 use crate::net::{tls, words};
 use crate::wire;
 
 /// Connections may be lost this often because one side did not keep to the protocol: more means that a
 /// new one does not help.
 const BROKEN_MAX: u32 = 20;
+/// Nobody is heard of, and the server's host says that nobody listens: for so long that may be a firewall
+/// that is loaded anew.
+const REFUSED_TIME: Duration = Duration::from_secs(3);
 
 /// What is known of the way to the server.
 #[derive(Debug)]
@@ -28,12 +31,14 @@ pub(crate) struct Reach {
     accepted: bool,
     /// The server has said that this is not its turn yet.
     waits: bool,
-    last_error: Option<LinkError>,
+    last_error: Option<LineError>,
     /// Connections for which this host had no socket.
     without_socket: u64,
     /// Connections for which the system knew that nothing gets there.
     barred: usize,
     broken: u32,
+    /// Since when nobody was heard of, and it was said that nobody listens.
+    refused_since: Option<Instant>,
 }
 
 impl Reach {
@@ -57,6 +62,7 @@ impl Reach {
             without_socket: 0,
             barred: 0,
             broken: 0,
+            refused_since: None,
         }
     }
 
@@ -81,16 +87,16 @@ impl Reach {
     }
 
     /// A connection, of `opened` so far, is lost. An error if others cannot make up for it.
-    pub(crate) fn lost(&mut self, error: LinkError, opened: u64) -> Result<(), Error> {
+    pub(crate) fn lost(&mut self, error: LineError, opened: u64) -> Result<(), Error> {
         match &error {
-            LinkError::Connection(cause) if tls::is_auth_failure(cause) => {
+            LineError::Connection(cause) if tls::is_auth_failure(cause) => {
                 return Err(Error::Auth(format!(
                     "{} and this host do not trust each other: {}",
                     self.server,
                     words::why(cause)
                 )));
             }
-            LinkError::Connection(ConnectionError::ApplicationClosed(close)) => {
+            LineError::Connection(ConnectionError::ApplicationClosed(close)) => {
                 let code = close.error_code.into_inner();
                 let is_crowded = code == u64::from(wire::CLOSE_CROWDED);
                 if code == u64::from(wire::CLOSE_STOPPING) {
@@ -110,15 +116,15 @@ impl Reach {
                     return Err(self.closed(&close.reason));
                 }
             }
-            LinkError::Protocol(_) => {
+            LineError::Protocol(_) => {
                 self.broken += 1;
                 if !self.accepted || self.broken > BROKEN_MAX {
                     return Err(Error::Peer(error.to_string()));
                 }
             }
-            LinkError::Socket(_) => self.without_socket += 1,
-            LinkError::Barred(_) => self.barred += 1,
-            LinkError::Connection(_) | LinkError::Connect(_) | LinkError::NoAddress => {}
+            LineError::Socket(_) => self.without_socket += 1,
+            LineError::Barred(_) => self.barred += 1,
+            LineError::Connection(_) | LineError::Connect(_) | LineError::NoAddress => {}
         }
         self.last_error = Some(error);
         // A mistake on this host needs no patience; with several local addresses, one may be right.
@@ -128,6 +134,25 @@ impl Reach {
         // Nor does a way that is known to lead nowhere.
         if self.up_at.is_none() && self.barred >= self.places {
             return Err(self.unreachable("nothing gets there"));
+        }
+        Ok(())
+    }
+
+    /// A connection could not be opened while `is_dark`: none is heard of any more. An error if for some
+    /// time now nobody listens there: who had the transfer is gone.
+    pub(crate) fn refused(
+        &mut self,
+        error: &LineError,
+        is_dark: bool,
+        now: Instant,
+    ) -> Result<(), Error> {
+        if !is_dark {
+            self.refused_since = None;
+        } else if matches!(error, LineError::Barred(Barrier::Refused)) {
+            let since = *self.refused_since.get_or_insert(now);
+            if now - since >= REFUSED_TIME {
+                return Err(self.unreachable("nobody listens any more"));
+            }
         }
         Ok(())
     }
@@ -145,7 +170,7 @@ impl Reach {
 
     /// Why the server has not accepted the transfer.
     fn unanswered(&self) -> Error {
-        if let Some(LinkError::Connection(ConnectionError::ApplicationClosed(close))) =
+        if let Some(LineError::Connection(ConnectionError::ApplicationClosed(close))) =
             &self.last_error
         {
             return self.closed(&close.reason);
@@ -158,7 +183,7 @@ impl Reach {
 
     /// Why the server is not reached.
     pub(crate) fn unreachable(&self, what: &str) -> Error {
-        if let (None, Some(error @ LinkError::Socket(_))) = (self.up_at, &self.last_error) {
+        if let (None, Some(error @ LineError::Socket(_))) = (self.up_at, &self.last_error) {
             return Error::Disk(error.to_string());
         }
         no_way(&self.server, &self.addresses, what, self.last_error.as_ref())
@@ -176,7 +201,7 @@ pub(crate) fn no_way(
     server: &str,
     addresses: &[SocketAddr],
     what: &str,
-    error: Option<&LinkError>,
+    error: Option<&LineError>,
 ) -> Error {
     let at: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
     let at = at.join(" and ");
@@ -185,13 +210,13 @@ pub(crate) fn no_way(
     let server = if is_address { at } else { format!("{server} at {at}") };
     let cannot = format!("cannot reach {server} (UDP)");
     Error::Connect(match error {
-        Some(LinkError::Barred(barrier @ Barrier::Refused)) => {
+        Some(LineError::Barred(barrier @ Barrier::Refused)) => {
             format!("{cannot}: {barrier}; is `qbulk serve` running there, on port {port}?")
         }
         // Nothing at the other end is to blame.
-        Some(error @ (LinkError::Barred(_) | LinkError::Socket(_))) => format!("{cannot}: {error}"),
+        Some(error @ (LineError::Barred(_) | LineError::Socket(_))) => format!("{cannot}: {error}"),
         // It has answered.
-        Some(error @ LinkError::Connection(ConnectionError::ConnectionClosed(_))) => {
+        Some(error @ LineError::Connection(ConnectionError::ConnectionClosed(_))) => {
             format!("{cannot}: {error}")
         }
         error => {
@@ -224,14 +249,14 @@ mod tests {
         reach
     }
 
-    fn socket() -> LinkError {
-        LinkError::Socket(io::ErrorKind::AddrNotAvailable.into())
+    fn socket() -> LineError {
+        LineError::Socket(io::ErrorKind::AddrNotAvailable.into())
     }
 
-    fn close(code: u32) -> LinkError {
+    fn close(code: u32) -> LineError {
         let error_code = VarInt::from_u32(code);
         let close = ApplicationClose { error_code, reason: "why".into() };
-        LinkError::Connection(ConnectionError::ApplicationClosed(close))
+        LineError::Connection(ConnectionError::ApplicationClosed(close))
     }
 
     #[test]
@@ -252,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_way_that_leads_nowhere_ends_only_a_push_that_never_was_under_way() {
-        let barred = || LinkError::Barred(Barrier::Refused);
+        let barred = || LineError::Barred(Barrier::Refused);
         let error = reach().lost(barred(), 10).expect_err("nobody is there");
         assert_eq!(error.exit_code(), 3);
         let words = "cannot reach host at 192.0.2.1:4433 (UDP): nobody listens there (connection \
@@ -280,7 +305,7 @@ mod tests {
         {
             reach.lost(close(code), 10).expect("others make up for it");
         }
-        reach.lost(LinkError::Protocol("x".into()), 10).expect("others make up for it");
+        reach.lost(LineError::Protocol("x".into()), 10).expect("others make up for it");
         for (code, exit_code) in
             [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3), (wire::CLOSE_BUSY, 5)]
         {
@@ -303,7 +328,7 @@ mod tests {
     fn a_server_that_never_keeps_to_the_protocol_ends_the_push() {
         assert!(reach().lost(close(wire::CLOSE_PROTOCOL), 10).is_err());
         let mut reach = accepted();
-        let mut lose = || reach.lost(LinkError::Protocol("x".into()), 10);
+        let mut lose = || reach.lost(LineError::Protocol("x".into()), 10);
         assert!((0..100).any(|_| lose().is_err()));
     }
 

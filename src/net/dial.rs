@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::link::LinkError;
+use super::line::LineError;
 use super::sockets::Sockets;
 
 /// An address has so much time before the next one is tried beside it (RFC 8305, 5).
@@ -20,18 +20,18 @@ pub async fn race<T, F>(
     addresses: Vec<SocketAddr>,
     more: impl Future<Output = Vec<SocketAddr>>,
     attempt: impl Fn(SocketAddr) -> F,
-) -> Result<(SocketAddr, T), LinkError>
+) -> Result<(SocketAddr, T), LineError>
 where
-    F: Future<Output = Result<T, LinkError>> + Send + 'static,
+    F: Future<Output = Result<T, LineError>> + Send + 'static,
     T: Send + 'static,
 {
     let mut known = addresses.clone();
     let mut waiting = VecDeque::from(addresses);
-    let mut attempts = JoinSet::<(SocketAddr, Result<T, LinkError>)>::new();
+    let mut attempts = JoinSet::<(SocketAddr, Result<T, LineError>)>::new();
     let mut more = pin!(more);
     let mut has_more = true;
     let mut next_at = Instant::now();
-    let mut failed: Option<LinkError> = None;
+    let mut failed: Option<LineError> = None;
     loop {
         tokio::select! {
             biased;
@@ -58,7 +58,7 @@ where
                 waiting.extend(new.clone());
                 known.extend(waiting.iter());
             }
-            else => return Err(failed.unwrap_or(LinkError::NoAddress)),
+            else => return Err(failed.unwrap_or(LineError::NoAddress)),
         }
     }
 }
@@ -68,11 +68,11 @@ pub async fn unless_barred<T>(
     sockets: &dyn Sockets,
     local: SocketAddr,
     remote: SocketAddr,
-    attempt: impl Future<Output = Result<T, LinkError>>,
-) -> Result<T, LinkError> {
+    attempt: impl Future<Output = Result<T, LineError>>,
+) -> Result<T, LineError> {
     tokio::select! {
         biased;
-        barrier = sockets.knock(local, remote) => Err(LinkError::Barred(barrier)),
+        barrier = sockets.knock(local, remote) => Err(LineError::Barred(barrier)),
         done = attempt => done,
     }
 }
@@ -109,7 +109,7 @@ mod tests {
             async move {
                 match address.port() {
                     SILENT => std::future::pending().await,
-                    CLOSED => Err(LinkError::Barred(Barrier::Refused)),
+                    CLOSED => Err(LineError::Barred(Barrier::Refused)),
                     answers_after => {
                         sleep(Duration::from_millis(answers_after.into())).await;
                         Ok(())

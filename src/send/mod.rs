@@ -1,3 +1,20 @@
-//! What is sent, and what it is called at the other side.
+//! The sender of a job, whoever it belongs to and whoever dialled the lines that it sends over.
 
+mod again;
+mod connections;
+mod failures;
+mod lines;
 pub(crate) mod names;
+mod outflow;
+pub(crate) mod progress;
+mod reading;
+mod recall;
+mod receipt;
+mod said;
+mod sender;
+mod source;
+
+pub(crate) use self::lines::{LineReport, Lines};
+pub(crate) use self::progress::together;
+pub(crate) use self::receipt::Receipt;
+pub(crate) use self::sender::{Job, Sender};

@@ -14,7 +14,8 @@ use crate::congestion::cubic;
 use crate::error::Error;
 use crate::event::VerifyEvent;
 use crate::net::control::{ControlError, ControlReader, send_all};
-use crate::net::link::{CLOSE_TIME, Dialled, LinkError, Route, Siblings};
+use crate::net::line::{CLOSE_TIME, LineError};
+use crate::net::route::{Dialled, Route, Siblings};
 use crate::net::sockets::SystemSockets;
 use crate::net::tls;
 use crate::store::shown;
@@ -57,7 +58,6 @@ impl Peer {
             datagram_bytes_max: config.datagram_bytes_max,
             // What is said is little, whatever the path.
             congestion: cubic(),
-            limit: None,
         });
         let dialled = route.connect(ConnId(0), Siblings::Well);
         match tokio::time::timeout(timeout, dialled).await {
@@ -133,7 +133,7 @@ impl Peer {
     pub(super) async fn next(&mut self) -> Result<Control, Error> {
         let lost = match self.messages.next().await {
             Ok(Some(message)) => return Ok(message),
-            Err(ControlError::Wire(error)) => LinkError::Protocol(error.to_string()),
+            Err(ControlError::Wire(error)) => LineError::Protocol(error.to_string()),
             Ok(None) | Err(ControlError::Read(_)) => self.connection.closed().await.into(),
         };
         self.reach.lost(lost, 1)?;

@@ -13,9 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use network::Lane;
+use qbulk::client::PushConfig;
 use qbulk::net::address::ServerAddress;
 use qbulk::net::lookup::{Found, Resolver};
-use qbulk::push::PushConfig;
 use scenario::Scenario;
 use scene::{Scene, address};
 use tokio::time::{Instant, sleep, timeout};

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use qbulk::client::{PushConfig, push};
 use qbulk::error::Error;
 use qbulk::event::{Progress, PushEvent, Summary};
 use qbulk::identity::Identity;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
-use qbulk::push::{PushConfig, push};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::client::CONNECT_TIMEOUT;
-use crate::client::path_memory::PathCache;
+use super::CONNECT_TIMEOUT;
+use super::path_memory::PathCache;
 use crate::congestion::{Algorithm, BudgetConfig};
-use crate::event::PushEvent;
 use crate::identity::Identity;
 use crate::net::address::ServerAddress;
 use crate::net::endpoint::DATAGRAM_BYTES_MAX;
@@ -100,6 +99,3 @@ impl PushConfig {
         }
     }
 }
-
-/// Called with every event, from the transfer's own task: it must not block for long.
-pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;

@@ -3,9 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::PushReporter;
 use super::receipt::Receipt;
-use crate::event::{Failure, FailureKind, PushEvent};
+use crate::event::{Failure, FailureKind, PushEvent, PushReporter};
 use crate::store::shown;
 use crate::wire::{Unkept, What};
 

@@ -2,52 +2,48 @@
 
 use std::time::Instant;
 
+use super::lines::Lines;
+use super::outflow::Outflow;
 use super::recall::KeptFiles;
-use super::{DAMAGED_MAX, Push};
-use crate::client::path_memory::PathKey;
+use super::sender::{DAMAGED_MAX, Sender};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
-use crate::net::knock::Barrier;
-use crate::net::link::{Link, LinkError};
+use crate::net::line::{Line, LineError};
 use crate::store::shown;
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
 use crate::wire::{Control, Destination, VERSION};
 use crate::{clock, wire};
 
-impl Push {
-    pub(super) fn on_up(&mut self, conn: ConnId, link: Link) {
+impl<L: Lines> Sender<L> {
+    pub(super) fn on_up(&mut self, conn: ConnId, line: Line) {
         let now = clock::now();
         if self.pool.role(conn).is_none() {
-            return link.close(wire::CLOSE_CONDEMNED); // given up while it was opened
+            return line.close(wire::CLOSE_CONDEMNED); // given up while it was opened
         }
-        self.reach.up(now);
-        let (local, remote) = link.addresses();
+        self.lines.up(now);
+        let (local, remote) = line.addresses();
         self.connections.up(conn, local, remote, now);
         if let Some(receipt) = &self.receipt {
-            let key = link.fingerprint();
-            receipt.begin(&self.transfer, key, &self.server, remote, &self.destination);
+            let key = line.fingerprint();
+            receipt.begin(&self.transfer, key, self.lines.peer(), remote, &self.destination);
         }
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing {
-            link.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
+            line.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
         }
-        self.links.insert(conn, link);
+        self.outflows.insert(conn, Outflow::new(line, self.limit.clone()));
         self.note_found(now);
         self.pool.handle(Input::Up(conn), now);
     }
 
-    pub(super) fn on_lost(&mut self, conn: ConnId, error: LinkError) -> Result<(), Error> {
+    pub(super) fn on_lost(&mut self, conn: ConnId, error: LineError) -> Result<(), Error> {
         tracing::info!(conn = conn.0, %error, "connection lost");
         if self.pool.role(conn).is_none() {
             return Ok(()); // given up before
         }
-        let is_refused = matches!(error, LinkError::Barred(Barrier::Refused));
-        self.reach.lost(error, self.pool.stats().opened)?;
-        // Who had the transfer is gone, and nobody is heard any more: nothing is left to wait for.
-        if is_refused && self.pool.is_dark(clock::now()) {
-            return Err(self.reach.unreachable("nobody listens any more"));
-        }
-        self.pool.handle(Input::Lost(conn), clock::now());
+        let now = clock::now();
+        self.lines.lost(error, self.pool.stats().opened, self.pool.is_dark(now), now)?;
+        self.pool.handle(Input::Lost(conn), now);
         Ok(())
     }
 
@@ -58,13 +54,13 @@ impl Push {
                 self.on_welcome(conn, destination, instance, kept)?;
             }
             Control::Welcome { version, .. } => {
-                let server = &self.server;
+                let server = self.lines.peer();
                 return Err(Error::Peer(format!(
                     "{server} speaks version {version} of the protocol, this host version {VERSION}"
                 )));
             }
             Control::Waiting { message } => {
-                if self.reach.waits() {
+                if self.lines.waits() {
                     (self.report)(PushEvent::Waiting { reason: shown(&message) });
                 }
             }
@@ -78,8 +74,8 @@ impl Push {
                 self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
             }
             Control::Failed { number, item, path, message } => {
-                if let Some(link) = self.links.get(&conn) {
-                    link.say(Control::Heard(number));
+                if let Some(outflow) = self.outflows.get(&conn) {
+                    outflow.line().say(Control::Heard(number));
                 }
                 if self.failures.hear(number, path, shown(&message))
                     && let Some(item) = item
@@ -108,7 +104,7 @@ impl Push {
             | Control::Compare { .. }
             | Control::Expect { .. }
             | Control::Compared { .. } => {
-                return Err(Error::Peer(format!("{} broke the protocol", self.server)));
+                return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
             }
         }
         Ok(())
@@ -124,7 +120,7 @@ impl Push {
         match self.instance {
             None => {
                 self.instance = Some(instance);
-                self.reach.accepted();
+                self.lines.accepted();
                 if !kept {
                     return self.begin(destination, KeptFiles::new());
                 }
@@ -134,7 +130,7 @@ impl Push {
             Some(_) => {
                 return Err(Error::Connect(format!(
                     "{} has lost the transfer (was it restarted?)",
-                    self.server
+                    self.lines.peer()
                 )));
             }
         }
@@ -144,16 +140,16 @@ impl Push {
 
     /// Asks over `conn` what is kept, if that has to be asked.
     pub(super) fn ask(&mut self, conn: ConnId) {
-        if let Some(link) = self.links.get(&conn)
+        if let Some(outflow) = self.outflows.get(&conn)
             && let Some(question) = self.recall.ask(conn)
         {
-            link.say(question);
+            outflow.line().say(question);
         }
     }
 
     /// The connection that was asked is lost; another one that the server has welcomed is asked.
     pub(super) fn ask_again(&mut self) {
-        if let Some(&conn) = self.links.keys().min() {
+        if let Some(&conn) = self.outflows.keys().min() {
             self.ask(conn);
         }
     }
@@ -166,8 +162,8 @@ impl Push {
     }
 
     pub(super) fn on_confirmed(&mut self, conn: ConnId, stripe: StripeId, now: Instant) {
-        if let Some(link) = self.links.get(&conn) {
-            link.confirmed(stripe);
+        if let Some(outflow) = self.outflows.get(&conn) {
+            outflow.confirmed(stripe);
         }
         if let Some(flight) = self.flights.remove(&stripe) {
             self.connections.confirmed(conn);
@@ -194,7 +190,8 @@ impl Push {
         if !self.finishing || files + failed_files + discarded_files != self.source.files {
             return Err(Error::Peer(format!(
                 "{} has made {files} files durable of {} that were sent: push again",
-                self.server, self.source.files
+                self.lines.peer(),
+                self.source.files
             )));
         }
         self.failures.settle(failed_files + failed_others);
@@ -203,7 +200,6 @@ impl Push {
         self.confirmed_bytes +=
             unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
         self.confirmed_stripes += unconfirmed.len() as u64;
-        self.remember_path();
         let others = self.source.others.saturating_sub(failed_others);
         let told = Summary {
             files: files + self.source.kept_files,
@@ -215,17 +211,5 @@ impl Push {
         let moved_bytes = told.bytes.saturating_sub(told.kept_bytes);
         self.done = Some(Summary { bytes_per_s: moved_bytes as f64 / told.seconds, ..told });
         Ok(())
-    }
-
-    /// Keeps what was learned about the path for the next push.
-    pub(super) fn remember_path(&self) {
-        let chosen = self.route.addresses.chosen();
-        let (Some(paths), Some(memory), Some(server)) = (&self.paths, self.budget.memory(), chosen)
-        else {
-            return;
-        };
-        if let Err(error) = paths.remember(&PathKey::new(server.ip(), self.local), memory) {
-            tracing::debug!(%error, "the path is not remembered");
-        }
     }
 }

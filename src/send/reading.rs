@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::lines::Lines;
+use super::sender::{CHECKS_MAX, Event, Flight, Sender};
 use super::source::Found;
-use super::{CHECKS_MAX, Event, Flight, Push};
 use crate::clock;
 use crate::store::scan::Lost;
 use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, Unreadable, confirm, prepare};
 use crate::traffic::{Input, Item, Stripe, StripeId};
 
-impl Push {
+impl<L: Lines> Sender<L> {
     /// Looks at files of which the server has something.
     pub(super) fn check(&mut self) {
         while self.checking < CHECKS_MAX

@@ -3,7 +3,8 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use super::Push;
+use super::lines::Lines;
+use super::sender::Sender;
 use crate::clock;
 use crate::event::{Progress, PushEvent, Summary};
 use crate::traffic::{ConnId, Role};
@@ -12,15 +13,18 @@ use crate::wire;
 /// Connections that the summary of a push tells about one by one.
 const CONNECTIONS_TOLD_MAX: usize = 2_000;
 
-impl Push {
+impl<L: Lines> Sender<L> {
     pub(super) fn tell_connections(&mut self, now: Instant) {
-        let mut conns: Vec<ConnId> = self.links.keys().copied().collect();
+        let mut conns: Vec<ConnId> = self.outflows.keys().copied().collect();
         conns.sort_unstable();
         for conn in conns {
-            let (Some(role), Some(link)) = (self.pool.role(conn), self.links.get(&conn)) else {
+            let (Some(role), Some(outflow)) = (self.pool.role(conn), self.outflows.get(&conn))
+            else {
                 continue;
             };
-            if let Some(state) = self.connections.state(conn, role, link.told_sample(), now) {
+            if let Some(state) =
+                self.connections.state(conn, role, outflow.line().told_sample(), now)
+            {
                 (self.report)(PushEvent::Connection(state));
             }
         }
@@ -37,7 +41,7 @@ impl Push {
             confirmed_bytes: self.source.kept_bytes + self.confirmed_bytes,
             kept_bytes: self.source.kept_bytes,
             bytes_per_s: self.rate.update(now, self.confirmed_bytes),
-            connections: self.links.len(),
+            connections: self.outflows.len(),
             active: self.pool.count(Role::Active),
             reserve: self.pool.count(Role::Reserve),
             takeovers: self.pool.stats().takeovers,
@@ -46,10 +50,11 @@ impl Push {
     }
 
     /// What this end knows of the transfer.
-    pub(super) fn summary(&mut self) -> Summary {
+    pub(crate) fn summary(&mut self) -> Summary {
         let now = clock::now();
         let transfer = wire::transfer_name(&self.transfer);
-        let samples = || self.links.iter().map(|(&conn, link)| (conn, link.told_sample()));
+        let samples =
+            || self.outflows.iter().map(|(&conn, outflow)| (conn, outflow.line().told_sample()));
         let padding_bytes = self.connections.gone_padding_bytes()
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
         let connections = self.connections.totals(&transfer, samples(), now);
@@ -84,7 +89,7 @@ impl Push {
 
 /// What a push that was interrupted did in all: what was counted `earlier`, and by its last transfer.
 /// What has arrived, failed, and was kept is what that one says.
-pub(super) fn together(earlier: Summary, last: Summary) -> Summary {
+pub(crate) fn together(earlier: Summary, last: Summary) -> Summary {
     let padding_sent_bytes = earlier.padding_sent_bytes + last.padding_sent_bytes;
     let sent_bytes = earlier.sent_bytes + last.sent_bytes;
     let mut connections = earlier.connections;

@@ -29,7 +29,7 @@ use crate::store::{reason, shown};
 use crate::wire::transfer_name;
 
 /// A receipt that is being written.
-pub(super) struct Receipt {
+pub(crate) struct Receipt {
     path: PathBuf,
     client: Fingerprint,
     started: SystemTime,
@@ -48,7 +48,7 @@ struct Out {
 
 impl Receipt {
     /// Looks whether it can be written, and begins to take notes.
-    pub(super) fn create(
+    pub(crate) fn create(
         path: PathBuf,
         client: Fingerprint,
         started: SystemTime,
@@ -72,7 +72,7 @@ impl Receipt {
     }
 
     /// That none of the sources is the receipt itself.
-    pub(super) fn check(&self, sources: &[PathBuf]) -> Result<(), Error> {
+    pub(crate) fn check(&self, sources: &[PathBuf]) -> Result<(), Error> {
         let is_it = |source: &&PathBuf| {
             let found = fs::symlink_metadata(source);
             found.is_ok_and(|found| self.is_at(source, (found.dev(), found.ino())))

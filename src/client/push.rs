@@ -1,0 +1,123 @@
+//! A push, over as many attempts as it takes.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::config::PushConfig;
+use super::find;
+use super::retry::{REACH_TIME, Retry};
+use super::session::Session;
+use crate::clock;
+use crate::error::Error;
+use crate::event::{PushEvent, PushReporter, Summary};
+use crate::net::limit::Limit;
+use crate::net::lookup::Addresses;
+use crate::send::names::starts;
+use crate::send::{Job, Receipt, Sender, together};
+use crate::store::descriptors::raise_limit;
+use crate::traffic::PoolConfig;
+use crate::wire;
+
+/// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
+/// an earlier run of the same push is not sent again; an interruption that may pass is waited out.
+///
+/// Single files that fail are in the summary; an error means that the transfer as a whole failed.
+pub async fn push(
+    config: PushConfig,
+    report: PushReporter,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<Summary, Error> {
+    let (began, started) = (clock::now(), SystemTime::now());
+    // Sockets, and files that are read.
+    raise_limit();
+    let mut retry = Retry::new(config.retry_for);
+    if let Some(fault) = wire::path_fault(&config.destination) {
+        return Err(Error::Usage(format!("the destination cannot be: {fault}")));
+    }
+    let (mut interruptions, mut earlier) = (0, Summary::default());
+    // For an earlier run to end: it is asked for again and again, and told once.
+    let mut is_waiting = false;
+    tokio::pin!(stop);
+    loop {
+        let mut config = config.clone();
+        if interruptions > 0 {
+            config.connect_timeout = config.connect_timeout.min(REACH_TIME);
+        }
+        let client = config.identity.fingerprint();
+        let receipt = config.receipt.clone().map(|path| Receipt::create(path, client, started));
+        let receipt = receipt.transpose()?.map(Arc::new);
+        receipt.as_ref().map_or(Ok(()), |receipt| receipt.check(&config.sources))?;
+        // The server may be somewhere else by now.
+        let found = tokio::select! {
+            found = find(&config.servers, &config.resolver, &config.bind) => found,
+            () = &mut stop => return Err(Error::Interrupted),
+        };
+        let (error, alive_at) = match found {
+            Err(error) => (error, None),
+            Ok(addresses) => {
+                let mut sender = attempt(&config, addresses, &report, receipt, began)?;
+                let error = match sender.run_until(&mut stop).await {
+                    Ok(summary) => {
+                        sender.lines().remember_path();
+                        let summary = Summary { interruptions, ..together(earlier, summary) };
+                        tokio::select! {
+                            finished = sender.finish_receipt(&summary) => finished?,
+                            () = &mut stop => return Err(Error::Interrupted),
+                        }
+                        report(PushEvent::Summary(summary.clone()));
+                        return Ok(summary);
+                    }
+                    Err(error) => error,
+                };
+                earlier = together(earlier, sender.summary());
+                (error, sender.lines().is_accepted().then(|| sender.alive_at()))
+            }
+        };
+        let was_accepted = alive_at.is_some();
+        let Some(wait) = retry.wait_after(&error, alive_at, clock::now()) else {
+            return Err(error);
+        };
+        interruptions += u64::from(was_accepted);
+        let reason = error.to_string();
+        let was_waiting = std::mem::replace(&mut is_waiting, matches!(error, Error::Busy(_)));
+        match (is_waiting, was_waiting && !was_accepted) {
+            (true, true) => {}
+            (true, false) => report(PushEvent::Waiting { reason }),
+            (false, _) => {
+                report(PushEvent::Interrupted { reason, retry_in_s: wait.as_secs_f64() });
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = &mut stop => return Err(Error::Interrupted),
+        }
+    }
+}
+
+/// One attempt at a push, with its own transfer at the server.
+fn attempt(
+    config: &PushConfig,
+    addresses: Addresses,
+    report: &PushReporter,
+    receipt: Option<Arc<Receipt>>,
+    began: Instant,
+) -> Result<Sender<Session>, Error> {
+    let starts = starts(&config.sources)?;
+    let transfer = rand::random();
+    let session = Session::new(config, addresses, &starts, transfer)?;
+    let job = Job {
+        transfer,
+        starts,
+        destination: config.destination.clone(),
+        pool: PoolConfig {
+            stuck_after: config.retry_for,
+            up_within: config.connect_timeout,
+            ..config.pool.clone()
+        },
+        limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
+        read: config.read,
+        receipt,
+        began,
+    };
+    Ok(Sender::new(job, session, Arc::clone(report)))
+}

@@ -1,0 +1,48 @@
+//! Where a sender's lines come from.
+
+use std::time::Instant;
+
+use crate::error::Error;
+use crate::net::line::{LineError, LineEvent};
+use crate::net::route::Siblings;
+use crate::traffic::ConnId;
+
+/// Told what becomes of a line.
+pub(crate) type LineReport = Box<dyn Fn(LineEvent) + Send + Sync>;
+
+/// Brings a sender its lines, and knows what it means when they are lost: a client dials them.
+pub(crate) trait Lines {
+    /// Who is at the other end, for messages.
+    fn peer(&self) -> &str;
+
+    /// A line is wanted, while the others are as `siblings` says.
+    fn open(&mut self, conn: ConnId, siblings: Siblings, report: LineReport);
+
+    /// A line is up.
+    fn up(&mut self, now: Instant);
+
+    /// The receiver has accepted the job.
+    fn accepted(&mut self);
+
+    /// The receiver will accept the job when it is its turn. True if that is new.
+    fn waits(&mut self) -> bool;
+
+    /// A line, of `opened` so far, is lost, and none is heard of any more if it `is_dark`. An error if others
+    /// cannot make up for it.
+    fn lost(
+        &mut self,
+        error: LineError,
+        opened: u64,
+        is_dark: bool,
+        now: Instant,
+    ) -> Result<(), Error>;
+
+    /// An error if the receiver has been waited for long enough.
+    fn check(&self, now: Instant) -> Result<(), Error>;
+
+    /// Why the receiver is not reached any more.
+    fn unreachable(&self, what: &str) -> Error;
+
+    /// Ends whatever still opens or holds lines.
+    fn end(&mut self) -> impl Future<Output = ()> + Send;
+}

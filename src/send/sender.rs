@@ -1,0 +1,418 @@
+//! The loop that sends one job: it joins the traffic manager to lines and disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use super::Lines;
+use super::again::Again;
+use super::connections::Connections;
+use super::failures::Failures;
+use super::outflow::{Outflow, Ready};
+use super::recall::Recall;
+use super::receipt::Receipt;
+use super::source::{Check, Source};
+use crate::buffers::Buffers;
+use crate::clock;
+use crate::error::Error;
+use crate::event::{PushEvent, PushReporter, Summary};
+use crate::net::limit::Limit;
+use crate::net::line::{CLOSE_TIME, LineEvent};
+use crate::net::route::Siblings;
+use crate::rate::Rate;
+use crate::store::compare::Wanted;
+use crate::store::scan::{Entry, FileInfo, Lost, Start};
+use crate::store::source::{ReadOptions, Sealed, SourceItem, Unreadable, prepare};
+use crate::traffic::{
+    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+};
+use crate::wire::{self, Control};
+
+/// How often connections are sampled and time is looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// How often progress is told.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// How often it is told how each connection does.
+const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
+/// Items that may wait in the plan.
+const WAITING_MAX: usize = 4_096;
+/// Files that are read at the same time to see whether they have changed.
+pub(super) const CHECKS_MAX: usize = 4;
+/// Stripes may arrive damaged this often: more means that something is broken.
+pub(super) const DAMAGED_MAX: u32 = 100;
+
+pub(super) enum Event {
+    Line(ConnId, LineEvent),
+    Prepared {
+        stripe: StripeId,
+        /// What of files it covers, in bytes.
+        covered_bytes: u64,
+        sealed: Vec<Sealed>,
+        failures: Vec<(Arc<SourceItem>, Unreadable)>,
+    },
+    /// A file of which something had changed under way was read once more.
+    Confirmed(Sealed, Result<(), Unreadable>),
+    LookedAgain(Vec<Result<Entry, Lost>>),
+    /// A file of which the server has something was read, and is still the same if there is an answer.
+    Checked(Check, Option<FileInfo>),
+}
+
+/// A stripe that is sent and not confirmed. What was read of it is kept, so that another connection can
+/// take it over at once.
+pub(super) struct Flight {
+    pub(super) ready: Ready,
+    pub(super) content_bytes: u64,
+    /// Items that are whole with it.
+    pub(super) items: u64,
+}
+
+/// What is to be sent.
+pub(crate) struct Job {
+    /// What the receiver knows it by, and nobody else.
+    pub(crate) transfer: [u8; 16],
+    /// Where it comes from.
+    pub(crate) starts: Vec<Start>,
+    /// Where it goes, relative to the receiver's root.
+    pub(crate) destination: Vec<u8>,
+    /// The connection set that it goes over.
+    pub(crate) pool: PoolConfig,
+    /// The most to send, all connections together.
+    pub(crate) limit: Option<Arc<Limit>>,
+    /// How sources are read.
+    pub(crate) read: ReadOptions,
+    /// Where it is noted what was delivered.
+    pub(crate) receipt: Option<Arc<Receipt>>,
+    /// When it began, for what is told of it.
+    pub(crate) began: Instant,
+}
+
+/// A job that is being sent.
+pub(crate) struct Sender<L> {
+    pub(super) report: PushReporter,
+    pub(super) lines: L,
+    pub(super) limit: Option<Arc<Limit>>,
+    pub(super) began: Instant,
+    pub(super) pool: Pool,
+    pub(super) transfer: [u8; 16],
+    pub(super) destination: Vec<u8>,
+    pub(super) source: Source,
+    pub(super) read: ReadOptions,
+    pub(super) again: Again,
+    /// Stops who reads for it when it is dropped.
+    pub(super) wanted: Wanted,
+    pub(super) receipt: Option<Arc<Receipt>>,
+    pub(super) recall: Recall,
+    /// Which of the server's transfers this is.
+    pub(super) instance: Option<u64>,
+    pub(super) outflows: HashMap<ConnId, Outflow>,
+    pub(super) flights: HashMap<StripeId, Flight>,
+    pub(super) buffers: Buffers,
+    pub(super) events: mpsc::UnboundedSender<Event>,
+    pub(super) inbox: mpsc::UnboundedReceiver<Event>,
+    pub(super) confirmed_bytes: u64,
+    pub(super) confirmed_items: u64,
+    pub(super) confirmed_stripes: u64,
+    pub(super) rate: Rate,
+    pub(super) progress_at: Instant,
+    pub(super) connections: Connections,
+    pub(super) connections_at: Instant,
+    pub(super) failures: Failures,
+    pub(super) damaged: u32,
+    /// All that the scan found was offered.
+    pub(super) source_done: bool,
+    /// Stripes that are being read for the first time.
+    pub(super) reading: usize,
+    /// Files that are read once more before they are sealed.
+    pub(super) confirming: usize,
+    /// Files that are read to see whether they still have what the server has of them.
+    pub(super) checking: usize,
+    /// The server knows how many stripes there are.
+    pub(super) finishing: bool,
+    pub(super) done: Option<Summary>,
+}
+
+impl<L: Lines> Sender<L> {
+    /// Sends `job` over what `lines` brings, once it runs.
+    pub(crate) fn new(job: Job, lines: L, report: PushReporter) -> Self {
+        let now = clock::now();
+        let (events, inbox) = mpsc::unbounded_channel();
+        Self {
+            failures: Failures::new(Arc::clone(&report), job.receipt.clone()),
+            report,
+            lines,
+            limit: job.limit,
+            began: job.began,
+            pool: Pool::new(job.pool, rand::random(), now),
+            transfer: job.transfer,
+            destination: job.destination,
+            source: Source::new(job.starts, job.receipt.clone()),
+            read: job.read,
+            again: Again::default(),
+            wanted: Wanted::default(),
+            receipt: job.receipt,
+            recall: Recall::default(),
+            instance: None,
+            outflows: HashMap::new(),
+            flights: HashMap::new(),
+            buffers: Buffers::default(),
+            events,
+            inbox,
+            confirmed_bytes: 0,
+            confirmed_items: 0,
+            confirmed_stripes: 0,
+            rate: Rate::default(),
+            progress_at: now,
+            connections: Connections::default(),
+            connections_at: now + CONNECTIONS_INTERVAL,
+            damaged: 0,
+            source_done: false,
+            reading: 0,
+            confirming: 0,
+            checking: 0,
+            finishing: false,
+            done: None,
+        }
+    }
+
+    /// Who brings the lines.
+    pub(crate) fn lines(&self) -> &L {
+        &self.lines
+    }
+
+    /// When there was a line last.
+    pub(crate) fn alive_at(&self) -> Instant {
+        self.pool.alive_at()
+    }
+
+    /// Sends until all is durable at the receiver, or `stop` resolves.
+    pub(crate) async fn run_until(
+        &mut self,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
+        (self.report)(PushEvent::Begun { transfer: wire::transfer_name(&self.transfer) });
+        let result = tokio::select! {
+            biased;
+            result = self.run() => result,
+            () = stop => Err(Error::Interrupted),
+        };
+        self.close(result.is_ok()).await;
+        result
+    }
+
+    async fn run(&mut self) -> Result<Summary, Error> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.act()?;
+            if let Some(summary) = self.done.take() {
+                return Ok(summary);
+            }
+            // Paths are known once the server has said what is at the destination.
+            let takes_found = self.source.is_named()
+                && self.pool.plan().waiting_items() < WAITING_MAX
+                && self.source.waiting_checks() < WAITING_MAX;
+            tokio::select! {
+                biased;
+                Some(event) = self.inbox.recv() => self.on_event(event)?,
+                _ = tick.tick() => self.on_tick()?,
+                Some(found) = self.source.next(), if takes_found => self.on_found(found),
+            }
+        }
+    }
+
+    /// Does what the traffic manager wants done.
+    fn act(&mut self) -> Result<(), Error> {
+        while let Some(output) = self.pool.poll() {
+            match output {
+                Output::Open { conn } => self.open(conn),
+                Output::Prime { conn, budget_bytes } => {
+                    if let Some(outflow) = self.outflows.get_mut(&conn) {
+                        outflow.prime(budget_bytes);
+                    }
+                }
+                Output::StopPrime { conn, end } => self.stop_priming(conn, end),
+                Output::Send { conn, stripe, .. } => self.send(conn, &stripe),
+                Output::Abandon { conn, stripe } => {
+                    if let Some(outflow) = self.outflows.get(&conn) {
+                        outflow.abandon(stripe);
+                    }
+                }
+                Output::Close { conn, verdict, stripes } => self.give_up(conn, verdict, stripes),
+                Output::Drained => {}
+                Output::Stuck => {
+                    return Err(self.lines.unreachable("every connection was lost"));
+                }
+            }
+        }
+        self.check();
+        self.announce_end();
+        Ok(())
+    }
+
+    /// Tells the server how many stripes there are as soon as that is known.
+    fn announce_end(&mut self) {
+        let plan = self.pool.plan();
+        let is_read = self.source_done
+            && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
+            && plan.waiting_items() == 0
+            && !self.again.is_looking();
+        if !is_read || self.finishing {
+            return;
+        }
+        if let Some(look) = self.again.begin() {
+            let events = self.events.clone();
+            tokio::task::spawn_blocking(move || drop(events.send(Event::LookedAgain(look()))));
+            return;
+        }
+        self.finishing = true;
+        for outflow in self.outflows.values() {
+            outflow.line().say(Control::Finish { stripes: plan.cut_stripes() });
+        }
+    }
+
+    fn open(&mut self, conn: ConnId) {
+        let events = self.events.clone();
+        let report = Box::new(move |event| drop(events.send(Event::Line(conn, event))));
+        let siblings = if self.pool.is_dark(clock::now()) {
+            Siblings::Dark
+        } else if self.outflows.is_empty() {
+            Siblings::Lost
+        } else {
+            Siblings::Well
+        };
+        self.lines.open(conn, siblings, report);
+    }
+
+    fn stop_priming(&mut self, conn: ConnId, end: PrimeEnd) {
+        let Some(outflow) = self.outflows.get_mut(&conn) else { return };
+        outflow.stop_priming();
+        let sample = outflow.line().told_sample();
+        (self.report)(PushEvent::Primed {
+            conn: conn.0,
+            end: end.name(),
+            window_bytes: sample.window_bytes,
+            padding_bytes: sample.padding_bytes,
+        });
+    }
+
+    fn send(&mut self, conn: ConnId, stripe: &Stripe) {
+        if stripe.extents.is_empty() {
+            // What it held is not wanted any more.
+            let prepared = prepare(stripe.id.0, &[], &self.buffers, self.read).prepared;
+            let (_, ready) = watch::channel(Some(prepared));
+            self.flights.insert(stripe.id, Flight { ready, content_bytes: 0, items: 0 });
+        } else if !self.flights.contains_key(&stripe.id) {
+            let flight = self.read(stripe);
+            self.flights.insert(stripe.id, flight);
+        }
+        let flight = &self.flights[&stripe.id];
+        if let Some(outflow) = self.outflows.get(&conn) {
+            outflow.send(stripe.id, flight.ready.clone());
+        }
+    }
+
+    fn give_up(&mut self, conn: ConnId, verdict: Verdict, stripes: usize) {
+        let Some(outflow) = self.outflows.remove(&conn) else { return };
+        if self.recall.lost(conn) {
+            self.ask_again();
+        }
+        self.connections.down(conn, outflow.line().told_sample(), verdict.name(), clock::now());
+        outflow.line().close(wire::CLOSE_CONDEMNED);
+        // The server hears by the others, any of which may be dead as well.
+        for other in self.outflows.values() {
+            other.line().say(Control::Drop(conn.0));
+        }
+        tracing::info!(conn = conn.0, ?verdict, stripes, "connection given up");
+        (self.report)(PushEvent::Condemned { conn: conn.0, verdict: verdict.name(), stripes });
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), Error> {
+        match event {
+            Event::Line(conn, LineEvent::Up(line)) => self.on_up(conn, line),
+            Event::Line(conn, LineEvent::Control(message)) => self.on_control(conn, message)?,
+            Event::Line(conn, LineEvent::Lost(error)) => self.on_lost(conn, error)?,
+            Event::Prepared { stripe, covered_bytes, sealed, failures } => {
+                self.reading -= 1;
+                // What could not be read is not sent either.
+                if let Some(flight) = self.flights.get_mut(&stripe) {
+                    flight.content_bytes = covered_bytes;
+                }
+                let (unsure, sure): (Vec<_>, Vec<_>) =
+                    sealed.into_iter().partition(|sealed| sealed.is_unsure);
+                let seal = |sealed: Sealed| self.source.seal(&sealed.item, sealed.hash);
+                let seals = sure.into_iter().map(seal).collect();
+                self.offer(seals);
+                for sealed in unsure {
+                    self.confirm(sealed);
+                }
+                for (item, why) in failures {
+                    self.lose(&item, why);
+                }
+            }
+            Event::Checked(check, same) => {
+                self.checking -= 1;
+                let items = self.source.take_checked(check, same);
+                self.offer(items);
+            }
+            Event::Confirmed(sealed, result) => self.on_confirmation(&sealed, result),
+            Event::LookedAgain(entries) => {
+                self.again.end();
+                for entry in entries {
+                    match entry {
+                        Ok(entry) => {
+                            let items = self.source.take_again(entry);
+                            self.offer(items);
+                        }
+                        Err(lost) => self.failures.add(lost.into()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What was not delivered is known by now.
+    pub(crate) async fn finish_receipt(&mut self, summary: &Summary) -> Result<(), Error> {
+        let Some(receipt) = self.receipt.take() else { return Ok(()) };
+        let (summary, failures) = (summary.clone(), std::mem::take(&mut self.failures.settled));
+        let finish = move || receipt.finish(&summary, failures);
+        let finished = tokio::task::spawn_blocking(finish).await;
+        finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
+    }
+
+    fn on_tick(&mut self) -> Result<(), Error> {
+        let now = clock::now();
+        self.note_found(now);
+        for (&conn, outflow) in &self.outflows {
+            self.pool.handle(Input::Sample(conn, outflow.line().sample()), now);
+        }
+        self.pool.handle_timeout(now);
+        self.lines.check(now)?;
+        if now >= self.progress_at {
+            self.progress_at = now + PROGRESS_INTERVAL;
+            let progress = self.progress(now);
+            (self.report)(PushEvent::Progress(progress));
+        }
+        if now >= self.connections_at {
+            self.connections_at = now + CONNECTIONS_INTERVAL;
+            self.tell_connections(now);
+        }
+        Ok(())
+    }
+
+    /// Ends all connections, and gives the news a moment to leave.
+    async fn close(&mut self, done: bool) {
+        self.source.stop();
+        let code = if done { wire::CLOSE_DONE } else { wire::CLOSE_ABORTED };
+        for outflow in self.outflows.values() {
+            outflow.line().close(code);
+        }
+        if !self.outflows.is_empty() {
+            tokio::time::sleep(CLOSE_TIME).await;
+        }
+        self.lines.end().await;
+    }
+}
