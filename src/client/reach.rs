@@ -138,17 +138,15 @@ impl Reach {
         Ok(())
     }
 
-    /// A connection could not be opened while `is_dark`: none is heard of any more. An error if for some
-    /// time now nobody listens there: who had the transfer is gone.
-    pub(crate) fn refused(
-        &mut self,
-        error: &LineError,
-        is_dark: bool,
-        now: Instant,
-    ) -> Result<(), Error> {
-        if !is_dark {
-            self.refused_since = None;
-        } else if matches!(error, LineError::Barred(Barrier::Refused)) {
+    /// Somebody is there.
+    pub(crate) fn heard(&mut self) {
+        self.refused_since = None;
+    }
+
+    /// A connection could not be opened while none is heard of any more. An error if for some time now
+    /// nobody listens there: who had the transfer is gone.
+    pub(crate) fn refused(&mut self, error: &LineError, now: Instant) -> Result<(), Error> {
+        if matches!(error, LineError::Barred(Barrier::Refused)) {
             let since = *self.refused_since.get_or_insert(now);
             if now - since >= REFUSED_TIME {
                 return Err(self.unreachable("nobody listens any more"));

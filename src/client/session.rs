@@ -157,11 +157,16 @@ impl Lines for Session {
         is_dark: bool,
         now: Instant,
     ) -> Result<(), Error> {
-        self.reach.refused(&error, is_dark, now)?;
+        if is_dark {
+            self.reach.refused(&error, now)?;
+        }
         self.reach.lost(error, opened)
     }
 
-    fn check(&self, now: Instant) -> Result<(), Error> {
+    fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error> {
+        if !is_dark {
+            self.reach.heard();
+        }
         self.reach.check(now)
     }
 

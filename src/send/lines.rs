@@ -37,8 +37,9 @@ pub(crate) trait Lines {
         now: Instant,
     ) -> Result<(), Error>;
 
-    /// An error if the receiver has been waited for long enough.
-    fn check(&self, now: Instant) -> Result<(), Error>;
+    /// Looked at every few milliseconds, with whether no line is heard of any more. An error if the receiver
+    /// has been waited for long enough.
+    fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error>;
 
     /// Why the receiver is not reached any more.
     fn unreachable(&self, what: &str) -> Error;

@@ -390,7 +390,7 @@ impl<L: Lines> Sender<L> {
             self.pool.handle(Input::Sample(conn, outflow.line().sample()), now);
         }
         self.pool.handle_timeout(now);
-        self.lines.check(now)?;
+        self.lines.check(self.pool.is_dark(now), now)?;
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(now);

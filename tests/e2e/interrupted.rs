@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::{Child, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::process::{Signal, kill_process};
 
@@ -209,6 +209,23 @@ fn a_push_that_may_not_wait_ends_when_the_server_does() {
     kill_process(pid(&serve.child), Signal::TERM).unwrap();
     assert_eq!(serve.child.wait().unwrap().code(), Some(0));
     finish(child).assert_failed(3, "being stopped");
+}
+
+#[test]
+fn a_push_that_may_not_wait_ends_soon_when_its_server_was_killed() {
+    let host = Host::new();
+    let mut serve = Serve::start(&host);
+    fs::write(host.src("file"), random(1, (FILE_MIB * MIB) as usize)).unwrap();
+    let mut push = host.pushing(&[host.src("file").as_ref()], &serve.url("file"));
+    push.args(["--retry-for", "0s", "--limit", "1MB"]);
+    let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    eventually("some of it is durable", || journal_bytes(&host) > 0);
+    serve.child.kill().unwrap();
+    serve.child.wait().unwrap();
+    let since = Instant::now();
+    finish(child).assert_failed(3, "nobody listens there");
+    // Nothing but the silence of its connections would tell it after 15 seconds.
+    assert!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
 }
 
 #[test]
