@@ -60,6 +60,7 @@ mod mutex;
 pub mod net;
 mod rate;
 pub mod receipt;
+mod receive;
 mod send;
 pub mod serve;
 pub mod store;

@@ -1,17 +1,22 @@
 //! Taking transfers into a folder.
 
+mod config;
 mod conn;
 mod desk;
+mod door;
+mod drain;
+mod greeting;
+mod handshakes;
 mod lately;
-mod ledger;
 mod limits;
 mod memory;
-mod room;
+mod shares;
 mod transfer;
+mod turned_away;
 mod verify;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,70 +26,27 @@ use quinn::{Endpoint, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+pub use self::config::{ServeConfig, ServeReporter};
+use self::conn::Services;
 use self::desk::Desk;
+use self::door::Door;
+use self::drain::Drain;
 pub use self::limits::Limits;
-use self::limits::{Handshakes, Knock, Means};
+use self::limits::{Clients, Means};
 use self::memory::Parts;
+use self::turned_away::TurnedAway;
+use self::verify::Verifier;
 use crate::error::Error;
 use crate::event::ServeEvent;
 use crate::identity::Identity;
-use crate::net::endpoint::{self, DATAGRAM_BYTES_MAX, RECEIVE_BUFFER_LIMIT};
-use crate::net::sockets::{Sockets, SystemSockets};
-use crate::net::tls::{self, ServerTrust};
+use crate::net::endpoint::{self, RECEIVE_BUFFER_LIMIT};
+use crate::net::tls;
 use crate::store::clean::{Left, clean};
 use crate::store::descriptors::{self, Descriptors};
 use crate::store::own::OwnNames;
 use crate::store::reason;
 use crate::store::root::Root;
 use crate::wire::CLOSE_STOPPING;
-
-/// Where to listen, and what to write to.
-#[derive(Clone)]
-pub struct ServeConfig {
-    /// The UDP address; port 0 lets the system choose one.
-    pub listen: SocketAddr,
-    /// Where the socket comes from.
-    pub sockets: Arc<dyn Sockets>,
-    /// The folder that transfers are written below.
-    pub root: PathBuf,
-    /// Who we are.
-    pub identity: Arc<Identity>,
-    /// Which clients may write.
-    pub trust: ServerTrust,
-    /// Datagrams are never larger than this, in bytes of UDP payload.
-    pub datagram_bytes_max: u16,
-    /// The most that is taken on at a time.
-    pub limits: Limits,
-    /// How much memory to take about, in bytes; without it, what the host and control groups allow.
-    pub memory: Option<u64>,
-    /// How long unfinished files are kept, for the same push to go on with them.
-    pub keep_unfinished: Duration,
-}
-
-impl ServeConfig {
-    /// A server as it is without any options.
-    pub fn new(
-        listen: SocketAddr,
-        root: PathBuf,
-        identity: Arc<Identity>,
-        trust: ServerTrust,
-    ) -> Self {
-        Self {
-            listen,
-            sockets: Arc::new(SystemSockets),
-            root,
-            identity,
-            trust,
-            datagram_bytes_max: DATAGRAM_BYTES_MAX,
-            limits: Limits::default(),
-            memory: None,
-            keep_unfinished: Duration::from_secs(7 * 24 * 3_600),
-        }
-    }
-}
-
-/// Called with every event; it must not block for long.
-pub type ServeReporter = Arc<dyn Fn(ServeEvent) + Send + Sync>;
 
 /// How often it is looked for what nobody has gone on with.
 const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -183,20 +145,11 @@ impl Server {
                  as root: sysctl -w net.core.rmem_max=8388608"
             );
         }
-        let desk = Arc::new(Desk::new(
-            Arc::clone(&self.root),
-            self.names.clone(),
-            self.discards,
-            report,
-            self.tls,
-            self.datagram_bytes_max,
-            self.means,
-        ));
+        let (door, services) = self.open(report);
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
         let stop_clean = Arc::clone(&stop_cleaning);
         cleaning.spawn(clean_often(self.root, self.names, self.keep_unfinished, stop_clean));
-        let handshakes = Arc::new(Handshakes::default());
         let mut tasks = JoinSet::new();
         tokio::pin!(drain, stop);
         let mut drain_tick = tokio::time::interval(DRAIN_TICK);
@@ -210,48 +163,78 @@ impl Server {
                 () = &mut stop => break,
                 () = &mut drain, if !is_draining => {
                     is_draining = true;
-                    desk.drain();
+                    services.drain();
                 }
                 _ = drain_tick.tick(), if is_draining => {
-                    if !desk.is_serving() {
+                    if !services.is_serving() {
                         break;
                     }
                 }
-                _ = rest_tick.tick(), if !desk.is_idle() => {
-                    let desk = Arc::clone(&desk);
-                    tasks.spawn_blocking(move || desk.rest());
+                _ = rest_tick.tick(), if !services.is_idle() => {
+                    let services = Arc::clone(&services);
+                    tasks.spawn_blocking(move || services.rest());
                 }
-                incoming = self.endpoint.accept() => match incoming {
-                    Some(incoming) if desk.has_room() => {
-                        let ip = incoming.remote_address().ip();
-                        match handshakes.knock(ip, incoming.remote_address_validated()) {
-                            Knock::Begin(seat) => {
-                                tasks.spawn(Arc::clone(&desk).serve(incoming, seat));
-                            }
-                            // Fails only if the address is known to be the client's.
-                            Knock::Prove => drop(incoming.retry()),
-                            Knock::Refuse => incoming.refuse(),
-                        }
-                    }
-                    Some(incoming) => incoming.refuse(),
-                    None => {
+                incoming = self.endpoint.accept() => {
+                    let Some(incoming) = incoming else {
                         result = Err(Error::Connect("the UDP socket cannot be used any more".into()));
                         break;
+                    };
+                    if let Some((incoming, seat)) = door.knock(incoming) {
+                        let (door, services) = (Arc::clone(&door), Arc::clone(&services));
+                        tasks.spawn(async move {
+                            if let Some(guest) = door.open(incoming, seat).await {
+                                services.serve(guest).await;
+                            }
+                        });
                     }
-                },
+                }
                 Some(_) = tasks.join_next() => {}
             }
         }
         stop_cleaning.store(true, Relaxed);
         cleaning.shutdown().await;
-        desk.stop(STOPPED);
+        services.desk.stop(STOPPED);
         self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), STOPPED.as_bytes());
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
         tasks.shutdown().await;
-        desk.forget_all().await;
+        services.desk.forget_all().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
-        drop(tokio::task::spawn_blocking(move || drop(desk)).await);
+        drop(tokio::task::spawn_blocking(move || drop(services)).await);
         result
+    }
+
+    /// What clients come in by, and what they find there.
+    fn open(&self, report: ServeReporter) -> (Arc<Door>, Arc<Services>) {
+        let Means { limits, parts, .. } = self.means;
+        let clients = Clients::new("transfers", limits, parts);
+        let turned_away = Arc::new(TurnedAway::new(Arc::clone(&report)));
+        let drain = Arc::new(Drain::default());
+        let desk = Desk::new(
+            Arc::clone(&self.root),
+            self.names.clone(),
+            self.discards,
+            Arc::clone(&report),
+            &self.means,
+            Arc::clone(&clients),
+            (Arc::clone(&drain), Arc::clone(&turned_away)),
+        );
+        let door = Door {
+            tls: Arc::clone(&self.tls),
+            datagram_bytes_max: self.datagram_bytes_max,
+            window_first: parts.window_first,
+            clients,
+            turned_away: Arc::clone(&turned_away),
+            handshakes: Arc::default(),
+        };
+        let services = Services {
+            desk,
+            verifier: Verifier::new(Arc::clone(&self.root), &self.means, Arc::clone(&drain)),
+            drain,
+            turned_away,
+            report,
+            is_idle: AtomicBool::new(true),
+        };
+        (Arc::new(door), Arc::new(services))
     }
 }
 

@@ -1,55 +1,41 @@
-//! Where connections are brought together to transfers: whom they are of, what they belong to, and what
-//! becomes of it.
+//! Where connections are brought together to transfers: what they belong to, and what becomes of it.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cap_std::fs::Dir;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{ConnectionError, Incoming, VarInt};
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use quinn::VarInt;
 
-use super::conn::{Conn, ConnError, Greeting, HELLO_TIME, Hello};
+use super::config::ServeReporter;
+use super::drain::{DRAINING, Drain};
+use super::greeting::{Hello, destination_path};
 use super::lately::{Lately, Over, TransferKey};
-use super::limits::{Clients, ConnectionSeat, HandshakeSeat, Means, TransferSeat};
-use super::room::{Account, Rooms};
+use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
+use super::shares::{Rooms, Share};
 use super::transfer::Transfer;
-use super::verify::{Asked, Verifier};
-use super::{CLOSE_TIME, ServeReporter};
+use super::turned_away::{TurnedAway, has_heard};
 use crate::event::ServeEvent;
-use crate::heap;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
-use crate::net::endpoint::{self, PathMtu};
-use crate::net::tls;
+use crate::receive::{Inflow, Left, Receiver};
 use crate::store::descriptors::{Descriptors, patiently};
 use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Owner, Patience};
-use crate::store::own::{OwnNames, RESERVED, has_reserved};
+use crate::store::own::OwnNames;
 use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
 use crate::wire::{
-    CLOSE_BUSY, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control,
-    VERSION, is_path_safe, transfer_name,
+    CLOSE_BUSY, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control, transfer_name,
 };
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
-/// A handshake must be done within this time.
-const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-/// What clients are told that come to a server that is being stopped.
-pub(super) const DRAINING: &str =
-    "the server is being stopped, and takes no new transfers: try again later";
 /// Why a transfer ends whose client has not come back.
 const LOST: &str = "its client was lost";
 /// How long whoever still writes for a transfer that has ended may take, before it is told of.
@@ -58,26 +44,19 @@ const RELEASE_TIME: Duration = Duration::from_secs(10);
 const EARLIER_TIME: Duration = Duration::from_secs(2);
 /// A run of the same push on another host lives if something comes from it within this time.
 const LIFE_TIME: Duration = Duration::from_secs(2);
+
 /// Where connections are brought together to transfers.
 pub(super) struct Desk {
     root: Arc<Root>,
     names: OwnNames,
-    verifier: Verifier,
     discards: bool,
     report: ServeReporter,
-    tls: Arc<QuicServerConfig>,
-    datagram_bytes_max: u16,
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
     descriptors: Arc<Descriptors>,
-    /// What a connection may take in before it is known what for, in bytes.
-    window_first: u32,
-    /// Nobody was served since memory was given back.
-    is_idle: AtomicBool,
-    /// No transfer begins any more.
-    is_draining: AtomicBool,
-    /// Told then.
-    draining: Notify,
+    /// Then no transfer begins any more.
+    drain: Arc<Drain>,
+    turned_away: Arc<TurnedAway>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     lately: Lately,
     /// Transfers that are being begun: by one of their connections each.
@@ -90,112 +69,44 @@ impl Desk {
         names: OwnNames,
         discards: bool,
         report: ServeReporter,
-        tls: Arc<QuicServerConfig>,
-        datagram_bytes_max: u16,
-        means: Means,
+        means: &Means,
+        clients: Arc<Clients>,
+        (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
     ) -> Self {
-        let verifier = Verifier::new(Arc::clone(&root), &means);
-        let Means { limits, parts, descriptors } = means;
-        let clients = Clients::new("transfers", limits, parts);
         Self {
-            verifier,
             root,
             names,
             discards,
             report,
-            tls,
-            datagram_bytes_max,
-            rooms: Rooms::new(Arc::clone(&clients), parts),
+            rooms: Rooms::new(Arc::clone(&clients), means.parts),
             clients,
-            descriptors,
-            window_first: parts.window_first,
-            is_idle: AtomicBool::new(true),
-            is_draining: AtomicBool::new(false),
-            draining: Notify::new(),
+            descriptors: Arc::clone(&means.descriptors),
+            drain,
+            turned_away,
             transfers: Mutex::default(),
             admissions: Mutex::default(),
             lately: Lately::default(),
         }
     }
 
-    /// Whether one more connection can be taken on.
-    pub(super) fn has_room(&self) -> bool {
-        self.clients.has_room()
-    }
-
-    pub(super) async fn serve(self: Arc<Self>, incoming: Incoming, handshake: HandshakeSeat) {
-        let remote = incoming.remote_address();
-        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let config =
-            Arc::new(endpoint::server_config(Arc::clone(&self.tls), mtu, self.window_first));
-        let refused = |reason: String| self.refuse(remote, reason);
-        let connecting = match incoming.accept_with(config) {
-            Ok(connecting) => connecting,
-            Err(error) => return tracing::debug!(%remote, %error, "no handshake"),
-        };
-        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
-        drop(handshake);
-        let Ok(connected) = connected else {
-            if let Some(why) = endpoint::too_small(remote) {
-                return refused(why);
-            }
-            return tracing::debug!(%remote, "no handshake in time");
-        };
-        let connection = match connected {
-            Ok(connection) => connection,
-            // A client that turns away has only looked at the key, or says itself what it minds.
-            Err(ConnectionError::TransportError(error))
-                if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
-            {
-                return refused(tls::refusal(&error));
-            }
-            Err(error) => match endpoint::too_small(remote) {
-                Some(why) => return refused(why),
-                None => return tracing::debug!(%remote, %error, "no handshake"),
-            },
-        };
-        let Some(client) = tls::peer_fingerprint(&connection) else {
-            return refused("it showed no certificate".into());
-        };
+    /// Serves a connection of a transfer to its end.
+    pub(super) async fn serve(
+        &self,
+        client: Fingerprint,
+        seat: ConnectionSeat,
+        inflow: Inflow,
+        hello: &Hello,
+    ) {
+        let connection = inflow.connection().clone();
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
-        let seat = match self.clients.connect(client) {
-            Ok(seat) => seat,
-            Err(reason) => {
-                close(CLOSE_CROWDED, &reason);
-                return refused(reason);
-            }
-        };
-        let greeting = tokio::time::timeout(HELLO_TIME, Conn::greet(connection.clone())).await;
-        connection.set_receive_window(VarInt::from_u32(seat.window));
-        let (conn, hello) = match greeting {
-            Ok(Ok(Greeting::Transfer(conn, hello))) => (conn, hello),
-            Ok(Ok(Greeting::Verify(_))) if self.is_draining.load(Relaxed) => {
-                close(CLOSE_STOPPING, DRAINING);
-                return refused(DRAINING.into());
-            }
-            Ok(Ok(Greeting::Verify(asked))) => return self.verify(client, asked).await,
-            // Its client has no use for it: all is done, or it only wanted to see whether it gets here.
-            Ok(Err(ConnError::Lost(error))) => {
-                return tracing::debug!(%remote, error, "it left before it said what it wants");
-            }
-            Ok(Err(error)) => {
-                close(CLOSE_PROTOCOL, &error.to_string());
-                return refused(error.to_string());
-            }
-            Err(_) => {
-                close(CLOSE_PROTOCOL, "no hello");
-                return refused("it did not say what it wants".into());
-            }
-        };
         let key = (client, hello.transfer);
-        let push = hello.push;
-        match self.admit(key, &hello, &conn).await {
+        match self.admit(key, hello, &inflow).await {
             Ok(transfer) => {
-                if transfer.join(conn.number, &connection) {
-                    self.attend(key, conn, seat, transfer).await;
+                if transfer.receiver.join(inflow.number(), &connection) {
+                    self.attend(key, inflow, seat, transfer).await;
                 } else {
-                    let ended = transfer.end_reason();
+                    let ended = transfer.receiver.end_reason();
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
                 }
             }
@@ -203,100 +114,40 @@ impl Desk {
             Err(_) if self.lately.over(key) == Some(Over::Finished) => close(CLOSE_DONE, ""),
             Err(refusal) => {
                 if matches!(refusal, Refusal::ForNow(_)) {
-                    self.lately.ask_to_wait((client, push));
+                    self.lately.ask_to_wait((client, hello.push));
                 }
                 let has_left = connection.close_reason().is_some();
                 let reason = refusal.to_string();
                 close(refusal.code(), &reason);
                 // What has ended was told of.
                 if !has_left && self.lately.over(key).is_none() {
-                    refused(reason);
+                    self.turned_away.tell(connection.remote_address(), reason);
                 }
-                // The client should hear why before this end forgets the connection.
-                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
+                has_heard(&connection).await;
             }
         }
     }
 
-    /// Lets no new transfers in from now on.
-    pub(super) fn drain(&self) {
-        self.is_draining.store(true, Relaxed);
-        self.draining.notify_waiters();
-        self.verifier.drain();
-        (self.report)(ServeEvent::Draining { transfers: self.served_transfers() });
+    /// Transfers whose clients are there.
+    pub(super) fn served(&self) -> usize {
+        lock(&self.transfers).values().filter(|transfer| transfer.receiver.is_served()).count()
     }
 
-    /// Whether there are clients that transfer or compare.
-    pub(super) fn is_serving(&self) -> bool {
-        self.served_transfers() > 0 || self.verifier.served() > 0
+    /// Whether there is no transfer.
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.transfers).is_empty()
     }
 
-    /// Whether nobody was served since memory was given back.
-    pub(super) fn is_idle(&self) -> bool {
-        self.is_idle.load(Relaxed)
-    }
-
-    /// Gives memory back once nobody is served any more.
-    pub(super) fn rest(&self) {
-        if !self.is_serving()
-            && lock(&self.transfers).is_empty()
-            && !self.is_idle.swap(true, Relaxed)
-        {
-            self.rooms.clear();
-            heap::give_back();
-        }
+    /// Gives up memory that waits to be used again.
+    pub(super) fn clear(&self) {
+        self.rooms.clear();
     }
 
     /// Ends all transfers.
     pub(super) fn stop(&self, reason: &str) {
         let running: Vec<_> = lock(&self.transfers).values().cloned().collect();
         for transfer in running {
-            transfer.stop(reason);
-        }
-    }
-
-    /// Transfers whose clients are there.
-    fn served_transfers(&self) -> usize {
-        lock(&self.transfers).values().filter(|transfer| transfer.is_served()).count()
-    }
-
-    /// Serves a client that compares what is there with what it has.
-    async fn verify(&self, client: Fingerprint, asked: Asked) {
-        let (connection, began) = (asked.connection.clone(), Instant::now());
-        let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
-        let close =
-            |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
-        let compared = self.verifier.serve(client, asked).await;
-        self.is_idle.store(false, Relaxed);
-        match compared {
-            Ok(compared) => (self.report)(ServeEvent::Verified {
-                client: client.to_string(),
-                remote,
-                destination,
-                compared,
-                seconds: began.elapsed().as_secs_f64(),
-            }),
-            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
-            Err(error) => {
-                let code = match error {
-                    ConnError::Refused(_) if self.is_draining.load(Relaxed) => CLOSE_STOPPING,
-                    ConnError::Refused(_) => CLOSE_REFUSED,
-                    _ => CLOSE_PROTOCOL,
-                };
-                let reason = error.to_string();
-                close(code, &reason);
-                self.refuse(remote, reason);
-                drop(tokio::time::timeout(CLOSE_TIME, connection.closed()).await);
-            }
-        }
-    }
-
-    /// Tells that a client was turned away; once for all connections that it tries with.
-    fn refuse(&self, remote: SocketAddr, reason: String) {
-        if self.lately.is_refused_anew(remote.ip(), &reason) {
-            (self.report)(ServeEvent::Refused { remote, reason });
-        } else {
-            tracing::debug!(%remote, reason, "turned away");
+            transfer.receiver.stop(reason);
         }
     }
 
@@ -305,7 +156,7 @@ impl Desk {
         &self,
         key: TransferKey,
         hello: &Hello,
-        conn: &Conn,
+        inflow: &Inflow,
     ) -> Result<Arc<Transfer>, Refusal> {
         let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
         let admitted = tokio::select! {
@@ -318,10 +169,10 @@ impl Desk {
                         Err(Refusal::Final("the transfer is over".into()))
                     }
                     (None, Some(Over::Ended(reason))) => Err(Refusal::Final(reason)),
-                    (None, None) => self.begin(key, hello, conn).await,
+                    (None, None) => self.begin(key, hello, inflow).await,
                 }
             }
-            error = conn.connection.closed() => Err(error.to_string().into()),
+            error = inflow.connection().closed() => Err(error.to_string().into()),
         };
         let mut admissions = lock(&self.admissions);
         // Others may still wait with it: the map's and this one are two.
@@ -336,15 +187,15 @@ impl Desk {
         &self,
         key: TransferKey,
         hello: &Hello,
-        conn: &Conn,
+        inflow: &Inflow,
     ) -> Result<Arc<Transfer>, Refusal> {
         let Hello { version, destination, .. } = hello;
         let path = destination_path(*version, destination)?;
-        if self.is_draining.load(Relaxed) {
+        if self.drain.is_on() {
             return Err(Refusal::Stopping);
         }
         // What has waited may be of an attempt that has gone: it begins nothing, and ends no other.
-        let is_there = || match conn.connection.close_reason() {
+        let is_there = || match inflow.connection().close_reason() {
             Some(error) => Err(Refusal::from(error.to_string())),
             None => Ok(()),
         };
@@ -352,7 +203,7 @@ impl Desk {
         let patience = self.patience(key, hello).await;
         let seat = match self.clients.begin(key.0) {
             Ok(seat) => seat,
-            Err(reason) => self.turn(key.0, conn, reason).await?,
+            Err(reason) => self.turn(key.0, inflow, reason).await?,
         };
         is_there()?;
         let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
@@ -381,16 +232,15 @@ impl Desk {
         .map_err(|error| error.to_string())??;
 
         let mut transfers = lock(&self.transfers);
-        let account = Account::new(Arc::clone(&self.rooms), key.0, seat);
-        let transfer = Transfer::new(name.clone(), (hello.push, hello.host), found, sink, account);
-        let transfer = Arc::new(transfer);
+        let share = Share::new(Arc::clone(&self.rooms), key.0, seat);
+        let transfer = Arc::new(Transfer::new(hello, found, Receiver::new(sink, share)));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         self.lately.has_begun(&(key.0, hello.push));
         (self.report)(ServeEvent::Started {
             transfer: name,
             client: key.0.to_string(),
-            remote: conn.connection.remote_address(),
+            remote: inflow.connection().remote_address(),
             destination: shown(destination),
         });
         Ok(transfer)
@@ -400,20 +250,18 @@ impl Desk {
     async fn turn(
         &self,
         client: Fingerprint,
-        conn: &Conn,
+        inflow: &Inflow,
         reason: String,
     ) -> Result<TransferSeat, Refusal> {
-        let mut draining = pin!(self.draining.notified());
-        draining.as_mut().enable();
-        if self.is_draining.load(Relaxed) {
+        if self.drain.is_on() {
             return Err(Refusal::Stopping);
         }
-        tracing::debug!(remote = %conn.connection.remote_address(), reason, "waits for its turn");
-        conn.say(Control::Waiting { message: reason.into_bytes() });
+        tracing::debug!(remote = %inflow.connection().remote_address(), reason, "waits for its turn");
+        inflow.say(Control::Waiting { message: reason.into_bytes() });
         tokio::select! {
             seat = self.clients.turn(client) => Ok(seat?),
-            error = conn.connection.closed() => Err(error.to_string().into()),
-            () = draining => Err(Refusal::Stopping),
+            error = inflow.connection().closed() => Err(error.to_string().into()),
+            () = self.drain.begun() => Err(Refusal::Stopping),
         }
     }
 
@@ -429,14 +277,14 @@ impl Desk {
         let mut is_alone = true;
         for transfer in earlier {
             if transfer.host == hello.host {
-                transfer.end("the same push was started again and has taken over");
-            } else if transfer.is_served()
-                && tokio::time::timeout(LIFE_TIME, transfer.shows_life()).await.is_ok()
+                transfer.receiver.end("the same push was started again and has taken over");
+            } else if transfer.receiver.is_served()
+                && tokio::time::timeout(LIFE_TIME, transfer.receiver.shows_life()).await.is_ok()
             {
                 is_alone = false;
             } else {
                 // If it does live, it comes back and begins anew.
-                transfer.stop(LOST);
+                transfer.receiver.stop(LOST);
             }
         }
         if is_alone && !self.lately.has_waited(&(client, hello.push)) {
@@ -449,33 +297,35 @@ impl Desk {
     async fn attend(
         &self,
         key: TransferKey,
-        conn: Conn,
+        inflow: Inflow,
         seat: ConnectionSeat,
         transfer: Arc<Transfer>,
     ) {
-        let (number, connection) = (conn.number, conn.connection.clone());
-        let error = conn.serve(&transfer).await;
+        let (number, connection) = (inflow.number(), inflow.connection().clone());
+        inflow.say(transfer.welcome());
+        let left = inflow.run(&transfer.receiver).await;
         drop(seat);
-        tracing::debug!(transfer = transfer.name, number, %error, "connection over");
-        match &error {
+        tracing::debug!(transfer = transfer.name, number, error = %left, "connection over");
+        match &left {
             // The client is gone: its connections that are dead need not be waited for.
-            ConnError::Aborted | ConnError::Done => transfer.end(&error.to_string()),
-            ConnError::Protocol(_) | ConnError::Sink(_) => {
-                connection.close(VarInt::from_u32(CLOSE_PROTOCOL), error.to_string().as_bytes());
-                transfer.end_broken(&error.to_string());
+            Left::Aborted | Left::Done => transfer.receiver.end(&left.to_string()),
+            Left::Protocol(_) => {
+                connection.close(VarInt::from_u32(CLOSE_PROTOCOL), left.to_string().as_bytes());
+                transfer.receiver.end_broken(&left.to_string());
             }
-            ConnError::Lost(_) | ConnError::Stalled(_) | ConnError::Refused(_) => {}
+            Left::Lost(_) => {}
         }
-        if transfer.leave(number) > 0 {
+        if transfer.receiver.leave(number) > 0 {
             return;
         }
-        if transfer.end_reason().is_none() {
-            let has_ended = tokio::time::timeout(DESERTED_TIME, transfer.ended()).await.is_ok();
+        if transfer.receiver.end_reason().is_none() {
+            let has_ended =
+                tokio::time::timeout(DESERTED_TIME, transfer.receiver.ended()).await.is_ok();
             if !has_ended {
-                if !transfer.is_deserted(DESERTED_TIME) {
+                if !transfer.receiver.is_deserted(DESERTED_TIME) {
                     return;
                 }
-                transfer.end(LOST);
+                transfer.receiver.end(LOST);
             }
         }
         self.forget(key, transfer).await;
@@ -494,55 +344,38 @@ impl Desk {
         if !lock(&self.transfers).get(&key).is_some_and(is_known) {
             return;
         }
-        let reason = transfer.end_reason().unwrap_or_default();
-        let is_finished = transfer.outcome().is_some();
+        let reason = transfer.receiver.end_reason().unwrap_or_default();
+        let is_finished = transfer.receiver.outcome().is_some();
         // A client that was lost may come back, and begins anew.
         if is_finished || reason != LOST {
             let over = if is_finished { Over::Finished } else { Over::Ended(reason.clone()) };
             self.lately.end(key, over);
         }
         let Some(removed) = lock(&self.transfers).remove(&key) else { return };
-        let event = match removed.outcome() {
+        let event = match removed.receiver.outcome() {
             Some(outcome) => ServeEvent::Finished {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
                 failed: outcome.failed_files + outcome.failed_others,
                 seconds: removed.began.elapsed().as_secs_f64(),
-                padding_bytes: removed.padding_bytes(),
+                padding_bytes: removed.receiver.padding_bytes(),
             },
             None => ServeEvent::Aborted {
                 transfer: removed.name.clone(),
                 reason,
-                bytes: removed.written_bytes.load(Relaxed),
+                bytes: removed.receiver.written_bytes(),
             },
         };
         // When the last who writes is done, what is whole gets its name, and what is not is kept or
         // removed.
-        let released = lock(&removed.released).take();
+        let released = removed.receiver.released();
         drop(tokio::task::spawn_blocking(move || drop((removed, transfer))).await);
         if let Some(released) = released {
             drop(tokio::time::timeout(RELEASE_TIME, released).await);
         }
-        self.is_idle.store(false, Relaxed);
         (self.report)(event);
     }
-}
-
-/// The path that a destination stands for, if this server can serve it.
-pub(super) fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u8>, String> {
-    if version != VERSION {
-        return Err(format!("the server speaks version {VERSION} of the protocol, not {version}"));
-    }
-    let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
-    let path = destination[..destination.len() - slashes].to_vec();
-    if !path.is_empty() && !is_path_safe(&path) {
-        return Err(format!("the destination {:?} is not allowed", shown(&path)));
-    }
-    if has_reserved(&path) {
-        return Err(format!("the destination {:?} is not allowed: {RESERVED}", shown(&path)));
-    }
-    Ok(path)
 }
 
 /// Why a transfer does not begin.

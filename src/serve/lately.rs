@@ -1,17 +1,13 @@
-//! What has happened lately and is still of use to whoever comes late: how transfers ended, who was turned
-//! away, and who was asked to wait. Each list is bounded.
+//! What has happened lately and is still of use to whoever comes late: how transfers ended, and
+//! who was asked to wait. Each list is bounded.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 
-/// A client that is turned away is told of once in this time; so many are remembered.
-const REFUSAL_INTERVAL: Duration = Duration::from_secs(10);
-const REFUSALS_MAX: usize = 1_024;
 /// How long a client may be asked to come back for that. What a killed client has begun at another server
 /// is let go of before: after its idle timeout, and `DESERTED_TIME`.
 const WAITING_TIME: Duration = Duration::from_secs(60);
@@ -40,8 +36,6 @@ pub(super) struct Lately {
     over: Mutex<VecDeque<(TransferKey, Over)>>,
     /// Pushes that are asked to wait for their earlier run to end, and since when.
     waiting: Mutex<HashMap<PushKey, Instant>>,
-    /// Who was turned away, why and when.
-    refusals: Mutex<HashMap<(IpAddr, String), Instant>>,
 }
 
 impl Lately {
@@ -58,15 +52,6 @@ impl Lately {
         if over.len() > OVER_MAX {
             over.pop_front();
         }
-    }
-
-    /// Whether a client is turned away for a reason that is to be told: once for all connections that it
-    /// tries with, and not where there are more than anybody reads.
-    pub(super) fn is_refused_anew(&self, ip: IpAddr, reason: &str) -> bool {
-        let now = Instant::now();
-        let mut refusals = lock(&self.refusals);
-        refusals.retain(|_, at| now - *at < REFUSAL_INTERVAL);
-        refusals.len() < REFUSALS_MAX && refusals.insert((ip, reason.to_owned()), now).is_none()
     }
 
     /// Whether a push has been asked for long enough to wait for an earlier run, which another process may

@@ -5,21 +5,19 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use cap_std::fs::Dir;
-use quinn::{Connection, ConnectionError, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, VarInt};
 use tokio::sync::mpsc::channel;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
-use super::conn::ConnError;
-use super::desk::DRAINING;
+use super::drain::{DRAINING, Drain};
+use super::greeting::{Asked, ConnError, destination_path};
 use super::limits::{Clients, Limits, Means, TransferSeat};
 use crate::identity::Fingerprint;
-use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
 use crate::store::root::Root;
@@ -38,27 +36,17 @@ const HASHES_MAX: usize = 8;
 /// Answers that wait to be sent, at most: a client that does not read them is not read from either.
 const QUEUE: usize = 256;
 
-/// A connection whose client wants to compare.
-pub(super) struct Asked {
-    pub(super) connection: Connection,
-    pub(super) answers: SendStream,
-    pub(super) messages: ControlReader,
-    pub(super) version: u64,
-    pub(super) destination: Vec<u8>,
-}
-
 /// What clients that compare have in common.
 pub(super) struct Verifier {
     root: Arc<Root>,
     clients: Arc<Clients>,
-    /// Nobody's turn comes any more.
-    is_draining: AtomicBool,
-    draining: Notify,
+    /// Then nobody's turn comes any more.
+    drain: Arc<Drain>,
     hashes: Arc<Semaphore>,
 }
 
 impl Verifier {
-    pub(super) fn new(root: Arc<Root>, means: &Means) -> Self {
+    pub(super) fn new(root: Arc<Root>, means: &Means, drain: Arc<Drain>) -> Self {
         let limits = Limits {
             transfers: CLIENTS_MAX,
             transfers_per_client: OWN_CLIENTS_MAX,
@@ -67,8 +55,7 @@ impl Verifier {
         Self {
             root,
             clients: Clients::new("verifications", limits, means.parts),
-            is_draining: AtomicBool::new(false),
-            draining: Notify::new(),
+            drain,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
         }
     }
@@ -134,22 +121,12 @@ impl Verifier {
         client: Fingerprint,
         connection: &Connection,
     ) -> Result<TransferSeat, ConnError> {
-        let mut draining = pin!(self.draining.notified());
-        draining.as_mut().enable();
-        if self.is_draining.load(Relaxed) {
-            return Err(ConnError::Refused(DRAINING.into()));
-        }
         tokio::select! {
+            biased;
+            () = self.drain.begun() => Err(ConnError::Refused(DRAINING.into())),
             seat = self.clients.turn(client) => seat.map_err(ConnError::Refused),
             error = connection.closed() => Err(ConnError::Lost(error.to_string())),
-            () = draining => Err(ConnError::Refused(DRAINING.into())),
         }
-    }
-
-    /// Lets those who wait know that their turn does not come, and nobody wait any more.
-    pub(super) fn drain(&self) {
-        self.is_draining.store(true, Relaxed);
-        self.draining.notify_waiters();
     }
 
     /// The root as it is now, and what is at the destination, if it may be looked at.
@@ -158,7 +135,7 @@ impl Verifier {
         version: u64,
         destination: &[u8],
     ) -> Result<(Arc<Dir>, Destination), String> {
-        let path = super::desk::destination_path(version, destination)?;
+        let path = destination_path(version, destination)?;
         let root = Arc::clone(&self.root);
         let look = move || {
             let root = root.current().map_err(|error| error.to_string())?;

@@ -1,10 +1,11 @@
-//! Room for stripes that are being received: bounded for the server, and shared fairly by its clients.
+//! Room for what is being received: bounded for the server, and shared fairly by its clients.
 //!
 //! A client may take what would be its share if one more client came, so that one alone never has all.
 //! Its transfers share what it has. One stripe always fits. Room that others wait for must be used: see
 //! [`Room::is_wanted`].
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +16,7 @@ use super::memory::Parts;
 use crate::buffers::{Buffer, Buffers};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
+use crate::receive::{Account, Asked, EarlyRoom, Room};
 
 /// A client's share is not made smaller than this. Where there are so many clients that this is more than
 /// there is, they wait for one another.
@@ -65,9 +67,9 @@ impl Rooms {
     }
 }
 
-/// One transfer's room.
+/// One transfer's share.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct Share {
     rooms: Arc<Rooms>,
     client: Fingerprint,
     freed: Arc<Notify>,
@@ -79,7 +81,7 @@ pub(super) struct Account {
     seat: Mutex<Option<TransferSeat>>,
 }
 
-impl Account {
+impl Share {
     /// Room for a transfer of `client`, which is counted for as long as it has its seat.
     pub(super) fn new(rooms: Arc<Rooms>, client: Fingerprint, seat: TransferSeat) -> Arc<Self> {
         let mut taken = lock(&rooms.taken);
@@ -97,46 +99,6 @@ impl Account {
             early,
             seat: Mutex::new(Some(seat)),
         })
-    }
-
-    /// Memory for a stripe that has its room.
-    pub(super) fn buffer(&self, bytes: usize) -> Buffer {
-        self.rooms.buffers.take(bytes)
-    }
-
-    /// The transfer is over: another may begin in its place.
-    pub(super) fn leave_seat(&self) {
-        lock(&self.seat).take();
-    }
-
-    /// Waits for room for a stripe.
-    pub(super) async fn room(self: &Arc<Self>, bytes: usize) -> Option<Room> {
-        let _turn = self.turn.lock().await;
-        loop {
-            let mut freed = std::pin::pin!(self.freed.notified());
-            freed.as_mut().enable();
-            if self.take(bytes) {
-                break;
-            }
-            freed.await;
-        }
-        let mut room = Room { account: Arc::clone(self), bytes, all: None };
-        let permits = u32::try_from(bytes.min(self.rooms.parts.stripes)).unwrap_or(u32::MAX);
-        let all = || Arc::clone(&self.rooms.all);
-        room.all = all().try_acquire_many_owned(permits).ok();
-        if room.all.is_none() {
-            let _waiting = Waiting::new(&self.rooms.waiting);
-            room.all = all().acquire_many_owned(permits).await.ok();
-        }
-        room.all.is_some().then_some(room)
-    }
-
-    /// Waits for room for what has come of a stripe before its header.
-    pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
-        let permits = bytes.clamp(EARLY_BYTES_MIN, self.rooms.parts.transfer_early) as u32;
-        let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
-        let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
-        Some([own, all])
     }
 
     /// Takes room of the client's share, if there is enough.
@@ -165,7 +127,50 @@ impl Account {
     }
 }
 
-impl Drop for Account {
+impl Account for Share {
+    fn room(self: Arc<Self>, bytes: usize) -> Asked<Box<dyn Room>> {
+        Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            loop {
+                let mut freed = pin!(self.freed.notified());
+                freed.as_mut().enable();
+                if self.take(bytes) {
+                    break;
+                }
+                freed.await;
+            }
+            let mut taken = TakenRoom { share: Arc::clone(&self), bytes, all: None };
+            let permits = u32::try_from(bytes.min(self.rooms.parts.stripes)).unwrap_or(u32::MAX);
+            let all = || Arc::clone(&self.rooms.all);
+            taken.all = all().try_acquire_many_owned(permits).ok();
+            if taken.all.is_none() {
+                let _waiting = Waiting::new(&self.rooms.waiting);
+                taken.all = all().acquire_many_owned(permits).await.ok();
+            }
+            taken.all.is_some().then(|| Box::new(taken) as Box<dyn Room>)
+        })
+    }
+
+    fn early_room(self: Arc<Self>, bytes: usize) -> Asked<EarlyRoom> {
+        let permits = bytes.clamp(EARLY_BYTES_MIN, self.rooms.parts.transfer_early) as u32;
+        Box::pin(async move {
+            let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
+            let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
+            Some(Box::new([own, all]) as EarlyRoom)
+        })
+    }
+
+    fn buffer(&self, bytes: usize) -> Buffer {
+        self.rooms.buffers.take(bytes)
+    }
+
+    /// Another transfer may begin in its place.
+    fn over(&self) {
+        lock(&self.seat).take();
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
         let mut taken = lock(&self.rooms.taken);
         if let Some(client) = taken.get_mut(&self.client) {
@@ -183,28 +188,24 @@ fn shares(parts: &Parts, clients: usize, transfers: usize) -> (usize, usize) {
     (client, (client / transfers.max(1)).min(parts.transfer_stripes))
 }
 
-/// Room that the start of a stripe takes, until it is dropped.
-pub(super) type EarlyRoom = [OwnedSemaphorePermit; 2];
-
 /// Room that a stripe takes, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Room {
-    account: Arc<Account>,
+struct TakenRoom {
+    share: Arc<Share>,
     bytes: usize,
     all: Option<OwnedSemaphorePermit>,
 }
 
-impl Room {
-    /// Whether others wait for it.
-    pub(super) fn is_wanted(&self) -> bool {
-        self.account.rooms.is_short()
+impl Room for TakenRoom {
+    fn is_wanted(&self) -> bool {
+        self.share.rooms.is_short()
     }
 }
 
-impl Drop for Room {
+impl Drop for TakenRoom {
     fn drop(&mut self) {
         self.all.take();
-        self.account.give_back(self.bytes);
+        self.share.give_back(self.bytes);
     }
 }
 
@@ -245,18 +246,20 @@ mod tests {
             Self { rooms: Rooms::new(Arc::clone(&clients), parts), clients }
         }
 
-        fn begin(&self, client: u8) -> Arc<Account> {
+        fn begin(&self, client: u8) -> Arc<Share> {
             let mut text = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuF".to_owned();
             text.push(['A', 'E', 'I', 'M', 'Q', 'U', 'Y', 'c'][usize::from(client)]);
             let client = text.parse().expect("a fingerprint");
             let seat = self.clients.begin(client).expect("there are few");
-            Account::new(Arc::clone(&self.rooms), client, seat)
+            Share::new(Arc::clone(&self.rooms), client, seat)
         }
     }
 
     /// Room that is there at once.
-    async fn at_once(account: &Arc<Account>, bytes: usize) -> Option<Room> {
-        tokio::time::timeout(Duration::from_millis(1), account.room(bytes)).await.ok()?
+    async fn at_once(account: &Arc<Share>, bytes: usize) -> Option<Box<dyn Room>> {
+        tokio::time::timeout(Duration::from_millis(1), Arc::clone(account).room(bytes))
+            .await
+            .ok()?
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,8 +325,7 @@ mod tests {
         at_once(&late, 40 * MIB).await.expect("who gave up holds nothing");
     }
 
-    fn wait(account: &Arc<Account>) -> impl Future<Output = Option<Room>> + use<> {
-        let account = Arc::clone(account);
-        async move { account.room(MIB).await }
+    fn wait(account: &Arc<Share>) -> Asked<Box<dyn Room>> {
+        Arc::clone(account).room(MIB)
     }
 }

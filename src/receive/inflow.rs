@@ -1,0 +1,380 @@
+//! What comes in over one connection: stripes, messages of the sender, and padding.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Chunk, Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::JoinSet;
+
+use super::receiver::{Receiver, failed};
+use super::room::{EarlyRoom, Room};
+use crate::net::control::{ControlError, ControlReader, send_all};
+use crate::net::endpoint::STREAMS_MAX;
+use crate::wire::{
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, WireError,
+};
+
+/// Messages that wait to be sent, at most: a sender that does not read them is not read from either.
+const QUEUE: usize = 256;
+/// What is done at the same time, at most. A stream may be over, and the sender free to open another,
+/// while its answer still waits.
+const TASKS_MAX: usize = STREAMS_MAX as usize;
+/// What is read at a time before a stripe's length is known.
+const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// A stripe's header, which is in its first packet, must be there within this time of what came first.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+/// A sender that has ended its control stream, or has heard that all is done, must be gone by then.
+const LEAVE_TIME: Duration = Duration::from_secs(10);
+
+/// A connection that brings a job, whoever has dialled it.
+pub(crate) struct Inflow {
+    connection: Connection,
+    number: u32,
+    messages: ControlReader,
+    sender: Sender<Control>,
+    tasks: JoinSet<()>,
+    /// The sender has said how many stripes there are.
+    finishing: bool,
+    /// The sender has asked what is kept.
+    recalled: bool,
+}
+
+/// How a connection has come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Left {
+    /// The sender has given the job up.
+    #[error("the client gave the transfer up")]
+    Aborted,
+    /// The sender has heard that all is done.
+    #[error("the client has heard that all is done")]
+    Done,
+    /// It is lost, and what it carried may come over another.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+    /// The sender does not keep to the protocol.
+    #[error("the client broke the protocol: {0}")]
+    Protocol(String),
+}
+
+impl From<WireError> for Left {
+    fn from(error: WireError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// Why a stripe is not taken.
+#[derive(Debug, thiserror::Error)]
+enum StripeError {
+    #[error("the client broke the protocol: {0}")]
+    Wire(#[from] WireError),
+    #[error("the stream was lost")]
+    Lost,
+    /// It holds what others need, and does not use it.
+    #[error("{0}")]
+    Stalled(&'static str),
+}
+
+impl Inflow {
+    /// What comes over `connection`, which its sender calls `number`. Messages go both ways over its control
+    /// stream; what was read of it is in `messages`.
+    pub(crate) fn new(
+        connection: Connection,
+        number: u32,
+        messages: ControlReader,
+        answers: SendStream,
+    ) -> Self {
+        let (sender, queue) = channel(QUEUE);
+        let mut tasks = JoinSet::new();
+        // If this fails, so does the connection, which is noticed by who reads from it.
+        tasks.spawn(async move { drop(send_all(answers, queue).await) });
+        Self { connection, number, messages, sender, tasks, finishing: false, recalled: false }
+    }
+
+    /// The connection.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// What its sender calls it.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// For the first messages, for which there is room.
+    pub(crate) fn say(&self, message: Control) {
+        drop(self.sender.try_send(message));
+    }
+
+    /// Takes what comes, for `receiver`, until the connection is closed.
+    pub(crate) async fn run(mut self, receiver: &Arc<Receiver>) -> Left {
+        self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(receiver)));
+        let left = loop {
+            tokio::select! {
+                message = self.messages.next() => match message {
+                    Ok(Some(message)) => if let Err(left) = self.on_message(message, receiver) {
+                        break left;
+                    },
+                    Ok(None) | Err(ControlError::Read(_)) => break self.left().await,
+                    Err(ControlError::Wire(error)) => break error.into(),
+                },
+                stream = self.connection.accept_uni(), if self.tasks.len() < TASKS_MAX => match stream {
+                    Ok(stream) => self.receive(stream, receiver),
+                    Err(_) => break self.lost().await,
+                },
+                Some(_) = self.tasks.join_next() => {}
+            }
+        };
+        self.tasks.shutdown().await;
+        left
+    }
+
+    /// The sender has no more to say: it closes the connection, or is made to.
+    async fn left(&self) -> Left {
+        if let Ok(left) = tokio::time::timeout(LEAVE_TIME, self.lost()).await {
+            return left;
+        }
+        let reason = "it ended its control stream and stayed";
+        self.connection.close(VarInt::from_u32(CLOSE_PROTOCOL), reason.as_bytes());
+        Left::Lost(reason.into())
+    }
+
+    async fn lost(&self) -> Left {
+        let error = self.connection.closed().await;
+        let code = match &error {
+            ConnectionError::ApplicationClosed(close) => {
+                u32::try_from(close.error_code.into_inner()).ok()
+            }
+            _ => None,
+        };
+        match code {
+            Some(CLOSE_ABORTED) => Left::Aborted,
+            Some(CLOSE_DONE) => Left::Done,
+            _ => Left::Lost(error.to_string()),
+        }
+    }
+
+    fn on_message(&mut self, message: Control, receiver: &Arc<Receiver>) -> Result<(), Left> {
+        match message {
+            Control::Drop(number) if number != self.number => receiver.drop_connection(number),
+            Control::Finish { stripes } if !self.finishing => {
+                self.finishing = true;
+                let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
+                self.tasks.spawn(async move {
+                    receiver.wait_for(stripes).await;
+                    finish(&receiver, &sender).await;
+                });
+            }
+            Control::Heard(number) => receiver.heard(number),
+            Control::Recall if !self.recalled => {
+                self.recalled = true;
+                let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
+                self.tasks.spawn(async move { receiver.recall(sender).await });
+            }
+            other => return Err(Left::Protocol(format!("unexpected message {other:?}"))),
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, stream: RecvStream, receiver: &Arc<Receiver>) {
+        let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
+        let connection = self.connection.clone();
+        self.tasks.spawn(async move {
+            match receive(stream, &receiver, &sender).await {
+                Ok(()) | Err(StripeError::Lost) => {}
+                // Not the stream alone, which the sender would take for one that has arrived: what the
+                // connection carried goes out again over others.
+                Err(error @ StripeError::Stalled(_)) => {
+                    let reason = error.to_string();
+                    connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
+                }
+                Err(error @ StripeError::Wire(_)) => receiver.end_broken(&error.to_string()),
+            }
+        });
+    }
+}
+
+async fn finish(receiver: &Arc<Receiver>, sender: &Sender<Control>) {
+    match receiver.finish().await {
+        Ok(outcome) => {
+            for failure in &outcome.failures {
+                drop(sender.send(failed(failure.clone())).await);
+            }
+            for unkept in &outcome.unkept {
+                drop(sender.send(Control::Unkept(unkept.clone())).await);
+            }
+            let finished = Control::Finished {
+                files: outcome.files,
+                bytes: outcome.bytes,
+                failed_files: outcome.failed_files,
+                discarded_files: outcome.discarded_files,
+                failed_others: outcome.failed_others,
+                padding_bytes: receiver.padding_bytes(),
+            };
+            drop(sender.send(finished).await);
+            tokio::time::sleep(LEAVE_TIME).await;
+            receiver.end("its client has stayed when all was done");
+        }
+        Err(error) => receiver.end(&error.to_string()),
+    }
+}
+
+async fn receive(
+    mut stream: RecvStream,
+    receiver: &Arc<Receiver>,
+    sender: &Sender<Control>,
+) -> Result<(), StripeError> {
+    let reading = read_header(&mut stream, receiver);
+    let (header, early) = tokio::time::timeout(HEADER_TIME, reading)
+        .await
+        .map_err(|_| StripeError::Stalled("a stripe's header did not come"))??;
+    if receiver.is_written(header.stripe) {
+        // Fails only if all of it has come, and then there is nothing to stop.
+        drop(stream.stop(VarInt::from_u32(0)));
+        drop(sender.send(Control::Confirm(header.stripe)).await);
+        return Ok(());
+    }
+    let bytes = header.table_bytes + header.content_bytes;
+    let Some(room) = receiver.room(bytes).await else { return Ok(()) };
+    let mut body = receiver.buffer(bytes);
+    read_body(stream, early, body.as_mut(), &*room).await?;
+    if let Some(answer) = receiver.take(header, body, room).await {
+        // Before the answer, so that no more is sent of what has failed.
+        for news in receiver.news() {
+            drop(sender.send(news).await);
+        }
+        // A connection that is gone needs no answer.
+        drop(sender.send(answer).await);
+    }
+    Ok(())
+}
+
+/// What was read of a stripe before its length was known, and the room that this takes.
+type Early = Vec<(Chunk, Option<EarlyRoom>)>;
+
+/// Reads a stream until its header is there. Returns with it all that was read: the rest of the first
+/// packets, and what has overtaken them.
+///
+/// Everything is read in whatever order it arrives, from the first byte on: a stream that is read in
+/// order at first and not later yields twice what has arrived twice.
+async fn read_header(
+    stream: &mut RecvStream,
+    receiver: &Receiver,
+) -> Result<(Header, Early), StripeError> {
+    let mut head = [0; Header::BYTES];
+    let mut missing = Header::BYTES;
+    let mut early = Early::new();
+    while missing > 0 {
+        let chunk = read_chunk(stream, CHUNK_BYTES_MAX).await?.ok_or(WireError::Short)?;
+        let place = usize::try_from(chunk.offset).ok().and_then(|start| head.get_mut(start..));
+        if let Some(place) = place {
+            let len = place.len().min(chunk.bytes.len());
+            place[..len].copy_from_slice(&chunk.bytes[..len]);
+            missing -= len;
+        }
+        // One packet is little, and where nothing was lost that is all.
+        let room = match missing {
+            0 => None,
+            _ => receiver.early_room(chunk.bytes.len()).await,
+        };
+        early.push((chunk, room));
+    }
+    Ok((Header::decode(&head)?, early))
+}
+
+/// Reads the rest of a stream. If others wait for the room that it takes, it must make progress.
+async fn read_body(
+    mut stream: RecvStream,
+    early: Early,
+    body: &mut [u8],
+    room: &dyn Room,
+) -> Result<(), StripeError> {
+    let bytes = body.len();
+    let mut missing = bytes;
+    for (chunk, _) in &early {
+        missing -= place(body, chunk)?;
+    }
+    drop(early);
+    let mut pace = Pace::new(bytes, missing);
+    let mut look = pin!(tokio::time::sleep(Pace::TIME));
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            // One byte more than is missing, so that a stream that is too long is noticed.
+            chunk = read_chunk(&mut stream, missing + 1) => chunk?,
+            () = &mut look => {
+                if !pace.is_kept(missing) && room.is_wanted() {
+                    return Err(StripeError::Stalled("others wait for the room that its stripes take"));
+                }
+                look.as_mut().reset(tokio::time::Instant::now() + Pace::TIME);
+                continue;
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        missing -= place(body, &chunk)?;
+    }
+    if missing == 0 { Ok(()) } else { Err(WireError::Short.into()) }
+}
+
+/// Whether enough of a stripe comes for it to be there in bounded time.
+struct Pace {
+    step: usize,
+    missing: usize,
+}
+
+impl Pace {
+    const TIME: Duration = Duration::from_secs(10);
+    /// A stripe may take this many times as long.
+    const STEPS: usize = 32;
+
+    fn new(bytes: usize, missing: usize) -> Self {
+        Self { step: bytes.div_ceil(Self::STEPS), missing }
+    }
+
+    /// Whether enough has come since this was asked last.
+    fn is_kept(&mut self, missing: usize) -> bool {
+        let before = std::mem::replace(&mut self.missing, missing);
+        before - missing >= self.step
+    }
+}
+
+async fn read_chunk(stream: &mut RecvStream, bytes: usize) -> Result<Option<Chunk>, StripeError> {
+    stream.read_chunk(bytes, false).await.map_err(|_| StripeError::Lost)
+}
+
+/// Puts what a chunk has of a stripe's body where it belongs. Returns how much that is, in bytes.
+fn place(body: &mut [u8], chunk: &Chunk) -> Result<usize, StripeError> {
+    let offset = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
+    let header = Header::BYTES.saturating_sub(offset).min(chunk.bytes.len());
+    let bytes = &chunk.bytes[header..];
+    let start = (offset + header).saturating_sub(Header::BYTES);
+    let Some(place) = body.get_mut(start..).and_then(|rest| rest.get_mut(..bytes.len())) else {
+        return Err(WireError::LeftOver(bytes.len()).into());
+    };
+    place.copy_from_slice(bytes);
+    Ok(bytes.len())
+}
+
+/// Padding is counted and thrown away.
+async fn count_padding(connection: Connection, receiver: Arc<Receiver>) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        receiver.add_padding(datagram.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stripe_that_comes_drop_by_drop_does_not_keep_its_pace() {
+        let mut pace = Pace::new(1 << 20, 1_000_000);
+        assert!(pace.is_kept(900_000));
+        assert!(!pace.is_kept(899_999));
+        assert!(!pace.is_kept(899_999));
+        assert!(pace.is_kept(800_000));
+        let mut small = Pace::new(1, 1);
+        assert!(!small.is_kept(1) && small.is_kept(0));
+    }
+}

@@ -1,0 +1,14 @@
+//! Taking in what a peer sends: one job at this end, over connections that are up, whoever has dialled them.
+//!
+//! A [`Receiver`] is one job: what is written of it and what is not, and how it ends. An [`Inflow`] is one of
+//! its connections, and brings it stripes. Both ask an [`Account`] for memory before they take anything in.
+
+mod inflow;
+mod ledger;
+mod members;
+mod receiver;
+mod room;
+
+pub(crate) use self::inflow::{Inflow, Left};
+pub(crate) use self::receiver::Receiver;
+pub(crate) use self::room::{Account, Asked, EarlyRoom, Room};

@@ -1,0 +1,112 @@
+//! The door: who comes in. Handshakes are bounded, a client shows its key, and its connections are counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Connection, ConnectionError, Incoming, VarInt};
+
+use super::handshakes::{HandshakeSeat, Handshakes, Knock};
+use super::limits::{Clients, ConnectionSeat};
+use super::turned_away::TurnedAway;
+use crate::identity::Fingerprint;
+use crate::net::endpoint::{self, PathMtu};
+use crate::net::tls;
+use crate::wire::CLOSE_CROWDED;
+
+/// A handshake must be done within this time.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// Where connections come in.
+pub(super) struct Door {
+    pub(super) tls: Arc<QuicServerConfig>,
+    pub(super) datagram_bytes_max: u16,
+    /// What a connection may take in before it is known what for, in bytes.
+    pub(super) window_first: u32,
+    pub(super) clients: Arc<Clients>,
+    pub(super) turned_away: Arc<TurnedAway>,
+    pub(super) handshakes: Arc<Handshakes>,
+}
+
+/// Somebody who has come in, and has not said yet what for.
+pub(super) struct Guest {
+    pub(super) connection: Connection,
+    pub(super) client: Fingerprint,
+    pub(super) seat: ConnectionSeat,
+}
+
+impl Door {
+    /// Whether a first packet begins a handshake.
+    pub(super) fn knock(&self, incoming: Incoming) -> Option<(Incoming, HandshakeSeat)> {
+        if !self.clients.has_room() {
+            incoming.refuse();
+            return None;
+        }
+        let ip = incoming.remote_address().ip();
+        match self.handshakes.knock(ip, incoming.remote_address_validated()) {
+            Knock::Begin(seat) => return Some((incoming, seat)),
+            // Fails only if the address is known to be the client's.
+            Knock::Prove => drop(incoming.retry()),
+            Knock::Refuse => incoming.refuse(),
+        }
+        None
+    }
+
+    /// Lets a client in once it has shown who it is.
+    pub(super) async fn open(&self, incoming: Incoming, handshake: HandshakeSeat) -> Option<Guest> {
+        let remote = incoming.remote_address();
+        let refused = |reason: String| {
+            self.turned_away.tell(remote, reason);
+            None
+        };
+        let connection = match self.shake_hands(incoming, handshake).await {
+            Ok(connection) => connection,
+            Err(Some(reason)) => return refused(reason),
+            Err(None) => return None,
+        };
+        let Some(client) = tls::peer_fingerprint(&connection) else {
+            return refused("it showed no certificate".into());
+        };
+        match self.clients.connect(client) {
+            Ok(seat) => Some(Guest { connection, client, seat }),
+            Err(reason) => {
+                connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
+                refused(reason)
+            }
+        }
+    }
+
+    /// Why it fails, if that is worth telling.
+    async fn shake_hands(
+        &self,
+        incoming: Incoming,
+        handshake: HandshakeSeat,
+    ) -> Result<Connection, Option<String>> {
+        let remote = incoming.remote_address();
+        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let config = endpoint::server_config(Arc::clone(&self.tls), mtu, self.window_first);
+        let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| {
+            tracing::debug!(%remote, %error, "no handshake");
+            None
+        })?;
+        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
+        drop(handshake);
+        match connected {
+            Ok(Ok(connection)) => Ok(connection),
+            // A client that turns away has only looked at the key, or says itself what it minds.
+            Ok(Err(ConnectionError::TransportError(error)))
+                if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
+            {
+                Err(Some(tls::refusal(&error)))
+            }
+            Ok(Err(error)) => Err(endpoint::too_small(remote).or_else(|| {
+                tracing::debug!(%remote, %error, "no handshake");
+                None
+            })),
+            Err(_) => Err(endpoint::too_small(remote).or_else(|| {
+                tracing::debug!(%remote, "no handshake in time");
+                None
+            })),
+        }
+    }
+}
