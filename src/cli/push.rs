@@ -16,7 +16,7 @@ use qbulk::identity::Identity;
 use qbulk::net::address::ServerAddress;
 use qbulk::net::tls::ClientTrust;
 use qbulk::store::source::ReadOptions;
-use qbulk::traffic::{HealthConfig, PoolConfig, PrimeConfig};
+use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
 use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
@@ -214,7 +214,7 @@ impl PushArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = ends(&self.paths)?;
-        let pool = self.pool()?;
+        let set = self.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
         let mut servers = vec![destination.address()];
@@ -231,7 +231,7 @@ impl PushArgs {
             destination: destination.path,
             bind: self.network.bind,
             datagram_bytes_max: self.network.mtu,
-            pool,
+            set,
             congestion: self.congestion.into(),
             budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
             rate_max: self.limit,
@@ -259,8 +259,8 @@ impl PushArgs {
         }
     }
 
-    fn pool(&self) -> Result<PoolConfig, Error> {
-        let defaults = PoolConfig::default();
+    fn set(&self) -> Result<SetConfig, Error> {
+        let defaults = SetConfig::default();
         let connections = match (self.connections, self.active) {
             (Some(connections), _) => connections.into(),
             // With as large a reserve as without options.
@@ -278,7 +278,7 @@ impl PushArgs {
         if self.stripe_min > self.stripe_max {
             return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
         }
-        Ok(PoolConfig {
+        Ok(SetConfig {
             connections,
             active,
             // What was asked for is what is done.

@@ -15,7 +15,7 @@ use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::source::ReadOptions;
-use crate::traffic::PoolConfig;
+use crate::traffic::SetConfig;
 use crate::wire::Keep;
 
 /// What to push, and where to.
@@ -44,7 +44,7 @@ pub struct PushConfig {
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
     /// The connection set.
-    pub pool: PoolConfig,
+    pub set: SetConfig,
     /// Who decides how much may be in flight.
     pub congestion: Algorithm,
     /// The most to send, in bytes per second.
@@ -86,7 +86,7 @@ impl PushConfig {
             identity,
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
-            pool: PoolConfig::default(),
+            set: SetConfig::default(),
             congestion: Algorithm::default(),
             rate_max: None,
             budget: BudgetConfig::default(),

@@ -15,7 +15,7 @@ use crate::net::lookup::Addresses;
 use crate::send::names::starts;
 use crate::send::{Job, Receipt, Sender, together};
 use crate::store::descriptors::raise_limit;
-use crate::traffic::PoolConfig;
+use crate::traffic::SetConfig;
 use crate::wire;
 
 /// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
@@ -109,10 +109,10 @@ fn attempt(
         transfer,
         starts,
         destination: config.destination.clone(),
-        pool: PoolConfig {
+        set: SetConfig {
             stuck_after: config.retry_for,
             up_within: config.connect_timeout,
-            ..config.pool.clone()
+            ..config.set.clone()
         },
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         read: config.read,

@@ -7,7 +7,7 @@ use super::lines::Lines;
 use super::sender::Sender;
 use crate::clock;
 use crate::event::{Progress, PushEvent, Summary};
-use crate::traffic::{ConnId, Role};
+use crate::traffic::{ConnId, Plan, Role};
 use crate::wire;
 
 /// Connections that the summary of a push tells about one by one.
@@ -18,7 +18,7 @@ impl<L: Lines> Sender<L> {
         let mut conns: Vec<ConnId> = self.outflows.keys().copied().collect();
         conns.sort_unstable();
         for conn in conns {
-            let (Some(role), Some(outflow)) = (self.pool.role(conn), self.outflows.get(&conn))
+            let (Some(role), Some(outflow)) = (self.set.role(conn), self.outflows.get(&conn))
             else {
                 continue;
             };
@@ -42,10 +42,10 @@ impl<L: Lines> Sender<L> {
             kept_bytes: self.source.kept_bytes,
             bytes_per_s: self.rate.update(now, self.confirmed_bytes),
             connections: self.outflows.len(),
-            active: self.pool.count(Role::Active),
-            reserve: self.pool.count(Role::Reserve),
-            takeovers: self.pool.stats().takeovers,
-            finishing: self.finishing && self.pool.plan().is_drained(),
+            active: self.set.count(Role::Active),
+            reserve: self.set.count(Role::Reserve),
+            takeovers: self.set.stats().takeovers,
+            finishing: self.finishing && self.plan().is_some_and(Plan::is_drained),
         }
     }
 
@@ -58,7 +58,7 @@ impl<L: Lines> Sender<L> {
         let padding_bytes = self.connections.gone_padding_bytes()
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
         let connections = self.connections.totals(&transfer, samples(), now);
-        let stats = self.pool.stats();
+        let stats = self.set.stats();
         let [modes_not_kept, times_not_kept] = self.failures.unkept();
         Summary {
             transfer,
@@ -80,7 +80,7 @@ impl<L: Lines> Sender<L> {
             sent_bytes: self.confirmed_bytes,
             stripes: self.confirmed_stripes,
             stripes_again: stats.stripes_again,
-            sub_transfers: stats.turns.div_ceil(self.pool.active().max(1) as u64),
+            sub_transfers: stats.turns.div_ceil(self.set.active().max(1) as u64),
             connections,
             ..Summary::default()
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::lines::Lines;
-use super::sender::{CHECKS_MAX, Event, Flight, Sender};
+use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
 use super::source::Found;
 use crate::clock;
 use crate::store::scan::Lost;
@@ -90,7 +90,7 @@ impl<L: Lines> Sender<L> {
 
     pub(super) fn offer(&mut self, items: Vec<Item>) {
         if !items.is_empty() {
-            self.pool.handle(Input::Offered(items), clock::now());
+            self.set.handle(Input::Offered(JOB, items), clock::now());
         }
     }
 
@@ -109,7 +109,7 @@ impl<L: Lines> Sender<L> {
             }
             Found::End => {
                 self.source_done = true;
-                self.pool.handle(Input::SourceDone, clock::now());
+                self.set.handle(Input::SourceDone(JOB), clock::now());
             }
         }
     }
@@ -129,6 +129,6 @@ impl<L: Lines> Sender<L> {
     /// Tells how much there is to send, as far as that is known.
     pub(super) fn note_found(&mut self, now: Instant) {
         let bytes = self.source.scanned().bytes.load(Relaxed);
-        self.pool.handle(Input::Found(bytes), now);
+        self.set.handle(Input::Found(JOB, bytes), now);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::lines::Lines;
 use super::outflow::Outflow;
 use super::recall::KeptFiles;
-use super::sender::{DAMAGED_MAX, Sender};
+use super::sender::{DAMAGED_MAX, JOB, Sender};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::line::{Line, LineError};
@@ -17,7 +17,7 @@ use crate::{clock, wire};
 impl<L: Lines> Sender<L> {
     pub(super) fn on_up(&mut self, conn: ConnId, line: Line) {
         let now = clock::now();
-        if self.pool.role(conn).is_none() {
+        if self.set.role(conn).is_none() {
             return line.close(wire::CLOSE_CONDEMNED); // given up while it was opened
         }
         self.lines.up(now);
@@ -28,22 +28,24 @@ impl<L: Lines> Sender<L> {
             receipt.begin(&self.transfer, key, self.lines.peer(), remote, &self.destination);
         }
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
-        if self.finishing {
-            line.say(Control::Finish { stripes: self.pool.plan().cut_stripes() });
+        if self.finishing
+            && let Some(plan) = self.plan()
+        {
+            line.say(Control::Finish { stripes: plan.cut_stripes() });
         }
         self.outflows.insert(conn, Outflow::new(line, self.limit.clone()));
         self.note_found(now);
-        self.pool.handle(Input::Up(conn), now);
+        self.set.handle(Input::Up(conn), now);
     }
 
     pub(super) fn on_lost(&mut self, conn: ConnId, error: LineError) -> Result<(), Error> {
         tracing::info!(conn = conn.0, %error, "connection lost");
-        if self.pool.role(conn).is_none() {
+        if self.set.role(conn).is_none() {
             return Ok(()); // given up before
         }
         let now = clock::now();
-        self.lines.lost(error, self.pool.stats().opened, self.pool.is_dark(now), now)?;
-        self.pool.handle(Input::Lost(conn), now);
+        self.lines.lost(error, self.set.stats().opened, self.set.is_dark(now), now)?;
+        self.set.handle(Input::Lost(conn), now);
         Ok(())
     }
 
@@ -71,7 +73,7 @@ impl<L: Lines> Sender<L> {
                 if self.damaged > DAMAGED_MAX {
                     return Err(Error::Peer("too many stripes arrived damaged".into()));
                 }
-                self.pool.handle(Input::Damaged(conn, StripeId(stripe)), now);
+                self.set.handle(Input::Damaged(conn, JOB, StripeId(stripe)), now);
             }
             Control::Failed { number, item, path, message } => {
                 if let Some(outflow) = self.outflows.get(&conn) {
@@ -81,7 +83,7 @@ impl<L: Lines> Sender<L> {
                     && let Some(item) = item
                 {
                     self.source.cancel(ItemId(item));
-                    self.pool.handle(Input::Cancelled(ItemId(item)), now);
+                    self.set.handle(Input::Cancelled(JOB, ItemId(item)), now);
                 }
             }
             Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
@@ -157,7 +159,7 @@ impl<L: Lines> Sender<L> {
     /// It is known what is at the destination: data may flow.
     pub(super) fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
         self.source.name(&self.destination, destination, kept)?;
-        self.pool.handle(Input::Accepted, clock::now());
+        self.set.handle(Input::Accepted(JOB), clock::now());
         Ok(())
     }
 
@@ -171,7 +173,7 @@ impl<L: Lines> Sender<L> {
             self.confirmed_items += flight.items;
             self.confirmed_stripes += 1;
         }
-        self.pool.handle(Input::Confirmed(conn, stripe), now);
+        self.set.handle(Input::Confirmed(conn, JOB, stripe), now);
     }
 
     pub(super) fn on_finished(&mut self, finished: &Control) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! The loop that sends one job: it joins the traffic manager to lines and disk.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,10 +28,12 @@ use crate::store::compare::Wanted;
 use crate::store::scan::{Entry, FileInfo, Lost, Start};
 use crate::store::source::{ReadOptions, Sealed, SourceItem, Unreadable, prepare};
 use crate::traffic::{
-    ConnId, Input, Output, Pool, PoolConfig, PrimeEnd, Stripe, StripeId, Verdict,
+    ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };
 use crate::wire::{self, Control};
 
+/// The one job of its set.
+pub(super) const JOB: JobId = JobId(0);
 /// How often connections are sampled and time is looked at.
 const TICK: Duration = Duration::from_millis(10);
 /// How often progress is told.
@@ -78,7 +81,7 @@ pub(crate) struct Job {
     /// Where it goes, relative to the receiver's root.
     pub(crate) destination: Vec<u8>,
     /// The connection set that it goes over.
-    pub(crate) pool: PoolConfig,
+    pub(crate) set: SetConfig,
     /// The most to send, all connections together.
     pub(crate) limit: Option<Arc<Limit>>,
     /// How sources are read.
@@ -95,7 +98,7 @@ pub(crate) struct Sender<L> {
     pub(super) lines: L,
     pub(super) limit: Option<Arc<Limit>>,
     pub(super) began: Instant,
-    pub(super) pool: Pool,
+    pub(super) set: Set,
     pub(super) transfer: [u8; 16],
     pub(super) destination: Vec<u8>,
     pub(super) source: Source,
@@ -139,13 +142,15 @@ impl<L: Lines> Sender<L> {
     pub(crate) fn new(job: Job, lines: L, report: PushReporter) -> Self {
         let now = clock::now();
         let (events, inbox) = mpsc::unbounded_channel();
+        let mut set = Set::new(job.set, rand::random(), now);
+        set.handle(Input::Begun { job: JOB, weight: NonZeroU32::MIN }, now);
         Self {
             failures: Failures::new(Arc::clone(&report), job.receipt.clone()),
             report,
             lines,
             limit: job.limit,
             began: job.began,
-            pool: Pool::new(job.pool, rand::random(), now),
+            set,
             transfer: job.transfer,
             destination: job.destination,
             source: Source::new(job.starts, job.receipt.clone()),
@@ -182,9 +187,14 @@ impl<L: Lines> Sender<L> {
         &self.lines
     }
 
+    /// What is left of it, in flight and confirmed.
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.set.plan(JOB)
+    }
+
     /// When there was a line last.
     pub(crate) fn alive_at(&self) -> Instant {
-        self.pool.alive_at()
+        self.set.alive_at()
     }
 
     /// Sends until all is durable at the receiver, or `stop` resolves.
@@ -212,7 +222,7 @@ impl<L: Lines> Sender<L> {
             }
             // Paths are known once the server has said what is at the destination.
             let takes_found = self.source.is_named()
-                && self.pool.plan().waiting_items() < WAITING_MAX
+                && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
                 && self.source.waiting_checks() < WAITING_MAX;
             tokio::select! {
                 biased;
@@ -225,7 +235,7 @@ impl<L: Lines> Sender<L> {
 
     /// Does what the traffic manager wants done.
     fn act(&mut self) -> Result<(), Error> {
-        while let Some(output) = self.pool.poll() {
+        while let Some(output) = self.set.poll() {
             match output {
                 Output::Open { conn } => self.open(conn),
                 Output::Prime { conn, budget_bytes } => {
@@ -235,13 +245,13 @@ impl<L: Lines> Sender<L> {
                 }
                 Output::StopPrime { conn, end } => self.stop_priming(conn, end),
                 Output::Send { conn, stripe, .. } => self.send(conn, &stripe),
-                Output::Abandon { conn, stripe } => {
+                Output::Abandon { conn, stripe, .. } => {
                     if let Some(outflow) = self.outflows.get(&conn) {
                         outflow.abandon(stripe);
                     }
                 }
                 Output::Close { conn, verdict, stripes } => self.give_up(conn, verdict, stripes),
-                Output::Drained => {}
+                Output::Drained(_) => {}
                 Output::Stuck => {
                     return Err(self.lines.unreachable("every connection was lost"));
                 }
@@ -254,7 +264,7 @@ impl<L: Lines> Sender<L> {
 
     /// Tells the server how many stripes there are as soon as that is known.
     fn announce_end(&mut self) {
-        let plan = self.pool.plan();
+        let Some(plan) = self.set.plan(JOB) else { return };
         let is_read = self.source_done
             && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
             && plan.waiting_items() == 0
@@ -276,7 +286,7 @@ impl<L: Lines> Sender<L> {
     fn open(&mut self, conn: ConnId) {
         let events = self.events.clone();
         let report = Box::new(move |event| drop(events.send(Event::Line(conn, event))));
-        let siblings = if self.pool.is_dark(clock::now()) {
+        let siblings = if self.set.is_dark(clock::now()) {
             Siblings::Dark
         } else if self.outflows.is_empty() {
             Siblings::Lost
@@ -387,10 +397,10 @@ impl<L: Lines> Sender<L> {
         let now = clock::now();
         self.note_found(now);
         for (&conn, outflow) in &self.outflows {
-            self.pool.handle(Input::Sample(conn, outflow.line().sample()), now);
+            self.set.handle(Input::Sample(conn, outflow.line().sample()), now);
         }
-        self.pool.handle_timeout(now);
-        self.lines.check(self.pool.is_dark(now), now)?;
+        self.set.handle_timeout(now);
+        self.lines.check(self.set.is_dark(now), now)?;
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(now);

@@ -1,74 +1,87 @@
 //! The traffic manager: which connection carries which bytes, and when one is given up.
 //!
 //! Pure: no sockets, files, tasks, clocks or randomness of its own. Time and a seed come in, decisions
-//! come out, so that thousands of simulated networks can be run over it. [`Pool`] is the whole of it;
+//! come out, so that thousands of simulated networks can be run over it. [`Set`] is the whole of it;
 //! drive it like this:
 //!
 //! ```
-//! use qbulk::traffic::{Input, Item, ItemId, Output, Pool, PoolConfig};
+//! use qbulk::traffic::{Input, Item, ItemId, JobId, Output, Set, SetConfig};
+//! use std::num::NonZeroU32;
 //! use std::time::Instant;
 //!
-//! let now = Instant::now();
-//! let mut pool = Pool::new(PoolConfig::default(), 42, now);
-//! pool.handle(Input::Offered(vec![Item::split(ItemId(0), 10 << 20)]), now);
-//! pool.handle(Input::SourceDone, now);
+//! let (now, job) = (Instant::now(), JobId(0));
+//! let mut set = Set::new(SetConfig::default(), 42, now);
+//! set.handle(Input::Begun { job, weight: NonZeroU32::MIN }, now);
+//! set.handle(Input::Offered(job, vec![Item::split(ItemId(0), 10 << 20)]), now);
+//! set.handle(Input::SourceDone(job), now);
 //! let mut opened = 0;
-//! while let Some(output) = pool.poll() {
+//! while let Some(output) = set.poll() {
 //!     if let Output::Open { .. } = output {
-//!         opened += 1; // open a connection, then tell the pool with Input::Up
+//!         opened += 1; // open a connection, then tell the set with Input::Up
 //!     }
 //! }
-//! assert_eq!(opened, PoolConfig::default().connections);
+//! assert_eq!(opened, SetConfig::default().connections);
 //! ```
 //!
-//! The parts: [`plan`] knows which bytes are left, [`prime`] when a connection's window is open,
-//! [`health`] how well a connection does, [`tuner`] how many there should be, and [`pool`] gives out
-//! roles and work.
+//! The parts: [`plan`] knows which bytes of a job are left, and [`set`] gives out roles and work among
+//! connections. It knows by [`set::prime`] when a connection's window is open, by [`set::health`] how well
+//! it does, and by [`set::tuner`] how many there should be.
 
-pub mod health;
 pub mod plan;
-pub mod pool;
-pub mod prime;
-pub mod tuner;
+pub mod set;
 
-pub use health::{HealthConfig, Meter, Siblings, Verdict};
-pub use plan::{Extent, Item, ItemId, Plan, Stripe, StripeId};
-pub use pool::{Pool, PoolConfig, PoolStats, Role};
-pub use prime::{PrimeConfig, PrimeEnd, Primer};
-pub use tuner::{Load, Tuner};
-
+use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// One connection of a transfer's set. Numbers are never used twice within a transfer.
+pub use plan::{Extent, Item, ItemId, Plan, Stripe, StripeId};
+pub use set::health::{HealthConfig, Meter, Siblings, Verdict};
+pub use set::prime::{PrimeConfig, PrimeEnd, Primer};
+pub use set::tuner::{Load, Tuner};
+pub use set::{Role, Set, SetConfig, SetStats};
+
+/// One connection of a set. Numbers are never used twice within a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId(pub u32);
 
-/// What the shell tells the pool.
+/// One job of a set: what is sent for one purpose. Numbers are never used twice within a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// What the shell tells the set. What it tells of a job or a connection that is not there changes nothing.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// The source has something to send. What is offered together can go in one stripe.
-    Offered(Vec<Item>),
-    /// So many bytes were found at the source by now, of which little may have been offered.
-    Found(u64),
-    /// Nothing more will be offered.
-    SourceDone,
-    /// The receiver has accepted the transfer: data may flow on every connection that is up.
-    Accepted,
+    /// A job begins.
+    Begun {
+        /// Its number.
+        job: JobId,
+        /// Its share of what the connections can carry, beside those of the others.
+        weight: NonZeroU32,
+    },
+    /// The source of a job has something to send. What is offered together can go in one stripe.
+    Offered(JobId, Vec<Item>),
+    /// So many bytes were found at a job's source by now, of which little may have been offered.
+    Found(JobId, u64),
+    /// Nothing more of a job will be offered.
+    SourceDone(JobId),
+    /// The receiver has accepted a job: its data may flow on every connection that is up.
+    Accepted(JobId),
+    /// The receiver will take no more of an item.
+    Cancelled(JobId, ItemId),
+    /// A job is over, or called off: it is forgotten, and what is under way of it is abandoned.
+    Ended(JobId),
     /// A connection's handshake is done.
     Up(ConnId),
     /// What a connection's transport has measured; every few milliseconds.
     Sample(ConnId, Sample),
     /// The receiver has verified and written a stripe that came over this connection.
-    Confirmed(ConnId, StripeId),
+    Confirmed(ConnId, JobId, StripeId),
     /// The receiver got a stripe that did not match its hash: it must be sent again.
-    Damaged(ConnId, StripeId),
+    Damaged(ConnId, JobId, StripeId),
     /// A connection could not be opened, or is lost.
     Lost(ConnId),
-    /// The receiver will take no more of an item.
-    Cancelled(ItemId),
 }
 
-/// What the pool wants done.
+/// What the set wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Output {
     /// Open a connection from a new local port.
@@ -95,15 +108,19 @@ pub enum Output {
     Send {
         /// The connection.
         conn: ConnId,
+        /// The job that it belongs to.
+        job: JobId,
         /// What to send.
         stripe: Stripe,
         /// Another connection had it first.
         again: bool,
     },
-    /// Stop sending a stripe: it has arrived by another connection.
+    /// Stop sending a stripe: it has arrived by another connection, or its job has ended.
     Abandon {
         /// The connection.
         conn: ConnId,
+        /// The job that it belongs to.
+        job: JobId,
         /// The stripe.
         stripe: StripeId,
     },
@@ -116,8 +133,8 @@ pub enum Output {
         /// How many stripes another connection must take over.
         stripes: usize,
     },
-    /// All that was offered so far has been confirmed.
-    Drained,
+    /// All that was offered of a job has been confirmed.
+    Drained(JobId),
     /// No connection is left and none could be opened for too long.
     Stuck,
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use network::Network;
 use outcome::Outcome;
-use qbulk::traffic::{Input, Output, Pool, PoolConfig, Verdict};
+use qbulk::traffic::{Input, Output, Set, SetConfig, Verdict};
 use sim::Sim;
 use tally::Tally;
 
@@ -94,16 +94,16 @@ fn on_healthy_networks_nobody_is_condemned() {
 #[test]
 fn connections_that_are_closed_as_soon_as_they_are_up_are_opened_less_and_less_often() {
     let start = Instant::now();
-    let mut pool = Pool::new(PoolConfig::default(), 1, start);
+    let mut set = Set::new(SetConfig::default(), 1, start);
     let mut opened = 0;
     for millis in 0..20_000 {
         let now = start + Duration::from_millis(millis);
-        pool.handle_timeout(now);
-        while let Some(output) = pool.poll() {
+        set.handle_timeout(now);
+        while let Some(output) = set.poll() {
             if let Output::Open { conn } = output {
                 opened += 1;
-                pool.handle(Input::Up(conn), now);
-                pool.handle(Input::Lost(conn), now);
+                set.handle(Input::Up(conn), now);
+                set.handle(Input::Lost(conn), now);
             }
         }
     }

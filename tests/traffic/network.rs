@@ -3,13 +3,13 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use qbulk::traffic::{HealthConfig, Item, ItemId, PoolConfig, PrimeConfig};
+use qbulk::traffic::{HealthConfig, Item, ItemId, PrimeConfig, SetConfig};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 /// A network, what is to be sent over it, and how.
 pub(crate) struct Network {
-    pub(crate) config: PoolConfig,
+    pub(crate) config: SetConfig,
     pub(crate) rtt: Duration,
     /// Bytes per second that a connection's own path gives at most.
     pub(crate) rate: f64,
@@ -124,7 +124,7 @@ impl Network {
 /// What is left of the rate of a path that has become slow.
 pub(crate) const SLOW: f64 = 0.01;
 
-fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> PoolConfig {
+fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> SetConfig {
     let (connections, active) = match draw.rng.random_range(0..40) {
         0..4 => (1, 1),
         4 => (64, 64),
@@ -160,7 +160,7 @@ fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> PoolConfig
     let flying_bytes_max = if draw.has(0.1, "little in flight") {
         stripe_bytes_max * draw.rng.random_range(1..5)
     } else {
-        PoolConfig::default().flying_bytes_max
+        SetConfig::default().flying_bytes_max
     };
     let reprime_after = if draw.has(0.3, "reserves are primed often") {
         draw.ms(100..1_000)
@@ -179,7 +179,7 @@ fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> PoolConfig
     if faults && draw.has(0.05, "a ceiling for round trips") {
         health.rtt_max = Some(rtt * 2 + Duration::from_millis(50));
     }
-    PoolConfig {
+    SetConfig {
         connections,
         active,
         active_max: if adapts { active + 8 } else { active },
@@ -190,7 +190,7 @@ fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> PoolConfig
         reprime_after,
         prime,
         health,
-        ..PoolConfig::default()
+        ..SetConfig::default()
     }
 }
 
@@ -207,7 +207,7 @@ fn outage(draw: &mut Draw, faults: bool) -> (Range<Duration>, Duration) {
     (Duration::ZERO..Duration::ZERO, Duration::ZERO)
 }
 
-fn server(draw: &mut Draw, config: &PoolConfig) -> Server {
+fn server(draw: &mut Draw, config: &SetConfig) -> Server {
     let accepts_after = if draw.has(0.1, "a server that accepts late") {
         draw.ms(0..3_000)
     } else {
@@ -247,7 +247,7 @@ fn opening(draw: &mut Draw, faults: bool) -> Opening {
     Opening { fails: 0.0, until: Duration::ZERO, fails_after }
 }
 
-fn source(draw: &mut Draw, config: &PoolConfig, rate: f64) -> (Vec<(Duration, Item)>, Duration) {
+fn source(draw: &mut Draw, config: &SetConfig, rate: f64) -> (Vec<(Duration, Item)>, Duration) {
     let whole_max = config.stripe_bytes_min.min(60_000) - 200;
     if draw.has(0.02, "nothing to send") {
         return (Vec::new(), draw.ms(0..2_000));

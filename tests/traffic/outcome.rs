@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use qbulk::traffic::{PoolStats, PrimeEnd, Verdict};
+use qbulk::traffic::{PrimeEnd, SetStats, Verdict};
 
 /// How a run went.
 #[derive(Default)]
@@ -10,7 +10,7 @@ pub(crate) struct Outcome {
     pub(crate) is_stuck: bool,
     pub(crate) time: Duration,
     pub(crate) bytes: u64,
-    pub(crate) stats: PoolStats,
+    pub(crate) stats: SetStats,
     /// What connections were closed for, but for those that were not needed any more.
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) surplus: u64,

@@ -1,8 +1,9 @@
 //! What a priming is held against.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
-use qbulk::traffic::{ConnId, Input, Output, Pool, PoolConfig, Sample, Verdict};
+use qbulk::traffic::{ConnId, Input, JobId, Output, Sample, Set, SetConfig, Verdict};
 
 const RTT: Duration = Duration::from_millis(50);
 const ROUNDS: u32 = 8;
@@ -11,12 +12,13 @@ const ROUNDS: u32 = 8;
 /// nothing yet; says which of them are given up, and why.
 fn prime(connections: usize, bytes: impl Fn(u32, u32) -> Option<u64>) -> Vec<(ConnId, Verdict)> {
     let start = Instant::now();
-    let config = PoolConfig { connections, active: 1, active_max: 1, ..PoolConfig::default() };
-    let mut pool = Pool::new(config, 1, start);
-    pool.handle(Input::Found(1 << 40), start);
+    let config = SetConfig { connections, active: 1, active_max: 1, ..SetConfig::default() };
+    let mut set = Set::new(config, 1, start);
+    set.handle(Input::Begun { job: JobId(0), weight: NonZeroU32::MIN }, start);
+    set.handle(Input::Found(JobId(0), 1 << 40), start);
     let mut samples = vec![Sample { rtt: RTT, rtt_min: RTT, ..Sample::default() }; connections];
     for conn in 0..connections as u32 {
-        pool.handle(Input::Up(ConnId(conn)), start);
+        set.handle(Input::Up(ConnId(conn)), start);
     }
     let mut closed = Vec::new();
     for round in 0..ROUNDS {
@@ -25,9 +27,9 @@ fn prime(connections: usize, bytes: impl Fn(u32, u32) -> Option<u64>) -> Vec<(Co
             let Some(bytes) = bytes(conn, round) else { continue };
             sample.delivered_bytes += bytes;
             sample.padding_bytes += bytes;
-            pool.handle(Input::Sample(ConnId(conn), *sample), now);
+            set.handle(Input::Sample(ConnId(conn), *sample), now);
         }
-        while let Some(output) = pool.poll() {
+        while let Some(output) = set.poll() {
             if let Output::Close { conn, verdict, .. } = output {
                 closed.push((conn, verdict));
             }
@@ -61,13 +63,14 @@ fn padding_is_little_beside_what_there_is_to_send() {
         [(0, 0), (100_000, 0), (500_000, 64_000), (80_000_000, 10_000_000), (1 << 40, 40 << 20)]
     {
         let now = Instant::now();
-        let mut pool = Pool::new(PoolConfig::default(), 1, now);
-        pool.handle(Input::Found(found_bytes), now);
+        let mut set = Set::new(SetConfig::default(), 1, now);
+        set.handle(Input::Begun { job: JobId(0), weight: NonZeroU32::MIN }, now);
+        set.handle(Input::Found(JobId(0), found_bytes), now);
         for conn in 0..10 {
-            pool.handle(Input::Up(ConnId(conn)), now);
+            set.handle(Input::Up(ConnId(conn)), now);
         }
         let mut budgets = 0;
-        while let Some(output) = pool.poll() {
+        while let Some(output) = set.poll() {
             if let Output::Prime { budget_bytes, .. } = output {
                 budgets += budget_bytes;
             }

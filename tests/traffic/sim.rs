@@ -1,11 +1,12 @@
-//! Runs a pool over a network in virtual time, and looks at every step whether it does what it must.
+//! Runs a set over a network in virtual time, and looks at every step whether it does what it must.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use qbulk::traffic::{
-    ConnId, Input, ItemId, Output, Pool, Role, Sample, Stripe, StripeId, Verdict,
+    ConnId, Input, ItemId, JobId, Output, Plan, Role, Sample, Set, Stripe, StripeId, Verdict,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -17,12 +18,14 @@ use crate::outcome::Outcome;
 const STEP: Duration = Duration::from_millis(5);
 /// The transport gives a connection up that hears nothing for so long.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// What the pool lets padding take beside data in any case, in bytes.
+/// What the set lets padding take beside data in any case, in bytes.
 const PADDING_BYTES_MIN: u64 = 128 << 10;
 const PADDING_SHARE: u64 = 128;
 /// New connections that may be tried at a time, beside the set, while the network is gone.
 const SCOUTS_MAX: usize = 16;
-/// For how long the pool must keep quiet once it is done.
+/// The one job of a run.
+const JOB: JobId = JobId(0);
+/// For how long the set must keep quiet once it is done.
 const AFTERWARDS: Duration = Duration::from_millis(200);
 
 pub(crate) struct Sim<'a> {
@@ -30,7 +33,7 @@ pub(crate) struct Sim<'a> {
     rng: SmallRng,
     start: Instant,
     at: Duration,
-    pool: Pool,
+    set: Set,
     links: BTreeMap<ConnId, Link>,
     /// When connections that are being opened come up, or fail.
     opening: BinaryHeap<Reverse<(Duration, ConnId, bool)>>,
@@ -40,7 +43,7 @@ pub(crate) struct Sim<'a> {
     accepts_at: Option<Duration>,
     accepted: bool,
     stripes: HashMap<StripeId, Stripe>,
-    /// Sent and not confirmed, as the pool has been told.
+    /// Sent and not confirmed, as the set has been told.
     flying: HashMap<StripeId, u64>,
     flying_bytes: u64,
     written: BTreeSet<StripeId>,
@@ -59,7 +62,7 @@ impl<'a> Sim<'a> {
             rng: SmallRng::seed_from_u64(!seed),
             start,
             at: Duration::ZERO,
-            pool: Pool::new(network.config.clone(), seed, start),
+            set: Set::new(network.config.clone(), seed, start),
             links: BTreeMap::new(),
             opening: BinaryHeap::new(),
             gone: BTreeSet::new(),
@@ -81,6 +84,7 @@ impl<'a> Sim<'a> {
     /// Runs to the end, which must come.
     pub(crate) fn run(mut self) -> Outcome {
         let time_max = self.network.time_max();
+        self.tell(Input::Begun { job: JOB, weight: NonZeroU32::MIN });
         while self.done_at.is_none_or(|at| self.at < at + AFTERWARDS) && !self.outcome.is_stuck {
             assert!(self.at < time_max, "not done within {time_max:?}");
             self.offer();
@@ -92,14 +96,18 @@ impl<'a> Sim<'a> {
             self.end_connections();
             self.answer();
             self.sample();
-            if self.now() >= self.pool.poll_timeout() {
-                self.pool.handle_timeout(self.now());
+            if self.now() >= self.set.poll_timeout() {
+                self.set.handle_timeout(self.now());
             }
         }
         self.outcome.time = self.done_at.unwrap_or(self.at);
-        self.outcome.stats = self.pool.stats();
+        self.outcome.stats = self.set.stats();
         self.check_end();
         self.outcome
+    }
+
+    fn plan(&self) -> &Plan {
+        self.set.plan(JOB).expect("it has not ended")
     }
 
     fn now(&self) -> Instant {
@@ -107,7 +115,7 @@ impl<'a> Sim<'a> {
     }
 
     fn tell(&mut self, input: Input) {
-        self.pool.handle(input, self.now());
+        self.set.handle(input, self.now());
     }
 
     fn offer(&mut self) {
@@ -116,24 +124,24 @@ impl<'a> Sim<'a> {
             rest.iter().take_while(|(at, _)| *at <= self.at).map(|&(_, item)| item).collect();
         if !due.is_empty() {
             self.offered += due.len();
-            self.tell(Input::Offered(due));
+            self.tell(Input::Offered(JOB, due));
         }
         if self.offered == self.network.items.len()
             && self.at >= self.network.source_done
             && !self.source_done
         {
             self.source_done = true;
-            self.tell(Input::SourceDone);
+            self.tell(Input::SourceDone(JOB));
         }
         if self.accepts_at.is_some_and(|at| at <= self.at) && !self.accepted {
             self.accepted = true;
-            self.tell(Input::Accepted);
+            self.tell(Input::Accepted(JOB));
         }
     }
 
-    /// Does what the pool says.
+    /// Does what the set says.
     fn act(&mut self) {
-        while let Some(output) = self.pool.poll() {
+        while let Some(output) = self.set.poll() {
             match output {
                 Output::Open { conn } => self.on_open(conn),
                 Output::Prime { conn, .. } => {
@@ -151,14 +159,14 @@ impl<'a> Sim<'a> {
                     link.priming = false;
                     self.outcome.prime_ends.push(end);
                 }
-                Output::Send { conn, stripe, again } => self.on_send(conn, stripe, again),
-                Output::Abandon { conn, stripe } => {
+                Output::Send { conn, stripe, again, .. } => self.on_send(conn, stripe, again),
+                Output::Abandon { conn, stripe, .. } => {
                     self.outcome.abandoned += 1;
                     let link = self.links.get_mut(&conn).expect("open");
                     link.queue.retain(|&(id, _)| id != stripe);
                 }
                 Output::Close { conn, verdict, .. } => self.on_close(conn, verdict),
-                Output::Drained => {
+                Output::Drained(_) => {
                     assert!(self.done_at.is_none(), "drained twice");
                     self.done_at = Some(self.at);
                 }
@@ -193,8 +201,8 @@ impl<'a> Sim<'a> {
         });
         self.outcome.hedged += u64::from(again && is_held);
         let is_new = !self.stripes.contains_key(&stripe.id);
-        assert!(is_new != again, "the pool knows what was sent before");
-        // One that is sent again may have been confirmed since the pool said so.
+        assert!(is_new != again, "the set knows what was sent before");
+        // One that is sent again may have been confirmed since the set said so.
         if is_new {
             self.flying.insert(stripe.id, stripe.bytes);
             self.flying_bytes += stripe.bytes;
@@ -219,28 +227,28 @@ impl<'a> Sim<'a> {
     }
 
     fn check_roles(&self) {
-        let (pool, config) = (&self.pool, &self.network.config);
+        let (set, config) = (&self.set, &self.network.config);
         let mut priming = 0;
         for (&conn, link) in &self.links {
-            let role = pool.role(conn).expect("an open connection has a role");
+            let role = set.role(conn).expect("an open connection has a role");
             assert_ne!(role, Role::Opening);
             assert_eq!(role == Role::Priming, link.priming);
             priming += usize::from(link.priming);
         }
         let opening = self.opening.iter().filter(|Reverse((_, conn, _))| !self.gone.contains(conn));
         let opening = opening.inspect(|Reverse((_, conn, _))| {
-            assert_eq!(pool.role(*conn), Some(Role::Opening));
+            assert_eq!(set.role(*conn), Some(Role::Opening));
         });
         let opening = opening.count();
-        let active = pool.count(Role::Active);
-        assert_eq!(pool.count(Role::Opening), opening);
-        assert_eq!(active + pool.count(Role::Reserve) + priming, self.links.len());
-        assert!(active <= pool.active(), "more than M are active");
-        assert!((config.active..=config.active_max).contains(&pool.active()), "M has its bounds");
+        let active = set.count(Role::Active);
+        assert_eq!(set.count(Role::Opening), opening);
+        assert_eq!(active + set.count(Role::Reserve) + priming, self.links.len());
+        assert!(active <= set.active(), "more than M are active");
+        assert!((config.active..=config.active_max).contains(&set.active()), "M has its bounds");
         let most = config.connections + config.active_max - config.active;
         // Beside the set, only scouts of a network that is gone.
         assert!(self.links.len() + opening <= most + SCOUTS_MAX, "more than N connections");
-        assert!(pool.poll_timeout() > self.now(), "time that has passed is not waited for");
+        assert!(set.poll_timeout() > self.now(), "time that has passed is not waited for");
     }
 
     /// Connections come up, or fail.
@@ -406,13 +414,13 @@ impl<'a> Sim<'a> {
             link.sample.rtt = rtt.mul_f64(noise);
             let sample = link.sample;
             let padded = std::mem::take(&mut link.padded);
-            if self.accepted && (self.pool.plan().has_waiting() || self.source_done) {
+            if self.accepted && (self.plan().has_waiting() || self.source_done) {
                 self.outcome.padding_beside_bytes += padded;
             }
-            // The pool may have closed it meanwhile: it must not mind.
+            // The set may have closed it meanwhile: it must not mind.
             self.tell(Input::Sample(conn, sample));
         }
-        let confirmed = self.pool.plan().confirmed_bytes();
+        let confirmed = self.plan().confirmed_bytes();
         let most = PADDING_BYTES_MIN + confirmed / PADDING_SHARE + self.padding_slack as u64;
         let padding = self.outcome.padding_beside_bytes;
         assert!(padding <= most, "{padding} bytes of padding beside data, {most} are its share");
@@ -433,10 +441,10 @@ impl<'a> Sim<'a> {
                 continue;
             }
             if is_damaged {
-                self.tell(Input::Damaged(conn, id));
+                self.tell(Input::Damaged(conn, JOB, id));
             } else {
                 self.flying_bytes -= self.flying.remove(&id).unwrap_or(0);
-                self.tell(Input::Confirmed(conn, id));
+                self.tell(Input::Confirmed(conn, JOB, id));
             }
         }
         for (_, conn, id, is_damaged) in late {
@@ -449,7 +457,7 @@ impl<'a> Sim<'a> {
         if self.outcome.is_stuck {
             return;
         }
-        let plan = self.pool.plan();
+        let plan = self.plan();
         assert!(plan.is_drained() && !plan.has_waiting());
         assert_eq!(plan.waiting_bytes(), 0);
         assert_eq!(plan.confirmed_stripes(), plan.cut_stripes());

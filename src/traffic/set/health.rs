@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Sample;
+use super::super::Sample;
 
 /// When a connection is unsatisfactory.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::health::median;
-use super::super::{ConnId, Output, Siblings, Verdict};
-use super::{CONDEMN_INTERVAL, Conn, Pool};
+use super::super::{ConnId, Output};
+use super::conn::{Conn, JobStripe};
+use super::health::{Siblings, Verdict, median};
+use super::{CONDEMN_INTERVAL, Set};
 
 /// Connections are given up for being silent at this pace at most, after as many at once as the set has.
 const SILENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Primed to less than this share of the threshold, a connection is replaced before use.
 const PRIMED_BADLY_SHARE: f64 = 0.25;
 
-impl Pool {
+impl Set {
     /// Gives `id` up if it is unsatisfactory and another can take over.
     pub(super) fn judge(&mut self, id: ConnId, now: Instant) {
         let siblings = self.siblings(id, now);
@@ -82,9 +83,9 @@ impl Pool {
         if conn.up_at.is_some() && matches!(verdict, Verdict::Silent | Verdict::Lost) {
             self.torn_at = Some(now);
         }
-        let orphans = conn.stripes.keys().filter(|&&stripe| self.plan.release(stripe, id)).count();
+        let is_orphan = |&&stripe: &&JobStripe| self.jobs.release(stripe, id);
+        let orphans = conn.stripes.keys().filter(is_orphan).count();
         self.delivered_by_gone += conn.sample.delivered_bytes;
-        self.padding_by_gone += conn.sample.padding_bytes;
         self.stats.condemned += u64::from(verdict != Verdict::Surplus);
         self.stats.takeovers += u64::from(orphans > 0);
         self.outputs.push_back(Output::Close { conn: id, verdict, stripes: orphans });

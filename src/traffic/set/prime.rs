@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Sample;
+use super::super::Sample;
 
 /// How far and how long a connection is primed.
 #[derive(Clone, Copy, Debug, PartialEq)]

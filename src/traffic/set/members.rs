@@ -1,12 +1,12 @@
 //! Which connections there are: opened, replaced, retired, and sent out as scouts.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::super::health::Meter;
-use super::super::tuner::Load;
-use super::super::{ConnId, Output, Sample, Verdict};
-use super::{Conn, Pool, Role, State};
+use super::super::{ConnId, Output};
+use super::Set;
+use super::conn::{Conn, Role, State};
+use super::health::Verdict;
+use super::tuner::Load;
 
 /// Nothing is heard on any connection for at least this long, and the network counts as gone.
 const DARK_TIME: Duration = Duration::from_secs(1);
@@ -16,7 +16,7 @@ const SCOUTS_MAX: usize = 16;
 /// Once a connection was lost that was up, the set needs so long to be what it was.
 const MENDING_TIME: Duration = Duration::from_secs(3);
 
-impl Pool {
+impl Set {
     /// N as it is now.
     fn wanted(&self) -> usize {
         self.config.connections + self.tuner.active() - self.config.active
@@ -24,8 +24,7 @@ impl Pool {
 
     /// Looks whether more connections, or fewer, would do better.
     pub(super) fn tune(&mut self, now: Instant) {
-        let active: Vec<&Conn> =
-            self.conns.values().filter(|conn| matches!(conn.state, State::Active)).collect();
+        let active: Vec<&Conn> = self.conns.values().filter(|conn| conn.is_active()).collect();
         let full = active
             .iter()
             .filter(|conn| conn.sample.in_flight_bytes * 2 >= conn.sample.window_bytes)
@@ -34,10 +33,7 @@ impl Pool {
         let delivered: u64 = self.conns.values().map(|conn| conn.sample.delivered_bytes).sum();
         let load = Load {
             delivered_bytes: self.delivered_by_gone + delivered,
-            is_limited: self.accepted_at.is_some()
-                && self.plan.has_waiting()
-                && full * 2 > active.len()
-                && !self.is_torn(now),
+            is_limited: self.jobs.have_waiting() && full * 2 > active.len() && !self.is_torn(now),
             is_full: queued * 2 > active.len(),
             rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
         };
@@ -68,7 +64,7 @@ impl Pool {
     /// Opens what is missing to N, once lost ones may be opened again.
     pub(super) fn open_missing(&mut self, now: Instant) {
         // Once all is confirmed, one connection is enough to hear that it is durable.
-        let wanted = if self.drained { 1 } else { self.wanted() };
+        let wanted = if self.jobs.are_done() { 1 } else { self.wanted() };
         while self.conns.len() < wanted && now >= self.reopen_at {
             self.open(now);
         }
@@ -78,18 +74,7 @@ impl Pool {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
         self.stats.opened += 1;
-        let conn = Conn {
-            state: State::Opening,
-            sample: Sample::default(),
-            meter: Meter::new(now),
-            stripes: BTreeMap::new(),
-            flying_bytes: 0,
-            turn_bytes: 0,
-            used_at: now,
-            up_at: None,
-            primed_bytes: 0,
-        };
-        self.conns.insert(id, conn);
+        self.conns.insert(id, Conn::new(now));
         self.outputs.push_back(Output::Open { conn: id });
     }
 
@@ -109,19 +94,17 @@ impl Pool {
     /// matter of how soon it is whole again, not of how many there are.
     fn is_torn(&self, now: Instant) -> bool {
         let is_silent = |conn: &Conn| {
-            matches!(conn.state, State::Active)
-                && !conn.stripes.is_empty()
-                && conn.meter.quiet_time(now) >= DARK_TIME
+            conn.is_active() && !conn.stripes.is_empty() && conn.meter.quiet_time(now) >= DARK_TIME
         };
         self.torn_at.is_some_and(|at| now - at < MENDING_TIME) || self.conns.values().any(is_silent)
     }
 
     /// Whether the whole network seems to be gone.
     pub fn is_dark(&self, now: Instant) -> bool {
-        if self.accepted_at.is_none() || self.drained {
+        if !self.jobs.are_awaited() {
             return false;
         }
-        let up = || self.conns.values().filter(|conn| !matches!(conn.state, State::Opening));
+        let up = || self.conns.values().filter(|conn| !conn.is_opening());
         if up().next().is_none() {
             return now - self.alive_at >= DARK_TIME;
         }

@@ -1,0 +1,140 @@
+//! Padding: when connections are primed, and what that may cost.
+
+use std::time::Instant;
+
+use super::super::{ConnId, Output};
+use super::conn::State;
+use super::health::Verdict;
+use super::jobs::{Job, Jobs};
+use super::prime::{PrimeConfig, PrimeEnd, Primer};
+use super::{CONDEMN_INTERVAL, Set};
+
+/// Rounds that a priming must have lasted for its result to be held against the connection.
+const PRIMING_ROUNDS_TOLD: u32 = 4;
+/// While data waits, padding takes at most one part in so many of it, and this much in any case.
+const PADDING_SHARE: u64 = 128;
+const PADDING_BYTES_MIN: u64 = 128 << 10;
+/// All padding costs at most one part in so many of what there is to send; where that is little, at most so
+/// much; and nothing for what the first windows hold.
+const PADDING_PART: u64 = 8;
+const SMALL_JOB_BYTES: u64 = 1_000_000;
+const SMALL_JOB_PADDING_BYTES: u64 = 64_000;
+const PADDED_JOB_BYTES_MIN: u64 = 128 << 10;
+
+/// What padding has cost the jobs that are there.
+#[derive(Debug, Default)]
+pub(super) struct Padding {
+    /// All that was sent, in bytes.
+    sent_bytes: u64,
+    /// What of it was sent while data waited, in bytes.
+    beside_data_bytes: u64,
+}
+
+impl Padding {
+    /// So much was sent.
+    pub(super) fn spend(&mut self, bytes: u64, jobs: &Jobs) {
+        if !jobs.is_empty() {
+            self.sent_bytes += bytes;
+        }
+    }
+
+    /// So much of it was sent in a priming, which data may have waited for.
+    pub(super) fn spend_beside_data(&mut self, bytes: u64, jobs: &Jobs) {
+        if jobs.are_under_way() {
+            self.beside_data_bytes += bytes;
+        }
+    }
+
+    /// `job` has ended, and `left` are there still. It takes along what it was good for.
+    pub(super) fn end(&mut self, job: &Job, left: &Jobs) {
+        if left.is_empty() {
+            *self = Self::default();
+            return;
+        }
+        let left_bytes = left.size_bytes();
+        let good_for = padding_most(left_bytes + job.size_bytes()) - padding_most(left_bytes);
+        self.sent_bytes = self.sent_bytes.saturating_sub(good_for);
+        let share = job.plan.confirmed_bytes() / PADDING_SHARE;
+        self.beside_data_bytes = self.beside_data_bytes.saturating_sub(share);
+    }
+
+    /// Data waits, and padding has taken its share of the path.
+    fn is_enough(&self, jobs: &Jobs) -> bool {
+        let share = jobs.confirmed_bytes() / PADDING_SHARE;
+        jobs.are_under_way() && self.beside_data_bytes > PADDING_BYTES_MIN + share
+    }
+
+    /// What of it all jobs are good for, and has not been spent, in bytes.
+    fn left_bytes(&self, jobs: &Jobs) -> u64 {
+        padding_most(jobs.size_bytes()).saturating_sub(self.sent_bytes)
+    }
+}
+
+/// What padding may cost beside so many bytes that are to be sent.
+fn padding_most(bytes: u64) -> u64 {
+    match bytes {
+        0..PADDED_JOB_BYTES_MIN => 0,
+        PADDED_JOB_BYTES_MIN..SMALL_JOB_BYTES => SMALL_JOB_PADDING_BYTES,
+        bytes => bytes / PADDING_PART,
+    }
+}
+
+impl Set {
+    /// Opens the window of a connection, as far as padding may still cost something.
+    pub(super) fn prime(&mut self, id: ConnId, now: Instant) {
+        let budget_bytes = self.padding_budget();
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let config = PrimeConfig { budget_bytes, ..self.config.prime };
+        conn.used_at = now;
+        conn.state = State::Priming(Box::new(Primer::new(config, conn.sample, now)));
+        self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
+    }
+
+    /// It is over: the connection is ready.
+    pub(super) fn end_priming(&mut self, id: ConnId, end: PrimeEnd, now: Instant) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let State::Priming(primer) = &conn.state else { return };
+        // Only a priming that ran its course says something about the path.
+        if end != PrimeEnd::Data && primer.rounds() >= PRIMING_ROUNDS_TOLD {
+            conn.primed_bytes = primer.best_bytes().max(1);
+        }
+        conn.state = State::Reserve;
+        conn.used_at = now;
+        self.outputs.push_back(Output::StopPrime { conn: id, end });
+        if self.is_primed_badly(id) {
+            self.reopen_at = now + CONDEMN_INTERVAL;
+            self.condemn(id, Verdict::PrimedBadly, now);
+        } else {
+            self.reserve.push_back(id);
+        }
+    }
+
+    /// Data waits, and padding has taken its share of the path.
+    pub(super) fn is_padding_enough(&self) -> bool {
+        self.padding.is_enough(&self.jobs)
+    }
+
+    /// What one priming may cost: its share of what is left to all, in bytes.
+    fn padding_budget(&self) -> u64 {
+        let left = self.padding.left_bytes(&self.jobs);
+        self.config.prime.budget_bytes.min(left / self.conns.len().max(1) as u64)
+    }
+
+    /// Primes reserves whose windows have closed while they waited.
+    pub(super) fn reprime_idle(&mut self, now: Instant) {
+        // While nothing moves, nobody knows when a window will be needed.
+        if !self.jobs.have_flying() || self.is_padding_enough() {
+            return;
+        }
+        let after = self.config.reprime_after;
+        for _ in 0..self.reserve.len() {
+            let Some(id) = self.reserve.pop_front() else { return };
+            let Some(conn) = self.conns.get_mut(&id) else { continue };
+            if conn.stripes.is_empty() && now - conn.used_at >= after {
+                self.prime(id, now);
+            } else {
+                self.reserve.push_back(id);
+            }
+        }
+    }
+}
