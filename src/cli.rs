@@ -19,9 +19,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qbulk::error::Error;
 
-pub(crate) use self::push::{PushArgs, local as local_push};
+pub(crate) use self::push::PushArgs;
 pub(crate) use self::serve::ServeArgs;
-use self::values::{bytes, bytes_per_s, count, duration, listen, rate, share, stripe_bytes};
+use self::values::bytes;
 pub(crate) use self::verify::VerifyArgs;
 
 const AFTER_HELP: &str = "\
@@ -46,6 +46,9 @@ file config.toml in the configuration folder ($QBULK_CONFIG_DIR, else ~/.config/
 
 The command line comes before the environment, and that before the file. What these turn on, the command line \
 turns off: --quiet=no.";
+
+/// Where certificates are made.
+const CERTS_DIR: &str = "certs";
 
 /// Moves bulk data between hosts over primed sets of QUIC connections.
 #[derive(Debug, Parser)]
@@ -88,7 +91,7 @@ pub(crate) enum CertCommand {
         #[arg(long, default_value = "qbulk CA", env = "QBULK_CERT_NAME")]
         name: String,
         /// The folder to write to.
-        #[arg(long, default_value = "certs", env = "QBULK_CERTS_DIR")]
+        #[arg(long, default_value = CERTS_DIR, env = "QBULK_CERTS_DIR")]
         dir: PathBuf,
     },
     /// Issue a certificate and key for one host or user: SUBJECT.crt and SUBJECT.key.
@@ -99,7 +102,7 @@ pub(crate) enum CertCommand {
         #[arg(long = "san", value_name = "NAME|IP", value_delimiter = ',', env = "QBULK_CERT_SAN")]
         sans: Vec<String>,
         /// The folder that holds ca.crt and ca.key, and that is written to.
-        #[arg(long, default_value = "certs", env = "QBULK_CERTS_DIR")]
+        #[arg(long, default_value = CERTS_DIR, env = "QBULK_CERTS_DIR")]
         dir: PathBuf,
     },
 }

@@ -7,15 +7,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use qbulk::client::{PushConfig, push};
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
-use qbulk::net::tls::ServerTrust;
+use qbulk::net::tls::{ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use crate::cli;
 use crate::report::{PushReport, say};
 
 /// Pushes a generated file of `bytes` bytes to a server in the same process, and compares what arrived.
@@ -43,11 +43,10 @@ pub(crate) async fn run(
     say(&format!("serve listens on {address}; push sends to it over ten connections"));
     let (stop_server, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(Arc::new(|_| ()), async move { drop(stopped.await) }));
-    let config = cli::local_push(source.clone(), address, &identity);
+    let trust = ClientTrust::Pinned([identity.fingerprint()].into());
+    let config = PushConfig::new(vec![source.clone()], vec![address], "localhost", identity, trust);
     let tell = Arc::clone(&report);
-    let pushed =
-        qbulk::client::push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop)
-            .await;
+    let pushed = push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop).await;
     drop(stop_server);
     drop(serving.await);
     let summary = pushed?;

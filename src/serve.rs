@@ -26,7 +26,7 @@ use quinn::{Endpoint, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-pub use self::config::{ServeConfig, ServeReporter};
+pub use self::config::{KEEP_UNFINISHED, ServeConfig, ServeReporter};
 use self::conn::Services;
 use self::desk::Desk;
 use self::door::Door;

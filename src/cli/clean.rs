@@ -11,7 +11,8 @@ use qbulk::serve::own_names;
 use qbulk::store::clean::{Left, clean};
 use qbulk::store::reason;
 
-use super::{IdentityArgs, duration, trust};
+use super::values::duration;
+use super::{IdentityArgs, trust};
 use crate::out;
 use crate::report::{count, say};
 

@@ -7,14 +7,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use qbulk::client::CONNECT_TIMEOUT;
 use qbulk::client::first_contact::FirstContact;
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
-use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 
 use super::url::Destination;
-use super::{IdentityArgs, duration, trust};
+use super::values::{datagram_bytes, duration, time};
+use super::{IdentityArgs, trust};
 
 /// Whom to trust, and who we are.
 #[derive(Clone, Debug, Args)]
@@ -59,11 +61,10 @@ pub(super) struct NetworkArgs {
     )]
     pub(super) bind: Vec<SocketAddr>,
     /// The largest datagram, in bytes of UDP payload; the path's own limit is found anyway.
-    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
-        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
+    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, value_parser = datagram_bytes(), env = "QBULK_MTU", help_heading = "Network")]
     pub(super) mtu: u16,
     /// How long to try to reach the server.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
+    #[arg(long, value_name = "TIME", default_value = time(CONNECT_TIMEOUT), value_parser = duration, env = "QBULK_CONNECT_TIMEOUT", help_heading = "Network")]
     pub(super) connect_timeout: Duration,
 }
 

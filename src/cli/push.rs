@@ -1,26 +1,26 @@
 //! `qbulk push`: its options, and the transfer that they describe.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use qbulk::client::path_memory::PathCache;
-use qbulk::client::{PushConfig, PushReporter};
+use qbulk::client::{PushConfig, PushReporter, RETRY_FOR};
 use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use qbulk::error::Error;
 use qbulk::event::Summary;
-use qbulk::identity::Identity;
 use qbulk::net::address::ServerAddress;
-use qbulk::net::tls::ClientTrust;
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
 use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::{OutputArgs, bytes, bytes_per_s, duration, rate, share, stripe_bytes, trust};
+use super::values::{
+    Choice, bytes, bytes_per_s, duration, name_of, one_of, rate, share, size, stripe_bytes, time,
+};
+use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -40,7 +40,18 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
 
 /// N at most.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: u16 = 64;
+
+const AGGRESSIVENESS: [Choice<Aggressiveness>; 3] = [
+    (Aggressiveness::Background, "background", "Take what nobody else wants"),
+    (Aggressiveness::Normal, "normal", "Take what one well-tuned connection would"),
+    (Aggressiveness::Max, "max", "Take all there is"),
+];
+
+const CONGESTION: [Choice<Algorithm>; 2] = [
+    (Algorithm::Model, "model", "Measure the path, and share one budget over all connections"),
+    (Algorithm::Cubic, "cubic", "CUBIC (RFC 9438)"),
+];
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -76,18 +87,18 @@ pub(crate) struct PushArgs {
     )]
     server: Vec<String>,
     /// How long to try to go on when the server, or the network, is gone under way.
-    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
+    #[arg(long, value_name = "TIME", default_value = time(RETRY_FOR), value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
     retry_for: Duration,
 
     /// How hard to compete with the traffic of others.
     #[arg(
         long,
-        value_enum,
-        default_value_t,
+        default_value = name_of(&AGGRESSIVENESS, &Aggressiveness::default()),
+        value_parser = one_of(&AGGRESSIVENESS),
         env = "QBULK_AGGRESSIVENESS",
         help_heading = "Network"
     )]
-    aggressiveness: AggressivenessArg,
+    aggressiveness: Aggressiveness,
     /// Send no more than this, in bytes per second: 12.5MB is 100Mbit, which can be said as well.
     #[arg(
         long,
@@ -98,53 +109,49 @@ pub(crate) struct PushArgs {
     )]
     limit: Option<u64>,
     /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
-    #[arg(long, value_enum, default_value_t, env = "QBULK_CONGESTION", help_heading = "Network")]
-    congestion: CongestionArg,
+    #[arg(long, default_value = name_of(&CONGESTION, &Algorithm::default()), value_parser = one_of(&CONGESTION), env = "QBULK_CONGESTION", help_heading = "Network")]
+    congestion: Algorithm,
 
     /// Do not start from what the last push to this server has learned about the path, and learn nothing.
     #[arg(long, env = "QBULK_NO_MEMORY", help_heading = "Network")]
     no_memory: bool,
 
-    /// N: connections of the set, each from a port of its own [default: 10 at first, and more where
-    /// that brings more]
-    #[arg(short = 'n', long, value_name = "N", env = "QBULK_CONNECTIONS", help_heading = "Connection set",
-        value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(short = 'n', long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
     connections: Option<u16>,
-    /// M: how many of them carry data at a time; the others are the reserve [default: 8 of 10]. Without
-    /// N, there are a quarter more connections
-    #[arg(short = 'm', long, value_name = "M", env = "QBULK_ACTIVE", help_heading = "Connection set",
-        value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(short = 'm', long, value_name = "M", help = active_help(), env = "QBULK_ACTIVE", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
     active: Option<u16>,
     /// The smallest stripe; a power of two.
-    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
+    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_min), value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
     stripe_min: u64,
     /// The largest stripe; a power of two.
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = stripe_bytes, env = "QBULK_STRIPE_MAX", help_heading = "Connection set")]
+    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_max), value_parser = stripe_bytes, env = "QBULK_STRIPE_MAX", help_heading = "Connection set")]
     stripe_max: u64,
     /// Stripes that a connection carries before a reserve takes its turn.
-    #[arg(long, value_name = "COUNT", default_value_t = 8, env = "QBULK_TURN", help_heading = "Connection set",
+    #[arg(long, value_name = "COUNT", default_value_t = SetConfig::default().turn_stripes, env = "QBULK_TURN", help_heading = "Connection set",
         value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     turn: u64,
     /// A reserve that was idle for longer is primed again.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration, env = "QBULK_REPRIME_AFTER", help_heading = "Connection set")]
+    #[arg(long, value_name = "TIME", default_value = time(SetConfig::default().reprime_after), value_parser = duration, env = "QBULK_REPRIME_AFTER", help_heading = "Connection set")]
     reprime_after: Duration,
 
     /// Bytes delivered per round trip at which a connection counts as primed.
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes, env = "QBULK_PRIME_TARGET", help_heading = "Priming")]
+    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().target_bytes), value_parser = bytes, env = "QBULK_PRIME_TARGET", help_heading = "Priming")]
     prime_target: u64,
     /// Padding that one priming may cost; 0 turns priming off.
-    #[arg(long, value_name = "BYTES", default_value = "4MiB", value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
+    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().budget_bytes), value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
     prime_budget: u64,
     /// How long one priming may take.
-    #[arg(long, value_name = "TIME", default_value = "2s", value_parser = duration, env = "QBULK_PRIME_TIME", help_heading = "Priming")]
+    #[arg(long, value_name = "TIME", default_value = time(PrimeConfig::default().budget_time), value_parser = duration, env = "QBULK_PRIME_TIME", help_heading = "Priming")]
     prime_time: Duration,
 
     /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
     /// connection is unsatisfactory: it is replaced, and others take over what it carried.
-    #[arg(long, value_name = "SHARE", default_value = "0.5", value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
+    #[arg(long, value_name = "SHARE", default_value_t = HealthConfig::default().threshold, value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
     threshold: f64,
     /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
-    #[arg(long, value_name = "BYTES", default_value = "0B", value_parser = bytes_per_s, env = "QBULK_FLOOR", help_heading = "Health")]
+    #[arg(long, value_name = "BYTES", default_value = size(HealthConfig::default().floor_bytes_per_s), value_parser = bytes_per_s, env = "QBULK_FLOOR", help_heading = "Health")]
     floor: u64,
     /// Round-trip time above which a connection is unsatisfactory in any case.
     #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
@@ -165,45 +172,20 @@ pub(crate) struct PushArgs {
     pub(crate) output: OutputArgs,
 }
 
-/// The values of `--aggressiveness`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum AggressivenessArg {
-    /// Take what nobody else wants.
-    Background,
-    /// Take what one well-tuned connection would.
-    #[default]
-    Normal,
-    /// Take all there is.
-    Max,
+fn connections_help() -> String {
+    let SetConfig { connections, .. } = SetConfig::default();
+    format!(
+        "N: connections of the set, each from a port of its own [default: {connections} at first, and more \
+         where that brings more]"
+    )
 }
 
-impl From<AggressivenessArg> for Aggressiveness {
-    fn from(arg: AggressivenessArg) -> Self {
-        match arg {
-            AggressivenessArg::Background => Self::Background,
-            AggressivenessArg::Normal => Self::Normal,
-            AggressivenessArg::Max => Self::Max,
-        }
-    }
-}
-
-/// The values of `--congestion`.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum CongestionArg {
-    /// Measure the path, and share one budget over all connections.
-    #[default]
-    Model,
-    /// CUBIC (RFC 9438).
-    Cubic,
-}
-
-impl From<CongestionArg> for Algorithm {
-    fn from(arg: CongestionArg) -> Self {
-        match arg {
-            CongestionArg::Model => Self::Model,
-            CongestionArg::Cubic => Self::Cubic,
-        }
-    }
+fn active_help() -> String {
+    let SetConfig { active, connections, .. } = SetConfig::default();
+    format!(
+        "M: how many of them carry data at a time; the others are the reserve [default: {active} of \
+         {connections}]. Without N, there are a quarter more connections"
+    )
 }
 
 impl PushArgs {
@@ -232,8 +214,8 @@ impl PushArgs {
             bind: self.network.bind,
             datagram_bytes_max: self.network.mtu,
             set,
-            congestion: self.congestion.into(),
-            budget: BudgetConfig { aggressiveness: self.aggressiveness.into(), memory: None },
+            congestion: self.congestion,
+            budget: BudgetConfig { aggressiveness: self.aggressiveness, memory: None },
             rate_max: self.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
@@ -265,7 +247,7 @@ impl PushArgs {
             (Some(connections), _) => connections.into(),
             // With as large a reserve as without options.
             (None, Some(active)) => {
-                usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX)
+                usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX.into())
             }
             (None, None) => defaults.connections,
         };
@@ -303,10 +285,4 @@ impl PushArgs {
             ..defaults
         })
     }
-}
-
-/// Just enough to push to a server in the same process.
-pub(crate) fn local(source: PathBuf, server: SocketAddr, identity: &Arc<Identity>) -> PushConfig {
-    let trust = ClientTrust::Pinned([identity.fingerprint()].into());
-    PushConfig::new(vec![source], vec![server], "localhost", Arc::clone(identity), trust)
 }

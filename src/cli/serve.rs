@@ -9,11 +9,13 @@ use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
 use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
-use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
-use qbulk::serve::{Limits, ServeConfig, Server};
+use qbulk::serve::{KEEP_UNFINISHED, Limits, ServeConfig, Server};
 
-use super::{IdentityArgs, OutputArgs, bytes, count, duration, listen, trust};
+use super::url::DEFAULT_PORT;
+use super::values::{bytes, count, datagram_bytes, duration, listen, time};
+use super::{IdentityArgs, OutputArgs, trust};
 
 const EXAMPLES: &str = "\
 Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
@@ -28,7 +30,7 @@ away; a second signal ends it at once. Finished files stay, and unfinished trans
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
     /// The UDP address to listen on; without an IP all of them, and without a port 4433.
-    #[arg(long, value_name = "IP:PORT", default_value = "[::]:4433", value_parser = listen, env = "QBULK_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", default_value = format!("[::]:{DEFAULT_PORT}"), value_parser = listen, env = "QBULK_LISTEN")]
     listen: SocketAddr,
     /// The folder that all transfers are written below.
     #[arg(long, value_name = "DIR", default_value = ".", env = "QBULK_ROOT")]
@@ -48,11 +50,10 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     identity: IdentityArgs,
     /// The largest datagram, in bytes of UDP payload; a path's own limit is found anyway.
-    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, env = "QBULK_MTU", help_heading = "Network",
-        value_parser = clap::value_parser!(u16).range(i64::from(DATAGRAM_BYTES_MIN)..=i64::from(DATAGRAM_BYTES_MAX)))]
+    #[arg(long, value_name = "BYTES", default_value_t = DATAGRAM_BYTES_MAX, value_parser = datagram_bytes(), env = "QBULK_MTU", help_heading = "Network")]
     mtu: u16,
     /// How long the unfinished files of a transfer are kept, for the same push to go on with them.
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
+    #[arg(long, value_name = "TIME", default_value = time(KEEP_UNFINISHED), value_parser = duration, env = "QBULK_KEEP_UNFINISHED")]
     keep_unfinished: Duration,
     /// About how much memory to take, such as 256MiB; transfers for which there is none wait for their turn
     /// [default: what the host and its control groups allow].

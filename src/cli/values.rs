@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use qbulk::net::address::parse_listen;
+use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 
 use super::url::DEFAULT_PORT;
 
@@ -15,6 +17,14 @@ const TIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let size: ByteSize = text.trim().parse().map_err(|_| "expected a size such as 64KiB or 5MB")?;
     Ok(size.as_u64())
+}
+
+/// The same as it is typed, in the largest unit of which it is a whole number.
+pub(super) fn size(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let whole = units.into_iter().find(|(unit, _)| bytes > 0 && bytes.is_multiple_of(*unit));
+    let (unit, name) = whole.unwrap_or((1, "B"));
+    format!("{}{name}", bytes / unit)
 }
 
 /// Bytes per second, as in `5MB`, `5MB/s` or `40Mbit/s`.
@@ -64,6 +74,15 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     time.map(|time| time.min(TIME_MAX)).ok_or_else(|| "expected a time such as 250ms or 10s".into())
 }
 
+/// The same as it is typed, in the largest unit of which it is a whole number.
+pub(super) fn time(time: Duration) -> String {
+    let ms = time.as_millis();
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let whole = units.into_iter().find(|(unit, _)| ms > 0 && ms.is_multiple_of(*unit));
+    let (unit, name) = whole.unwrap_or((1, "ms"));
+    format!("{}{name}", ms / unit)
+}
+
 /// A share between nothing and all, as in `0.5` or `50%`.
 pub(super) fn share(text: &str) -> Result<f64, String> {
     let text = text.trim();
@@ -75,6 +94,31 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
         Ok(share) if (0.05..=0.95).contains(&share) => Ok(share),
         _ => Err("expected a number from 0.05 to 0.95".into()),
     }
+}
+
+/// A datagram's size, in bytes of UDP payload.
+pub(super) fn datagram_bytes() -> RangedI64ValueParser<u16> {
+    let (min, max) = (i64::from(DATAGRAM_BYTES_MIN), i64::from(DATAGRAM_BYTES_MAX));
+    RangedI64ValueParser::new().range(min..=max)
+}
+
+/// One of several values, with its name and what it does.
+pub(super) type Choice<T> = (T, &'static str, &'static str);
+
+/// One of `choices`, by its name.
+pub(super) fn one_of<T: Copy + Send + Sync + 'static>(
+    choices: &'static [Choice<T>],
+) -> impl TypedValueParser<Value = T> {
+    let shown = choices.iter().map(|(_, name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(shown).try_map(|typed| {
+        let chosen = choices.iter().find(|(_, name, _)| *name == typed);
+        chosen.map(|(value, ..)| *value).ok_or("it is not one of them")
+    })
+}
+
+/// The name of one of `choices`.
+pub(super) fn name_of<T: PartialEq>(choices: &[Choice<T>], value: &T) -> &'static str {
+    choices.iter().find(|(choice, ..)| choice == value).map_or("", |(_, name, _)| name)
 }
 
 /// Where to listen: an address, a port of all addresses, or both.
@@ -136,6 +180,20 @@ mod tests {
             assert!(rate(text).is_err(), "{text}");
         }
         assert!(rate("999").is_err());
+    }
+
+    #[test]
+    fn defaults_are_shown_as_they_are_typed() {
+        let (mib, day_s) = (1 << 20, 86_400);
+        for (bytes_, typed) in [(0, "0B"), (999, "999B"), (65_536, "64KiB"), (4 * mib, "4MiB")] {
+            assert_eq!((size(bytes_).as_str(), bytes(typed)), (typed, Ok(bytes_)));
+        }
+        for (ms, typed) in
+            [(0, "0ms"), (250, "250ms"), (2_000, "2s"), (600_000, "10m"), (7_000 * day_s, "7d")]
+        {
+            let span = Duration::from_millis(ms);
+            assert_eq!((time(span).as_str(), duration(typed)), (typed, Ok(span)));
+        }
     }
 
     #[test]

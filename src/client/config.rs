@@ -18,6 +18,9 @@ use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
 use crate::wire::Keep;
 
+/// How long to try to go on after an interruption unless told otherwise.
+pub const RETRY_FOR: Duration = Duration::from_secs(600);
+
 /// What to push, and where to.
 #[derive(Clone)]
 pub struct PushConfig {
@@ -95,7 +98,7 @@ impl PushConfig {
             read: ReadOptions::default(),
             keep: Keep::default(),
             connect_timeout: CONNECT_TIMEOUT,
-            retry_for: Duration::from_secs(600),
+            retry_for: RETRY_FOR,
         }
     }
 }

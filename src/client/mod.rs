@@ -54,7 +54,7 @@ mod session;
 
 use std::time::Duration;
 
-pub use self::config::PushConfig;
+pub use self::config::{PushConfig, RETRY_FOR};
 pub(crate) use self::find::find;
 pub use self::push::push;
 pub use crate::event::PushReporter;

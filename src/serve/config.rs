@@ -12,6 +12,9 @@ use crate::net::endpoint::DATAGRAM_BYTES_MAX;
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ServerTrust;
 
+/// How long unfinished files are kept unless told otherwise.
+pub const KEEP_UNFINISHED: Duration = Duration::from_secs(7 * 24 * 3_600);
+
 /// Where to listen, and what to write to.
 #[derive(Clone)]
 pub struct ServeConfig {
@@ -52,7 +55,7 @@ impl ServeConfig {
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
             limits: Limits::default(),
             memory: None,
-            keep_unfinished: Duration::from_secs(7 * 24 * 3_600),
+            keep_unfinished: KEEP_UNFINISHED,
         }
     }
 }
