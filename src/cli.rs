@@ -23,6 +23,7 @@ pub(crate) use self::push::PushArgs;
 pub(crate) use self::serve::ServeArgs;
 use self::values::bytes;
 pub(crate) use self::verify::VerifyArgs;
+use crate::report::Output;
 
 const AFTER_HELP: &str = "\
 On the host that receives:   qbulk serve --root /srv/data
@@ -119,6 +120,13 @@ pub(crate) struct OutputArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) verbose: Verbose,
+}
+
+impl OutputArgs {
+    /// What is asked of who tells it.
+    pub(crate) fn report(self) -> Output {
+        Output { quiet: self.quiet, json: self.json, details: self.verbose.0 > 0 }
+    }
 }
 
 /// How much is traced: each `-v` is one more, and `--verbose=0` nothing.

@@ -20,9 +20,9 @@ use qbulk::identity::{Identity, config_dir};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{CertCommand, Cli, Command, OutputArgs, PushArgs, ServeArgs, VerifyArgs};
+use cli::{CertCommand, Cli, Command, PushArgs, ServeArgs, VerifyArgs};
 use out::End;
-use report::{PushReport, ServeReport, VerifyReport};
+use report::{Output, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway.
@@ -71,7 +71,7 @@ async fn run(command: Command) -> Result<u8, Error> {
 }
 
 async fn push(args: PushArgs) -> Result<u8, Error> {
-    let report = Arc::new(PushReport::new(args.output));
+    let report = Arc::new(PushReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =
         args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
@@ -79,7 +79,7 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
 }
 
 async fn verify(args: VerifyArgs) -> Result<u8, Error> {
-    let report = Arc::new(VerifyReport::new(args.output));
+    let report = Arc::new(VerifyReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =
         args.run(Arc::new(move |event: VerifyEvent| tell.tell(&event)), stop_signal()?).await;
@@ -95,14 +95,14 @@ async fn serve(args: ServeArgs) -> Result<u8, Error> {
     let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
     let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
-    let report = ServeReport::new(args.output, root, own);
+    let report = ServeReport::new(args.output.report(), root, own);
     let tell = Arc::new(move |event: ServeEvent| report.tell(&event));
     server.run_and_drain(tell, drain, stop).await?;
     Ok(0)
 }
 
 async fn demo(bytes: u64) -> Result<u8, Error> {
-    let report = Arc::new(PushReport::new(OutputArgs::default()));
+    let report = Arc::new(PushReport::new(Output::default()));
     let result = demo::run(bytes, Arc::clone(&report), stop_signal()?).await;
     Ok(pushed(&report, result))
 }

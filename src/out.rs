@@ -58,18 +58,18 @@ impl Out {
 
 /// Says a line on standard error. What could steer a terminal is escaped.
 pub(crate) fn say(line: &str, weight: Weight) {
-    OUT.stderr.push(Line::new(Stream::Stderr, printable(line), lost), weight);
+    OUT.stderr.push(Line::new(Stream::Stderr, printable(line), Arc::new(lost)), weight);
 }
 
 /// Asks something on standard error: lines of which the last is not ended.
 pub(crate) fn ask(question: &str) {
     let text = question.split('\n').map(printable).collect::<Vec<_>>().join("\n");
-    OUT.stderr.push(Line::unended(Stream::Stderr, text, lost), Weight::Kept);
+    OUT.stderr.push(Line::unended(Stream::Stderr, text, Arc::new(lost)), Weight::Kept);
 }
 
 /// Writes a line to standard output. What could steer a terminal is escaped.
 pub(crate) fn print(line: &str) {
-    OUT.stdout.push(Line::new(Stream::Stdout, printable(line), lost), Weight::Kept);
+    OUT.stdout.push(Line::new(Stream::Stdout, printable(line), Arc::new(lost)), Weight::Kept);
 }
 
 /// Writes a line of JSON to standard output; `notice` says in JSON how many lines were lost.

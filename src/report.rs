@@ -9,6 +9,7 @@ mod verify;
 
 use qbulk::error::Error;
 
+use self::json::Json;
 pub(crate) use self::json::now;
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
@@ -16,17 +17,23 @@ pub(crate) use self::units::count;
 pub(crate) use self::verify::VerifyReport;
 use crate::out::{self, Weight};
 
-/// Says why a command failed.
-pub(crate) fn error(error: &Error, json: bool) {
-    message(error, &error.to_string(), json);
+/// What is told, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Output {
+    /// Nothing but what went wrong.
+    pub(crate) quiet: bool,
+    /// Every event, as a line of JSON.
+    pub(crate) json: bool,
+    /// More than matters to most.
+    pub(crate) details: bool,
 }
 
-/// Says that a command failed, in other words than the error's own.
-fn message(error: &Error, message: &str, json: bool) {
+/// Says why a command failed that has told nothing of a transfer.
+pub(crate) fn error(error: &Error, json: bool) {
     if json {
-        json::error(error, message);
+        Json::start().error(error, &error.to_string());
     } else {
-        say(message);
+        say(&error.to_string());
     }
 }
 

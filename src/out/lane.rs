@@ -35,9 +35,8 @@ pub(super) enum Stream {
 }
 
 /// How it is said that so many lines were lost.
-pub(crate) type Notice = fn(u64) -> String;
+pub(crate) type Notice = Arc<dyn Fn(u64) -> String + Send + Sync>;
 
-#[derive(Debug)]
 pub(super) struct Line {
     to: Stream,
     text: String,
@@ -77,13 +76,13 @@ pub(super) enum Waited {
 }
 
 /// One queue.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Lane {
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     queue: VecDeque<Line>,
     queued_bytes: usize,
@@ -283,7 +282,7 @@ impl Writer {
             state.give_up(&error);
         } else {
             state.failure.get_or_insert_with(|| qbulk::store::reason(&error));
-            state.lost.get_or_insert((0, line.to, line.notice)).0 += line.stands_for;
+            state.lost.get_or_insert((0, line.to, Arc::clone(&line.notice))).0 += line.stands_for;
         }
     }
 
@@ -334,7 +333,7 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> Line {
-        Line::new(Stream::Stdout, text.into(), |lines| format!("{lines} lost"))
+        Line::new(Stream::Stdout, text.into(), Arc::new(|lines| format!("{lines} lost")))
     }
 
     fn piped() -> (Arc<Lane>, io::PipeReader) {
@@ -411,6 +410,6 @@ mod tests {
         }
         assert!(lane.failure().is_some_and(|why| why.contains("space")), "{:?}", lane.failure());
         // Each line came with what was said of those before it.
-        assert_eq!(lane.lock().lost.map(|(lines, ..)| lines), Some(3));
+        assert_eq!(lane.lock().lost.as_ref().map(|(lines, ..)| *lines), Some(3));
     }
 }

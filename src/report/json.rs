@@ -1,18 +1,22 @@
 //! Lines of JSON: what happened, when, and in which transfer.
 
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, ServeEvent, VerifyEvent};
 use serde::Serialize;
 
-use crate::out::{self, Weight};
+use crate::out::{self, Notice, Weight};
 
 static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
-/// The transfer of a push that is under way: its number, once it has begun. After an interruption it is
-/// another one.
-static TRANSFER: Mutex<Option<String>> = Mutex::new(None);
+
+/// Writes what happens.
+pub(super) struct Json {
+    /// The transfer of a push that is under way: its number, once it has begun. After an interruption it is
+    /// another one.
+    transfer: Mutex<Option<Arc<str>>>,
+}
 
 /// One line.
 #[derive(Serialize)]
@@ -27,66 +31,73 @@ struct Record<'a, E> {
     transfer: Option<&'a str>,
 }
 
-/// From now on time is counted.
-pub(super) fn start() {
-    LazyLock::force(&BEGAN);
-}
+impl Json {
+    /// From now on time is counted, if it was not before.
+    pub(super) fn start() -> Self {
+        LazyLock::force(&BEGAN);
+        Self { transfer: Mutex::default() }
+    }
 
-pub(super) fn push(event: &PushEvent) {
-    match event {
-        PushEvent::Begun { transfer } => {
-            set_transfer(transfer.clone());
-            line(event, None, Weight::Kept);
+    pub(super) fn push(&self, event: &PushEvent) {
+        if let PushEvent::Begun { transfer } = event {
+            self.begin(transfer);
         }
-        // Has it already.
-        PushEvent::Summary(_) => line(event, None, Weight::Kept),
-        PushEvent::Progress(_) | PushEvent::Connection(_) => {
-            line(event, transfer().as_deref(), Weight::Passing);
+        let weight = match event {
+            PushEvent::Progress(_) | PushEvent::Connection(_) => Weight::Passing,
+            _ => Weight::Kept,
+        };
+        // Some have it already.
+        let has_it = matches!(event, PushEvent::Begun { .. } | PushEvent::Summary(_));
+        self.line(event, has_it, weight);
+    }
+
+    // There is no transfer.
+    pub(super) fn verify(&self, event: &VerifyEvent) {
+        let weight = match event {
+            VerifyEvent::VerifyProgress(_) => Weight::Passing,
+            _ => Weight::Kept,
+        };
+        self.line(event, false, weight);
+    }
+
+    // What belongs to a transfer says so itself.
+    pub(super) fn serve(&self, event: &ServeEvent) {
+        self.line(event, true, Weight::Kept);
+    }
+
+    pub(super) fn error(&self, error: &Error, message: &str) {
+        let event = serde_json::json!({
+            "event": "error",
+            "code": error.exit_code(),
+            "message": message,
+        });
+        self.line(&event, false, Weight::Kept);
+    }
+
+    fn line(&self, event: &impl Serialize, has_transfer: bool, weight: Weight) {
+        let transfer = self.transfer();
+        let shown = transfer.as_deref().filter(|_| !has_transfer);
+        if let Ok(line) = text(event, shown) {
+            out::print_json(line, weight, notice(transfer));
         }
-        _ => line(event, transfer().as_deref(), Weight::Kept),
+    }
+
+    fn begin(&self, transfer: &str) {
+        *self.transfer.lock().unwrap_or_else(PoisonError::into_inner) = Some(transfer.into());
+    }
+
+    fn transfer(&self) -> Option<Arc<str>> {
+        self.transfer.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-// There is no transfer.
-pub(super) fn verify(event: &VerifyEvent) {
-    let weight = match event {
-        VerifyEvent::VerifyProgress(_) => Weight::Passing,
-        _ => Weight::Kept,
-    };
-    line(event, None, weight);
-}
-
-pub(super) fn serve(event: &ServeEvent) {
-    line(event, None, Weight::Kept); // those that belong to a transfer say so themselves
-}
-
-pub(super) fn error(error: &Error, message: &str) {
-    let event = serde_json::json!({
-        "event": "error",
-        "code": error.exit_code(),
-        "message": message,
-    });
-    line(&event, transfer().as_deref(), Weight::Kept);
-}
-
-fn set_transfer(transfer: String) {
-    *TRANSFER.lock().unwrap_or_else(PoisonError::into_inner) = Some(transfer);
-}
-
-fn transfer() -> Option<String> {
-    TRANSFER.lock().unwrap_or_else(PoisonError::into_inner).clone()
-}
-
-/// A reader that was too slow, or a disk that was full, has cost some lines.
-fn lost(lines: u64) -> String {
-    let event = serde_json::json!({ "event": "lost", "lines": lines });
-    text(&event, transfer().as_deref()).unwrap_or_default()
-}
-
-fn line(event: &impl Serialize, transfer: Option<&str>, weight: Weight) {
-    if let Ok(line) = text(event, transfer) {
-        out::print_json(line, weight, lost);
-    }
+/// How it is said that a reader who was too slow, or a disk that was full, has cost some lines: those of
+/// `transfer`, though there may be another one by the time that this can be said.
+fn notice(transfer: Option<Arc<str>>) -> Notice {
+    Arc::new(move |lines| {
+        let event = serde_json::json!({ "event": "lost", "lines": lines });
+        text(&event, transfer.as_deref()).unwrap_or_default()
+    })
 }
 
 fn text(event: &impl Serialize, transfer: Option<&str>) -> serde_json::Result<String> {
@@ -108,11 +119,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_carry_the_number_of_the_transfer_that_is_under_way() {
+    fn what_is_lost_has_the_number_of_the_transfer_that_it_was_told_of() {
+        let json = Json::start();
+        let mut notices = vec![(None, notice(json.transfer()))];
         for number in ["first", "second"] {
-            set_transfer(number.into());
-            let said: serde_json::Value = serde_json::from_str(&lost(3)).expect("JSON");
-            assert_eq!((&said["transfer"], &said["lines"]), (&number.into(), &3.into()));
+            json.begin(number);
+            notices.push((Some(number), notice(json.transfer())));
         }
+        for (number, notice) in notices {
+            let said: serde_json::Value = serde_json::from_str(&notice(3)).expect("JSON");
+            assert_eq!((said["transfer"].as_str(), &said["lines"]), (number, &3.into()));
+        }
+        assert_eq!(Json::start().transfer(), None, "another push has its own");
     }
 }

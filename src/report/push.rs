@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use qbulk::error::Error;
 use qbulk::event::{Failure, FailureKind, Progress, PushEvent, Summary};
 
+use super::json::Json;
 use super::losses::Losses;
 use super::units::{bit_rate, count, others, rate, size};
-use super::{json, message, say, say_in_passing};
-use crate::cli::OutputArgs;
+use super::{Output, say, say_in_passing};
 use crate::out::{self, Status, Weight};
 
 /// How often a plain line says how far it is.
@@ -20,7 +20,8 @@ const ETA_MAX_S: u64 = 30 * 24 * 3_600;
 
 /// Tells a push's events.
 pub(crate) struct PushReport {
-    output: OutputArgs,
+    output: Output,
+    json: Json,
     told: Mutex<Told>,
 }
 
@@ -36,8 +37,7 @@ struct Told {
 }
 
 impl PushReport {
-    pub(crate) fn new(output: OutputArgs) -> Self {
-        json::start();
+    pub(crate) fn new(output: Output) -> Self {
         let told = Told {
             line_at: Instant::now(),
             interrupted: None,
@@ -45,7 +45,7 @@ impl PushReport {
             arrived_bytes: 0,
             found_bytes: 0,
         };
-        Self { output, told: Mutex::new(told) }
+        Self { output, json: Json::start(), told: Mutex::new(told) }
     }
 
     pub(crate) fn tell(&self, event: &PushEvent) {
@@ -55,7 +55,7 @@ impl PushReport {
             told.found_bytes = told.found_bytes.max(progress.found_bytes);
         }
         if self.output.json {
-            json::push(event);
+            self.json.push(event);
         } else if let PushEvent::Failed(failure) = event {
             say(&failed(failure));
         } else if !self.output.quiet {
@@ -113,7 +113,7 @@ impl PushReport {
                     say(&line);
                 }
                 out::say(&text(summary), Weight::Kept);
-                if self.output.verbose.0 > 0 {
+                if self.output.details {
                     out::say(&details(summary), Weight::Kept);
                 }
             }
@@ -139,7 +139,12 @@ impl PushReport {
                 size(found_bytes)
             ),
         };
-        message(error, &format!("{error}{kept}"), self.output.json);
+        let message = format!("{error}{kept}");
+        if self.output.json {
+            self.json.error(error, &message);
+        } else {
+            say(&message);
+        }
         error.exit_code()
     }
 

@@ -3,31 +3,31 @@
 use qbulk::event::ServeEvent;
 use qbulk::identity::Fingerprint;
 
-use super::json;
+use super::Output;
+use super::json::{Json, now};
 use super::units::{count, rate, size};
-use crate::cli::OutputArgs;
 use crate::out::{self, Weight};
 
 /// Tells a server's events.
 pub(crate) struct ServeReport {
-    output: OutputArgs,
+    output: Output,
+    json: Json,
     root: String,
     own: Fingerprint,
 }
 
 impl ServeReport {
-    pub(crate) fn new(output: OutputArgs, root: String, own: Fingerprint) -> Self {
-        json::start();
-        Self { output, root, own }
+    pub(crate) fn new(output: Output, root: String, own: Fingerprint) -> Self {
+        Self { output, json: Json::start(), root, own }
     }
 
     pub(crate) fn tell(&self, event: &ServeEvent) {
         if self.output.json {
-            json::serve(event);
+            self.json.serve(event);
         } else if !self.output.quiet
             || matches!(event, ServeEvent::Aborted { .. } | ServeEvent::Refused { .. })
         {
-            out::say(&format!("{} qbulk: {}", json::now(), self.line(event)), Weight::Kept);
+            out::say(&format!("{} qbulk: {}", now(), self.line(event)), Weight::Kept);
         }
     }
 

@@ -5,27 +5,27 @@ use std::time::Instant;
 
 use qbulk::event::{VerifyEvent, VerifyProgress, VerifySummary};
 
+use super::json::Json;
 use super::push::{LINE_INTERVAL, eta};
 use super::units::{bit_rate, count, others, rate, size};
-use super::{json, say, say_in_passing};
-use crate::cli::OutputArgs;
+use super::{Output, say, say_in_passing};
 use crate::out::{self, Status, Weight};
 
 /// Tells a verification's events.
 pub(crate) struct VerifyReport {
-    output: OutputArgs,
+    output: Output,
+    json: Json,
     line_at: Mutex<Instant>,
 }
 
 impl VerifyReport {
-    pub(crate) fn new(output: OutputArgs) -> Self {
-        json::start();
-        Self { output, line_at: Mutex::new(Instant::now()) }
+    pub(crate) fn new(output: Output) -> Self {
+        Self { output, json: Json::start(), line_at: Mutex::new(Instant::now()) }
     }
 
     pub(crate) fn tell(&self, event: &VerifyEvent) {
         match event {
-            event if self.output.json => json::verify(event),
+            event if self.output.json => self.json.verify(event),
             VerifyEvent::Difference(difference) => {
                 out::print(&format!("{}: {}", difference.path, words(&difference.differs)));
             }
