@@ -7,7 +7,7 @@ mod tally;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -27,9 +27,11 @@ use crate::net::lookup::Resolver;
 use crate::net::tls::ClientTrust;
 use crate::send::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
-use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
+use crate::store::scan::{Entry, FileInfo, Kind, Lost, scan};
 use crate::store::shown;
-use crate::store::source::{Unreadable, open, read_small};
+use crate::store::source::{Unreadable, read_small};
+use crate::store::source_root::SourcePath;
+use crate::store::start::Start;
 use crate::wire::{
     COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
 };
@@ -165,7 +167,7 @@ struct Verify {
 }
 
 struct Unanswered {
-    local: PathBuf,
+    local: SourcePath,
     path: Vec<u8>,
     subject: Subject,
     /// Why it could not be hashed here.
@@ -227,7 +229,7 @@ impl Verify {
         };
         if !is_path_safe(&path) {
             let reason = format!("its path is longer than {PATH_BYTES_MAX} bytes");
-            let (kind, path) = (FailureKind::Source, local.to_string_lossy().into());
+            let (kind, path) = (FailureKind::Source, local.to_string());
             self.tally.not_compared(Failure { kind, path, reason });
             return Ok(());
         }
@@ -281,7 +283,7 @@ impl Verify {
         drop(wanted);
         match unreadable {
             Some(Unreadable { kind, reason }) => {
-                let path = local.to_string_lossy().into();
+                let path = local.to_string();
                 self.tally.not_compared(Failure { kind, path, reason });
             }
             None => self.tally.settle(shown(&path), &subject, verdict),
@@ -290,13 +292,13 @@ impl Verify {
 }
 
 fn hash_local(
-    local: &Path,
+    local: &SourcePath,
     info: &FileInfo,
     wanted: &StillWanted,
     scanned: &Scanned,
 ) -> Result<[u8; 32], Unreadable> {
     let mut left = info.bytes;
-    let hashed = open(local).and_then(|file| {
+    let hashed = local.open().and_then(|file| {
         hash(&file, info, wanted, |bytes| {
             // What is read more than once counts once.
             let bytes = bytes.min(left);

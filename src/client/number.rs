@@ -2,7 +2,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::store::scan::{Start, join};
+use crate::store::scan::join;
+use crate::store::start::Start;
 
 /// Tells pushes of a client apart: what goes where has the same number whenever it is pushed, however
 /// its places are spelt, and whatever the host is called by then.

@@ -18,7 +18,7 @@ use crate::net::lookup::Addresses;
 use crate::net::route::{Route, Siblings};
 use crate::net::tls;
 use crate::send::{LineReport, Lines};
-use crate::store::scan::Start;
+use crate::store::start::Start;
 use crate::traffic::ConnId;
 use crate::wire::{Control, Keep, VERSION};
 

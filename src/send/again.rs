@@ -1,9 +1,8 @@
 //! What had vanished or changed when it was to be read: it is tried once more when everything else has
 //! been read, by which time whoever works at the source may be done with it.
 
-use std::path::PathBuf;
-
 use crate::store::scan::{Entry, Lost, look_again};
+use crate::store::source_root::SourcePath;
 
 /// More is not tried again.
 const WAITING_MAX: usize = 1 << 16;
@@ -12,13 +11,13 @@ const WAITING_MAX: usize = 1 << 16;
 #[derive(Debug, Default)]
 pub(super) struct Again {
     /// Where it was, and its path below the server's root.
-    waiting: Vec<(PathBuf, Vec<u8>)>,
+    waiting: Vec<(SourcePath, Vec<u8>)>,
     is_looking: bool,
 }
 
 impl Again {
     /// Takes something that is to be tried again at the end; false if it is not.
-    pub(super) fn add(&mut self, local: PathBuf, path: Vec<u8>) -> bool {
+    pub(super) fn add(&mut self, local: SourcePath, path: Vec<u8>) -> bool {
         let has_room = self.waiting.len() < WAITING_MAX;
         if has_room && self.waiting.last().is_none_or(|(_, last)| *last != path) {
             self.waiting.push((local, path));
@@ -46,15 +45,20 @@ impl Again {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::event::FailureKind;
+    use crate::store::source_root::SourceRoot;
 
     #[test]
     fn what_is_back_is_found_by_its_path_and_what_is_not_has_vanished() {
         let dir = tempfile::tempdir().unwrap();
-        let local = |name: &str| dir.path().join(name);
-        std::fs::write(local("back"), b"x").unwrap();
-        std::fs::create_dir(local("folder")).unwrap();
+        let root = SourceRoot::open(dir.path().as_os_str().as_encoded_bytes()).unwrap();
+        let root = Arc::new(root);
+        let local = |name: &str| SourcePath::new(Arc::clone(&root), name.into());
+        std::fs::write(dir.path().join("back"), b"x").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
         let mut again = Again::default();
         assert!(again.begin().is_none());
         for name in ["back", "gone", "gone", "folder"] {

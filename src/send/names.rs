@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::store::scan::{Start, join};
+use crate::store::scan::join;
+use crate::store::start::Start;
 use crate::store::{reason, shown};
 use crate::wire::Destination;
 
@@ -49,7 +50,7 @@ impl Names {
 pub(crate) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
     let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
     for source in sources {
-        let start = Start::new(source).map_err(|error| {
+        let start = Start::beside(&starts, source).map_err(|error| {
             Error::Disk(format!("cannot read {}: {}", source.display(), reason(&error)))
         })?;
         let name = start.name();

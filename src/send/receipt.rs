@@ -5,12 +5,12 @@
 //! marked in it.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Seek, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
@@ -66,8 +66,8 @@ impl Receipt {
     }
 
     /// Whether a file at the source is the receipt of an earlier push, which this one replaces.
-    pub(super) fn is_at(&self, local: &Path, id: (u64, u64)) -> bool {
-        let is_it = |(older, name): &(_, OsString)| *older == id && local.file_name() == Some(name);
+    pub(super) fn is_at(&self, name: &OsStr, id: (u64, u64)) -> bool {
+        let is_it = |(older, its_name): &(_, OsString)| *older == id && its_name == name;
         self.older.as_ref().is_some_and(is_it)
     }
 
@@ -75,7 +75,8 @@ impl Receipt {
     pub(crate) fn check(&self, sources: &[PathBuf]) -> Result<(), Error> {
         let is_it = |source: &&PathBuf| {
             let found = fs::symlink_metadata(source);
-            found.is_ok_and(|found| self.is_at(source, (found.dev(), found.ino())))
+            let name = source.file_name().unwrap_or_default();
+            found.is_ok_and(|found| self.is_at(name, (found.dev(), found.ino())))
         };
         match sources.iter().find(is_it) {
             None => Ok(()),

@@ -1,7 +1,6 @@
 //! From what is found at the source to what the plan is offered, and to the parts of a stripe.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -15,8 +14,10 @@ use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
 use crate::send::names::Names;
 use crate::store::compare::StillWanted;
-use crate::store::scan::{Entry, FileInfo, Kind, Lost, Start, scan};
+use crate::store::scan::{Entry, FileInfo, Kind, Lost, scan};
 use crate::store::source::{Part, SourceItem, SourceKind, holds};
+use crate::store::source_root::SourcePath;
+use crate::store::start::Start;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
 
@@ -65,7 +66,7 @@ pub(super) struct Source {
 /// A file of which the receiver has something, and whose size and time of modification are the same as
 /// then. Something else about it is not: its inode, its permissions, or the links to it.
 pub(super) struct Check {
-    local: PathBuf,
+    local: SourcePath,
     path: Vec<u8>,
     info: FileInfo,
     kept: Kept,
@@ -129,7 +130,7 @@ impl Source {
             scan(&starts, |entry| {
                 if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) =
                     (&older_receipt, &entry)
-                    && receipt.is_at(local, info.id())
+                    && receipt.is_at(local.name(), info.id())
                 {
                     return true;
                 }
@@ -229,7 +230,7 @@ impl Source {
     fn check(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Failure> {
         let fail = |reason: &str| Failure {
             kind: FailureKind::Source,
-            path: entry.local.to_string_lossy().into_owned(),
+            path: entry.local.to_string(),
             reason: reason.into(),
         };
         let is_link_short = match &entry.kind {
@@ -252,7 +253,7 @@ impl Source {
 
     fn take_file(
         &mut self,
-        local: PathBuf,
+        local: SourcePath,
         path: Vec<u8>,
         info: FileInfo,
         is_last_try: bool,
@@ -274,7 +275,7 @@ impl Source {
     }
 
     /// The receiver has something of a file, and it is that of the file as it was found.
-    fn go_on(&mut self, local: PathBuf, path: Vec<u8>, info: FileInfo, kept: Kept) -> Vec<Item> {
+    fn go_on(&mut self, local: SourcePath, path: Vec<u8>, info: FileInfo, kept: Kept) -> Vec<Item> {
         match kept {
             Kept::Whole { hash, .. } => {
                 if let Some(receipt) = &self.receipt {
@@ -314,7 +315,7 @@ impl Source {
     /// A file is to be sent, but for what the receiver has of it.
     fn offer(
         &mut self,
-        local: PathBuf,
+        local: SourcePath,
         path: Vec<u8>,
         info: FileInfo,
         is_last_try: bool,

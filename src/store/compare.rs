@@ -125,9 +125,10 @@ fn file(root: &Dir, path: &[u8], bytes: u64, meta: Meta) -> io::Result<Found> {
     let name = name_of(path);
     let open = || Ok(rustix::fs::openat(&parent, &name, flags, Mode::empty())?);
     let file: File = patiently(open)?.into();
-    let metadata = file.metadata()?;
-    let info = FileInfo::of(&metadata);
-    Ok(match (metadata.is_file(), info.bytes == bytes) {
+    let stat = rustix::fs::fstat(&file)?;
+    let info = FileInfo::of(&stat);
+    let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+    Ok(match (is_file, info.bytes == bytes) {
         (false, _) => settled(Content::OtherKind),
         (true, false) => other_size,
         (true, true) => Found::File(FoundFile { file, info, verdict }),
@@ -187,7 +188,7 @@ pub fn hash(
     wanted: &StillWanted,
     mut progress: impl FnMut(u64),
 ) -> io::Result<Hashed> {
-    let current = || file.metadata().map(|metadata| FileInfo::of(&metadata));
+    let current = || -> io::Result<_> { Ok(FileInfo::of(&rustix::fs::fstat(file)?)) };
     let mut before = current()?;
     for _ in 0..PASSES_MAX {
         if !info.has_same_version(&before) {
@@ -225,7 +226,7 @@ mod tests {
         let path = dir.path().join("file");
         std::fs::write(&path, vec![1; 1 << 20]).unwrap();
         let file = File::open(&path).unwrap();
-        let info = FileInfo::of(&file.metadata().unwrap());
+        let info = FileInfo::of(&rustix::fs::fstat(&file).unwrap());
         // The clock that files are stamped with moves in steps of some milliseconds.
         std::thread::sleep(std::time::Duration::from_millis(20));
         let mut parts = 0;

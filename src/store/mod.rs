@@ -1,5 +1,6 @@
 //! The disk, at both ends. Everything here blocks: call it from threads that may.
 
+mod beneath;
 pub mod clean;
 pub mod commit;
 pub mod compare;
@@ -17,12 +18,15 @@ pub mod root;
 pub mod scan;
 pub mod sink;
 pub mod source;
+pub mod source_root;
 mod space;
 mod spill;
+pub mod start;
 pub mod systems;
 pub mod tally;
 pub mod target;
 pub mod temp;
+mod walk;
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -71,7 +75,11 @@ pub fn folder_of(path: &[u8]) -> &[u8] {
 }
 
 /// What `path` ends with.
+fn last_of(path: &[u8]) -> &[u8] {
+    path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
+}
+
+/// The same as a name of the system.
 fn name_of(path: &[u8]) -> OsString {
-    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
-    OsStr::from_bytes(name).to_owned()
+    OsStr::from_bytes(last_of(path)).to_owned()
 }

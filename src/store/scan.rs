@@ -1,24 +1,21 @@
 //! Looking through the source: which files, folders and links there are, and what they are called at
 //! the destination.
 
-use std::fs::{self, Metadata};
-use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-
-use walkdir::WalkDir;
+use rustix::fs::{FileType, Stat};
 
 use super::own::{RESERVED, has_reserved};
 use super::source::Unreadable;
+use super::source_root::SourcePath;
+use super::start::Start;
+use super::walk::{TOO_LONG, Walk};
 use crate::event::Failure;
 use crate::wire::{Meta, is_path_safe};
 
 /// Something to move.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     /// Where it is.
-    pub local: PathBuf,
+    pub local: SourcePath,
     /// Its path below the destination; empty for the contents of a source as a whole.
     pub remote: Vec<u8>,
     /// What it is.
@@ -56,20 +53,21 @@ pub struct FileInfo {
     device: u64,
     inode: u64,
     /// When it was last changed in any way, in seconds and nanoseconds: nobody can set this back.
-    ctime: (i64, i64),
+    ctime: (i64, u32),
 }
 
 impl FileInfo {
-    /// What `metadata` says about a file. Two that are equal mean that the file did not change.
-    pub fn of(metadata: &Metadata) -> Self {
+    /// What `stat` says about a file. Two that are equal mean that the file did not change.
+    pub fn of(stat: &Stat) -> Self {
+        let (bytes, blocks) = (stat.st_size as u64, stat.st_blocks as u64);
         Self {
-            bytes: metadata.len(),
-            meta: meta(metadata),
-            sparse: metadata.blocks().saturating_mul(512) < metadata.len(),
-            is_hollow: metadata.blocks() == 0,
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+            bytes,
+            meta: meta(stat),
+            sparse: blocks.saturating_mul(512) < bytes,
+            is_hollow: blocks == 0,
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
         }
     }
 
@@ -84,7 +82,7 @@ impl FileInfo {
     /// as they may change at every boot.
     pub fn state(&self) -> [u8; 16] {
         let (seconds, nanoseconds) = self.ctime;
-        digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.cast_unsigned()])
+        digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.into()])
     }
 
     /// Device and inode.
@@ -135,62 +133,11 @@ fn digest(numbers: &[u64]) -> [u8; 16] {
     digest
 }
 
-/// Where one source starts, and how it was meant.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Start {
-    path: PathBuf,
-    /// Empty if the contents are meant: a trailing slash, `.`, `..` or `/`.
-    name: Vec<u8>,
-    /// A single thing, not a folder.
-    pub is_leaf: bool,
-}
-
-impl Start {
-    /// Looks at what was typed. A trailing slash means a folder's contents, and follows a link.
-    pub fn new(typed: &Path) -> io::Result<Self> {
-        let contents = typed.as_os_str().as_bytes().ends_with(b"/");
-        let metadata = if contents { fs::metadata(typed) } else { fs::symlink_metadata(typed) }?;
-        let is_leaf = !metadata.is_dir();
-        if contents && is_leaf {
-            return Err(io::ErrorKind::NotADirectory.into());
-        }
-        let ends_in_dot = matches!(typed.as_os_str().as_bytes(), [.., b'/', b'.'] | b".");
-        let name = match typed.file_name() {
-            Some(name) if !contents && !ends_in_dot => name.as_bytes().to_vec(),
-            _ => Vec::new(),
-        };
-        Ok(Self { path: typed.to_owned(), name, is_leaf })
-    }
-
-    /// Where it is, however it was spelt: a link that is sent as such is not followed.
-    pub fn place(&self) -> PathBuf {
-        let resolved = match self.path.file_name() {
-            Some(name) if !self.name.is_empty() => {
-                fs::canonicalize(super::parent(&self.path)).map(|parent| parent.join(name))
-            }
-            _ => fs::canonicalize(&self.path),
-        };
-        // What cannot be resolved may still be read.
-        resolved.or_else(|_| std::path::absolute(&self.path)).unwrap_or_else(|_| self.path.clone())
-    }
-
-    /// Its name below the destination; empty for a folder's contents.
-    pub fn name(&self) -> &[u8] {
-        &self.name
-    }
-
-    /// What something below it is called below the destination.
-    fn remote(&self, path: &Path) -> Vec<u8> {
-        let below = path.strip_prefix(&self.path).unwrap_or(Path::new(""));
-        join(&self.name, below.as_os_str().as_bytes())
-    }
-}
-
 /// What was there and cannot be looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Lost {
     /// Where it is.
-    pub local: PathBuf,
+    pub local: SourcePath,
     /// Its path below the destination.
     pub remote: Vec<u8>,
     /// Why.
@@ -200,65 +147,45 @@ pub struct Lost {
 impl From<Lost> for Failure {
     fn from(lost: Lost) -> Self {
         let Lost { local, why: Unreadable { kind, reason }, .. } = lost;
-        Self { kind, path: local.to_string_lossy().into_owned(), reason }
+        Self { kind, path: local.to_string(), reason }
     }
 }
 
 /// Walks the sources in order and hands out what is there, until `emit` says that it has had enough.
 pub fn scan(starts: &[Start], mut emit: impl FnMut(Result<Entry, Lost>) -> bool) {
     for start in starts {
-        // The folder that a trailing slash means may be a link; links further down are sent as links.
-        let walk = WalkDir::new(&start.path)
-            .contents_first(true)
-            .follow_links(false)
-            .follow_root_links(start.name.is_empty());
-        for found in walk {
-            let found = match found {
-                Ok(found) => entry(start, found.path(), found.path_is_symlink()),
-                Err(error) => Err(walk_failure(start, &error)),
-            };
-            if !emit(found) {
+        for (path, found) in Walk::new(start.root(), start.name()) {
+            let local = start.at(path.clone());
+            if !emit(entry(local, path, found)) {
                 return;
             }
         }
     }
 }
 
-fn entry(start: &Start, path: &Path, is_symlink: bool) -> Result<Entry, Lost> {
-    let remote = start.remote(path);
-    let follow = path == start.path && start.name.is_empty();
-    let found = kind(path, follow, is_symlink).and_then(|kind| {
+fn entry(
+    local: SourcePath,
+    remote: Vec<u8>,
+    found: Result<Kind, Unreadable>,
+) -> Result<Entry, Lost> {
+    let found = found.and_then(|kind| {
         if !remote.is_empty() && !is_path_safe(&remote) {
-            return Err(Unreadable::source("its path is too long to be sent"));
+            return Err(Unreadable::source(TOO_LONG));
         }
         if has_reserved(&remote) { Err(Unreadable::source(RESERVED)) } else { Ok(kind) }
     });
     match found {
-        Ok(kind) => Ok(Entry { local: path.to_owned(), remote, kind }),
-        Err(why) => Err(Lost { local: path.to_owned(), remote, why }),
+        Ok(kind) => Ok(Entry { local, remote, kind }),
+        Err(why) => Err(Lost { local, remote, why }),
     }
-}
-
-fn kind(path: &Path, follow: bool, is_symlink: bool) -> Result<Kind, Unreadable> {
-    let metadata = if follow { fs::metadata(path) } else { fs::symlink_metadata(path) }?;
-    Ok(if metadata.is_file() {
-        Kind::File(FileInfo::of(&metadata))
-    } else if metadata.is_dir() {
-        Kind::Folder(meta(&metadata))
-    } else if is_symlink && !follow {
-        let target = fs::read_link(path)?;
-        Kind::Symlink { meta: meta(&metadata), target: target.into_os_string().into_vec() }
-    } else {
-        return Err(Unreadable::source("neither a file, a folder nor a link: skipped"));
-    })
 }
 
 /// Looks once more at something that had vanished or changed. Only a file can take its place: what is in
 /// a folder was found at its time.
-pub fn look_again(local: PathBuf, remote: Vec<u8>) -> Result<Entry, Lost> {
-    match fs::symlink_metadata(&local) {
-        Ok(metadata) if metadata.is_file() => {
-            Ok(Entry { local, remote, kind: Kind::File(FileInfo::of(&metadata)) })
+pub fn look_again(local: SourcePath, remote: Vec<u8>) -> Result<Entry, Lost> {
+    match local.stat() {
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
+            Ok(Entry { local, remote, kind: Kind::File(FileInfo::of(&stat)) })
         }
         Ok(_) => Err(Lost { local, remote, why: Unreadable::replaced() }),
         Err(error) => Err(Lost { local, remote, why: error.into() }),
@@ -271,29 +198,19 @@ pub fn join(parent: &[u8], child: &[u8]) -> Vec<u8> {
     [parent, slash, child].concat()
 }
 
-fn meta(metadata: &Metadata) -> Meta {
+pub(super) fn meta(stat: &Stat) -> Meta {
     Meta {
-        mode: metadata.mode() & 0o7777,
-        mtime_s: metadata.mtime(),
-        mtime_ns: metadata.mtime_nsec() as u32,
+        mode: stat.st_mode & 0o7777,
+        mtime_s: stat.st_mtime,
+        mtime_ns: stat.st_mtime_nsec as u32,
     }
-}
-
-fn walk_failure(start: &Start, error: &walkdir::Error) -> Lost {
-    let local = error.path().unwrap_or(&start.path).to_owned();
-    let why = match error.io_error() {
-        // The error itself is walkdir's.
-        Some(error) => match error.raw_os_error() {
-            Some(number) => io::Error::from_raw_os_error(number).into(),
-            None => Unreadable::source(super::reason(error)),
-        },
-        None => Unreadable::source(error.to_string()),
-    };
-    Lost { remote: start.remote(&local), local, why }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
+
     use super::*;
 
     fn names(typed: &Path) -> Vec<String> {
@@ -325,16 +242,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"old").unwrap();
-        let before = FileInfo::of(&fs::metadata(&path).unwrap());
+        let before = FileInfo::of(&rustix::fs::stat(&path).unwrap());
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         // The clock that files are stamped with moves in steps of some milliseconds.
         std::thread::sleep(std::time::Duration::from_millis(50));
         fs::write(&path, b"new").unwrap();
         fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
-        let after = FileInfo::of(&fs::metadata(&path).unwrap());
+        let after = FileInfo::of(&rustix::fs::stat(&path).unwrap());
         assert_eq!(after.meta, before.meta);
         assert!(!before.is_unchanged(&after));
-        assert!(after.is_unchanged(&FileInfo::of(&fs::metadata(&path).unwrap())));
+        assert!(after.is_unchanged(&FileInfo::of(&rustix::fs::stat(&path).unwrap())));
     }
 
     #[test]

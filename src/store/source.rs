@@ -7,8 +7,6 @@
 mod read;
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -16,9 +14,10 @@ use bytes::Bytes;
 use rustix::io::Errno;
 
 use self::read::{Content, Read, read_piece, read_whole};
-pub use self::read::{confirm, holds, open, read_small};
+pub use self::read::{confirm, holds, read_small};
+use super::reason;
 use super::scan::{FileInfo, Kind};
-use super::{reason, shown};
+use super::source_root::SourcePath;
 use crate::buffers::Buffers;
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
@@ -40,7 +39,7 @@ pub struct SourceItem {
     /// Its number.
     pub id: u64,
     /// Where it is.
-    pub local: PathBuf,
+    pub local: SourcePath,
     /// Its path below the server's root.
     pub path: Vec<u8>,
     /// What it is.
@@ -87,7 +86,7 @@ struct Reading {
 
 impl SourceItem {
     /// An item that has not been read.
-    pub fn new(id: u64, local: PathBuf, path: Vec<u8>, kind: SourceKind) -> Self {
+    pub fn new(id: u64, local: SourcePath, path: Vec<u8>, kind: SourceKind) -> Self {
         let bytes = if let SourceKind::Found(Kind::File(info)) = &kind { info.bytes } else { 0 };
         let reading = Reading {
             tree: HashTree::new(bytes),
@@ -138,7 +137,7 @@ impl SourceItem {
     /// The failure of this item.
     pub fn failure(&self, unreadable: Unreadable) -> Failure {
         let Unreadable { kind, reason } = unreadable;
-        Failure { kind, path: shown(self.local.as_os_str().as_bytes()), reason }
+        Failure { kind, path: self.local.to_string(), reason }
     }
 }
 
@@ -178,7 +177,9 @@ impl From<io::Error> for Unreadable {
                 reason: "it vanished while the source was read".into(),
             },
             // It is a link, a folder or a socket now.
-            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::SPIPE) => Self::replaced(),
+            Some(Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::SPIPE | Errno::XDEV) => {
+                Self::replaced()
+            }
             // Network file systems say so of what was replaced or removed elsewhere.
             Some(Errno::STALE) => Self::changed(),
             _ => Self::source(reason(&error)),

@@ -209,3 +209,108 @@ fn what_vanishes_while_the_source_is_looked_through_has_a_code_of_its_own() {
     assert_eq!(summary["failed"], summary["vanished"], "{summary}");
     assert_eq!(hash(&scene.host.src("file")), hash(&scene.host.root("file")));
 }
+
+#[test]
+fn a_folder_on_the_way_to_a_source_that_becomes_a_link_leads_nowhere_else() {
+    let scene = Scene::slow(FILE_MIB, 3e5);
+    let (host, src) = (&scene.host, scene.host.dir.path().join("src"));
+    fs::create_dir(host.src("tree")).unwrap();
+    fs::rename(host.src("file"), host.src("tree/file")).unwrap();
+    let outside = host.dir.path().join("elsewhere");
+    fs::create_dir_all(outside.join("tree")).unwrap();
+    for name in ["file", "tree/file"] {
+        fs::write(outside.join(name), random(77, (FILE_MIB * MIB) as usize)).unwrap();
+    }
+    let there = |name: &str| host.root("").join(name);
+    // The folder that is sent, and the one that it is in.
+    for (folder, code) in [(host.src("tree"), 24), (src, 0)] {
+        let away = folder.with_extension("away");
+        let mut push =
+            crate::scene::Push::start(&mut scene.relay.pushing(host, &[host.src("tree").as_ref()]));
+        scene.relay.pace(Lanes::All, 3e5);
+        push.wait_for(MIB);
+        fs::rename(&folder, &away).unwrap();
+        std::os::unix::fs::symlink(&outside, &folder).unwrap();
+        scene.hurry();
+        let ran = push.finish();
+        fs::remove_file(&folder).unwrap();
+        fs::rename(&away, &folder).unwrap();
+        assert_eq!(ran.code, code, "{ran:?}");
+        if code == 0 {
+            assert_eq!(hash(&host.src("tree/file")), hash(&there("tree/file")));
+        } else {
+            assert_eq!(ran.summary()["failed"], ran.summary()["changed"], "{ran:?}");
+            assert!(!there("tree/file").exists());
+        }
+    }
+}
+
+/// Has a folder and a link to another one change places until it is dropped.
+struct Swapping {
+    stop: Option<std::sync::mpsc::Sender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Swapping {
+    fn start(folder: PathBuf, link: PathBuf) -> Self {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = thread::spawn(move || {
+            while stopped.try_recv() != Err(std::sync::mpsc::TryRecvError::Disconnected) {
+                for _ in 0..2 {
+                    let flags = rustix::fs::RenameFlags::EXCHANGE;
+                    let cwd = rustix::fs::CWD;
+                    rustix::fs::renameat_with(cwd, &folder, cwd, &link, flags).unwrap();
+                    thread::sleep(std::time::Duration::from_micros(200));
+                }
+            }
+        });
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+}
+
+impl Drop for Swapping {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        self.thread.take().unwrap().join().ok();
+    }
+}
+
+#[test]
+fn nothing_outside_is_read_while_a_folder_is_a_link_every_other_moment() {
+    const FILES: u64 = 300;
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let (folder, outside) = (host.src("tree/in"), host.dir.path().join("elsewhere"));
+    for (seed, folder) in [(1, &folder), (2, &outside)] {
+        fs::create_dir_all(folder).unwrap();
+        for number in 0..FILES {
+            fs::write(folder.join(number.to_string()), random(seed, 10_000)).unwrap();
+        }
+    }
+    let link = host.dir.path().join("link");
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    let ours = hash(&folder.join("0"));
+    assert_eq!(host.push(host.src("tree"), &serve.url("all/")).code, 0);
+
+    let swapping = Swapping::start(folder.clone(), link);
+    for run_number in 0..3 {
+        let top = format!("{run_number}");
+        let ran = host.push(host.src("tree"), &serve.url(&format!("{top}/")));
+        assert!([0, 24].contains(&ran.code), "{ran:?}");
+        let arrived = names(&host.root(&top));
+        for name in arrived.iter().filter(|name| name.starts_with("tree/in/")) {
+            assert_eq!(hash(&host.root(&top).join(name)), ours, "{name}");
+        }
+        let ran = host.verify(&[
+            "--content-only".as_ref(),
+            host.src("tree").as_ref(),
+            serve.url("all").as_ref(),
+        ]);
+        let findings = ran.findings();
+        // In the folder, nothing differs: what cannot be read where it was is not compared.
+        for (path, why) in findings.iter().filter(|(path, _)| path.contains("tree/in/")) {
+            assert!(why.contains("vanished") || why.contains("taken its place"), "{path}: {why}");
+        }
+    }
+    drop(swapping);
+}

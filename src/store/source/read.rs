@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, fstat};
 
 use super::super::compare::StillWanted;
-use super::super::descriptors::patiently;
 use super::super::holes::{self, hash_runs};
 use super::super::scan::{FileInfo, Kind};
+use super::super::source_root::SourcePath;
 use super::{
     CONFIRM_TRIES, GROWN_BYTES_MAX, MADE_UP_BYTES_MAX, Part, ReadOptions, Sealed, SourceKind,
     TRIES, Unreadable,
@@ -70,7 +69,7 @@ pub(super) fn read_piece(
     content: &mut Content<'_>,
     options: ReadOptions,
 ) -> Result<Read, Unreadable> {
-    let file = open(&part.item.local)?;
+    let file = part.item.local.open()?;
     let start = content.filled;
     let mut before = lock(&part.item.reading).latest.unwrap_or(*info);
     for _ in 0..TRIES {
@@ -106,7 +105,7 @@ pub(super) fn as_found(info: &FileInfo, now: &FileInfo) -> FileInfo {
 }
 
 /// What a file is and holds whose size may not be what it is said to be: it is read in one go.
-pub fn read_small(local: &Path, info: &FileInfo) -> Result<(FileInfo, [u8; 32]), Unreadable> {
+pub fn read_small(local: &SourcePath, info: &FileInfo) -> Result<(FileInfo, [u8; 32]), Unreadable> {
     let (buffers, owed) = (&Buffers::default(), 0);
     let mut content =
         Content { buffers, buffer: buffers.take(info.bytes as usize), filled: 0, owed };
@@ -117,12 +116,12 @@ pub fn read_small(local: &Path, info: &FileInfo) -> Result<(FileInfo, [u8; 32]),
 /// Reads a file in one go, as it is now: it may have changed since it was found, but not while it was
 /// read. No more is taken than it had when it was found, unless its size is made up.
 pub(super) fn read_whole(
-    local: &Path,
+    local: &SourcePath,
     found: &FileInfo,
     content: &mut Content<'_>,
     options: ReadOptions,
 ) -> Result<Read, Unreadable> {
-    let file = open(local)?;
+    let file = local.open()?;
     let start = content.filled;
     let (mut before, mut hash_before) = (*found, None);
     for _ in 0..TRIES {
@@ -238,7 +237,7 @@ pub fn confirm(
         info.has_same_version(now) || options.growing_ok && info.has_grown_into(now)
     };
     for _ in 0..CONFIRM_TRIES {
-        let file = open(&sealed.item.local)?;
+        let file = sealed.item.local.open()?;
         let before = state(&file)?;
         if !holds(&before) {
             break;
@@ -266,12 +265,12 @@ pub fn confirm(
 /// Whether a file that was found still has `pieces`, each an offset, a length and a hash. Returns how it was
 /// when all of them were read.
 pub fn holds(
-    local: &Path,
+    local: &SourcePath,
     found: &FileInfo,
     pieces: &[(u64, u64, [u8; 32])],
     wanted: &StillWanted,
 ) -> Option<FileInfo> {
-    let file = open(local).ok()?;
+    let file = local.open().ok()?;
     let mut before = state(&file).ok()?;
     for _ in 0..CONFIRM_TRIES {
         if !found.has_same_version(&before) {
@@ -296,18 +295,11 @@ pub fn holds(
     None
 }
 
-/// Opens a file without being led elsewhere by a link that has taken its place, and without waiting
-/// if it has become a pipe.
-pub fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let flags = flags.bits().cast_signed();
-    patiently(|| File::options().read(true).custom_flags(flags).open(path))
-}
-
 /// How an open file is, if it still is one.
 pub(super) fn state(file: &File) -> Result<FileInfo, Unreadable> {
-    let metadata = file.metadata()?;
-    if metadata.is_file() { Ok(FileInfo::of(&metadata)) } else { Err(Unreadable::replaced()) }
+    let stat = fstat(file).map_err(io::Error::from)?;
+    let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+    if is_file { Ok(FileInfo::of(&stat)) } else { Err(Unreadable::replaced()) }
 }
 
 pub(super) fn whole(len: u64) -> Vec<Run> {
