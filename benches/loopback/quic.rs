@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
-use qbulk::congestion::{Algorithm, BudgetConfig, SharedBudget};
+use qbulk::congestion::{Algorithm, BudgetConfig, SharedBudget, cubic};
 use qbulk::identity::{Identity, config_dir};
+use qbulk::net::controllers::Late;
 use qbulk::net::endpoint::{self, PathMtu};
 use qbulk::net::sockets::{Sockets, SystemSockets};
 use qbulk::net::telemetry::Telemetry;
@@ -83,7 +84,13 @@ pub(crate) async fn receive(end: Receive) -> Result<()> {
     let mut tasks = JoinSet::new();
     while let Some(incoming) = endpoint.accept().await {
         let mtu = PathMtu::of(incoming.remote_address(), end.mtu);
-        let config = endpoint::server_config(Arc::clone(&tls), mtu, 1 << 20);
+        let config = endpoint::server_config(
+            Arc::clone(&tls),
+            mtu,
+            1 << 20,
+            Late::new(cubic()),
+            Arc::default(),
+        );
         let connection = incoming.accept_with(Arc::new(config))?.await?;
         tasks.spawn(drain(connection, endpoint.clone(), Arc::clone(&left)));
     }

@@ -12,10 +12,11 @@ use quinn::{
 };
 
 use super::batch::{BatchRuntime, Batched, RECEIVED_BYTES_MAX};
+use super::controllers::Late;
 use super::reset::make_lasting;
 use super::sockets::Sockets;
 use super::telemetry::{Observed, Telemetry};
-use crate::congestion::{Controllers, cubic};
+use crate::congestion::Controllers;
 
 /// The largest datagram: about what fits into an IP packet, as the loopback carries it.
 pub const DATAGRAM_BYTES_MAX: u16 = 65_000;
@@ -89,7 +90,7 @@ pub fn server(
 ) -> io::Result<quinn::Endpoint> {
     let mut config = endpoint_config()?;
     make_lasting(&mut config, secret);
-    // What a server sends are answers, which come one by one.
+    // The paths to its clients differ: datagrams of any size are handed over one by one, and gathered.
     let socket = Batched::new(open_any(sockets, local)?, DATAGRAM_BYTES_MAX);
     endpoint(socket, config, Some(quinn::ServerConfig::with_crypto(tls)))
 }
@@ -137,30 +138,28 @@ pub fn client_config(
     congestion: Controllers,
     telemetry: Arc<Telemetry>,
 ) -> quinn::ClientConfig {
-    let mut transport = transport(mtu);
-    let observed = Observed { telemetry, inner: congestion };
-    transport.congestion_controller_factory(Arc::new(observed));
     let mut config = quinn::ClientConfig::new(tls);
-    config.transport_config(Arc::new(transport));
+    config.transport_config(Arc::new(transport(mtu, congestion, telemetry)));
     config
 }
 
-/// The settings for one incoming connection. Its window of `window_bytes` is to be widened once it is known
-/// what for.
+/// The settings for one incoming connection, which reports to `telemetry`. Once it is known what it is for,
+/// its window of `window_bytes` is to be widened, and `congestion` to be bound if much is sent over it.
 pub fn server_config(
     tls: Arc<QuicServerConfig>,
     mtu: PathMtu,
     window_bytes: u32,
+    congestion: Arc<Late>,
+    telemetry: Arc<Telemetry>,
 ) -> quinn::ServerConfig {
-    let mut transport = transport(mtu);
+    let mut transport = transport(mtu, congestion, telemetry);
     transport.receive_window(VarInt::from_u32(window_bytes));
-    transport.congestion_controller_factory(cubic());
     let mut config = quinn::ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));
     config
 }
 
-fn transport(mtu: PathMtu) -> TransportConfig {
+fn transport(mtu: PathMtu, congestion: Controllers, telemetry: Arc<Telemetry>) -> TransportConfig {
     let mut discovery = MtuDiscoveryConfig::default();
     discovery.upper_bound(mtu.max);
     let mut transport = TransportConfig::default();
@@ -176,7 +175,8 @@ fn transport(mtu: PathMtu) -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_mtu(mtu.initial())
-        .mtu_discovery_config(Some(discovery));
+        .mtu_discovery_config(Some(discovery))
+        .congestion_controller_factory(Arc::new(Observed { telemetry, inner: congestion }));
     transport
 }
 

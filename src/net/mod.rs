@@ -3,6 +3,7 @@
 pub mod address;
 mod batch;
 pub mod control;
+pub mod controllers;
 pub mod dial;
 pub mod endpoint;
 pub mod knock;

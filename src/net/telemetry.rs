@@ -17,7 +17,7 @@ use crate::mutex::lock;
 use crate::traffic::Sample;
 
 /// What is sent and is no larger than this holds acknowledgements alone, which nobody answers.
-const ACK_BYTES_MAX: u64 = 128;
+pub(super) const ACK_BYTES_MAX: u64 = 128;
 /// RFC 9002, 6.1.2.
 const TIMER_GRANULARITY: Duration = Duration::from_millis(1);
 /// How long a receiver may hold an acknowledgement back (RFC 9000, 18.2: the default).

@@ -6,8 +6,11 @@
 mod inflow;
 mod ledger;
 mod members;
+mod recall;
 mod receiver;
 mod room;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::inflow::{Inflow, Left};
 pub(crate) use self::receiver::Receiver;

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use super::members::Members;
+use super::recall::recall;
 use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
 use crate::mutex::lock;
@@ -21,6 +22,9 @@ use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Header, TEXT_BYTES_MAX,
 };
+
+/// A small packet takes more than its content.
+const EARLY_BYTES_MIN: usize = 4 << 10;
 
 /// A job that has begun. Have its connections [`join`](Receiver::join), and an
 /// [`Inflow`](super::Inflow) take what comes over each.
@@ -154,7 +158,7 @@ impl Receiver {
 
     /// Waits for room for what has come of a stripe before its header.
     pub(super) async fn early_room(&self, bytes: usize) -> Option<EarlyRoom> {
-        Arc::clone(&self.account).early_room(bytes).await
+        Arc::clone(&self.account).early_room(bytes.max(EARLY_BYTES_MIN)).await
     }
 
     pub(super) fn is_written(&self, stripe: u64) -> bool {
@@ -244,8 +248,7 @@ impl Receiver {
         let (done, is_done) = oneshot::channel::<()>();
         // On a thread of its own: a sender that does not read would keep one of those that write files.
         let thread = thread::Builder::new().name("qbulk-recall".into()).spawn(move || {
-            let goes_on = || !sender.is_closed();
-            receiver.sink.recall(goes_on, |message| sender.blocking_send(message).is_ok());
+            recall(&receiver.sink, &sender);
             drop(done);
         });
         match thread {

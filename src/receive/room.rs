@@ -5,7 +5,9 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use crate::buffers::Buffer;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::buffers::{Buffer, Buffers};
 
 /// The memory that one receiver may ask for. One stripe always fits.
 pub(crate) trait Account: fmt::Debug + Send + Sync {
@@ -33,3 +35,66 @@ pub(crate) trait Room: Send + Sync {
 
 /// Room that the start of a stripe takes, until it is dropped.
 pub(crate) type EarlyRoom = Box<dyn Send>;
+
+/// Room that one receiver shares with nobody.
+#[derive(Debug)]
+pub(crate) struct Bounded {
+    stripes: Bound,
+    early: Bound,
+    buffers: Buffers,
+}
+
+#[cfg_attr(not(test), expect(dead_code, reason = "for whoever receives and is no server"))]
+impl Bounded {
+    /// So much for stripes, and so much for what comes of them before their headers.
+    pub(crate) fn new(stripe_bytes: usize, early_bytes: usize) -> Arc<Self> {
+        let [stripes, early] = [stripe_bytes, early_bytes].map(Bound::new);
+        Arc::new(Self { stripes, early, buffers: Buffers::keeping(stripe_bytes / 4) })
+    }
+}
+
+impl Account for Bounded {
+    fn room(self: Arc<Self>, bytes: usize) -> Asked<Box<dyn Room>> {
+        Box::pin(async move {
+            let room = self.stripes.take(bytes).await?;
+            Some(Box::new(room) as Box<dyn Room>)
+        })
+    }
+
+    fn early_room(self: Arc<Self>, bytes: usize) -> Asked<EarlyRoom> {
+        Box::pin(async move {
+            let room = self.early.take(bytes).await?;
+            Some(Box::new(room) as EarlyRoom)
+        })
+    }
+
+    fn buffer(&self, bytes: usize) -> Buffer {
+        self.buffers.take(bytes)
+    }
+
+    fn over(&self) {}
+}
+
+impl Room for OwnedSemaphorePermit {
+    fn is_wanted(&self) -> bool {
+        false
+    }
+}
+
+/// So many bytes; who asks for more gets all of them.
+#[derive(Debug)]
+struct Bound {
+    bytes_max: usize,
+    left: Arc<Semaphore>,
+}
+
+impl Bound {
+    fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, left: Arc::new(Semaphore::new(bytes_max)) }
+    }
+
+    async fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = u32::try_from(bytes.min(self.bytes_max)).unwrap_or(u32::MAX);
+        Arc::clone(&self.left).acquire_many_owned(permits).await.ok()
+    }
+}

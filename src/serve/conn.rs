@@ -37,7 +37,7 @@ pub(super) struct Services {
 impl Services {
     /// Serves a connection to its end.
     pub(super) async fn serve(&self, guest: Guest) {
-        let Guest { connection, client, seat } = guest;
+        let Guest { connection, client, seat, telemetry, .. } = guest;
         let remote = connection.remote_address();
         let greeting = tokio::time::timeout(HELLO_TIME, greet(connection.clone())).await;
         connection.set_receive_window(VarInt::from_u32(seat.window));
@@ -64,6 +64,7 @@ impl Services {
                 self.turned_away.tell(remote, "it did not say what it wants".into());
             }
         }
+        tracing::debug!(%remote, sent = ?telemetry.sample(), "served");
     }
 
     /// Serves a client that compares what is there with what it has.

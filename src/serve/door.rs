@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, ConnectionError, Incoming, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, ServerConfig, VarInt};
 
 use super::handshakes::{HandshakeSeat, Handshakes, Knock};
 use super::limits::{Clients, ConnectionSeat};
 use super::turned_away::TurnedAway;
+use crate::congestion::cubic;
 use crate::identity::Fingerprint;
+use crate::net::controllers::Late;
 use crate::net::endpoint::{self, PathMtu};
+use crate::net::telemetry::Telemetry;
 use crate::net::tls;
 use crate::wire::CLOSE_CROWDED;
 
@@ -33,6 +36,11 @@ pub(super) struct Guest {
     pub(super) connection: Connection,
     pub(super) client: Fingerprint,
     pub(super) seat: ConnectionSeat,
+    /// What the connection measures.
+    pub(super) telemetry: Arc<Telemetry>,
+    /// What holds back what is sent to the client: to be bound where that is more than answers.
+    #[expect(dead_code, reason = "a server that only receives binds nothing")]
+    pub(super) controllers: Arc<Late>,
 }
 
 impl Door {
@@ -59,7 +67,16 @@ impl Door {
             self.turned_away.tell(remote, reason);
             None
         };
-        let connection = match self.shake_hands(incoming, handshake).await {
+        let (controllers, telemetry) = (Late::new(cubic()), Arc::<Telemetry>::default());
+        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let config = endpoint::server_config(
+            Arc::clone(&self.tls),
+            mtu,
+            self.window_first,
+            Arc::clone(&controllers),
+            Arc::clone(&telemetry),
+        );
+        let connection = match shake_hands(incoming, config, handshake).await {
             Ok(connection) => connection,
             Err(Some(reason)) => return refused(reason),
             Err(None) => return None,
@@ -68,45 +85,43 @@ impl Door {
             return refused("it showed no certificate".into());
         };
         match self.clients.connect(client) {
-            Ok(seat) => Some(Guest { connection, client, seat }),
+            Ok(seat) => Some(Guest { connection, client, seat, telemetry, controllers }),
             Err(reason) => {
                 connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
                 refused(reason)
             }
         }
     }
+}
 
-    /// Why it fails, if that is worth telling.
-    async fn shake_hands(
-        &self,
-        incoming: Incoming,
-        handshake: HandshakeSeat,
-    ) -> Result<Connection, Option<String>> {
-        let remote = incoming.remote_address();
-        let mtu = PathMtu::of(remote, self.datagram_bytes_max);
-        let config = endpoint::server_config(Arc::clone(&self.tls), mtu, self.window_first);
-        let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| {
+/// The connection, or why there is none if that is worth telling.
+async fn shake_hands(
+    incoming: Incoming,
+    config: ServerConfig,
+    handshake: HandshakeSeat,
+) -> Result<Connection, Option<String>> {
+    let remote = incoming.remote_address();
+    let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| {
+        tracing::debug!(%remote, %error, "no handshake");
+        None
+    })?;
+    let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
+    drop(handshake);
+    match connected {
+        Ok(Ok(connection)) => Ok(connection),
+        // A client that turns away has only looked at the key, or says itself what it minds.
+        Ok(Err(ConnectionError::TransportError(error)))
+            if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
+        {
+            Err(Some(tls::refusal(&error)))
+        }
+        Ok(Err(error)) => Err(endpoint::too_small(remote).or_else(|| {
             tracing::debug!(%remote, %error, "no handshake");
             None
-        })?;
-        let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
-        drop(handshake);
-        match connected {
-            Ok(Ok(connection)) => Ok(connection),
-            // A client that turns away has only looked at the key, or says itself what it minds.
-            Ok(Err(ConnectionError::TransportError(error)))
-                if tls::is_auth_failure(&ConnectionError::TransportError(error.clone())) =>
-            {
-                Err(Some(tls::refusal(&error)))
-            }
-            Ok(Err(error)) => Err(endpoint::too_small(remote).or_else(|| {
-                tracing::debug!(%remote, %error, "no handshake");
-                None
-            })),
-            Err(_) => Err(endpoint::too_small(remote).or_else(|| {
-                tracing::debug!(%remote, "no handshake in time");
-                None
-            })),
-        }
+        })),
+        Err(_) => Err(endpoint::too_small(remote).or_else(|| {
+            tracing::debug!(%remote, "no handshake in time");
+            None
+        })),
     }
 }

@@ -22,9 +22,6 @@ use crate::receive::{Account, Asked, EarlyRoom, Room};
 /// there is, they wait for one another.
 const CLIENT_BYTES_MIN: usize = 4 << 20;
 
-/// A small packet takes more than its content.
-const EARLY_BYTES_MIN: usize = 4 << 10;
-
 /// The server's room.
 #[derive(Debug)]
 pub(super) struct Rooms {
@@ -152,7 +149,7 @@ impl Account for Share {
     }
 
     fn early_room(self: Arc<Self>, bytes: usize) -> Asked<EarlyRoom> {
-        let permits = bytes.clamp(EARLY_BYTES_MIN, self.rooms.parts.transfer_early) as u32;
+        let permits = bytes.min(self.rooms.parts.transfer_early) as u32;
         Box::pin(async move {
             let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
             let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;

@@ -11,9 +11,10 @@ use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
+use super::file::FileId;
 use super::lock::{Lock, lock_file};
 use super::own::{OwnNames, is_reserved_name};
-use super::temp::{FileId, TempFile};
+use super::temp::TempFile;
 
 /// Where there are no locks, a file that was not written to for so long counts as left behind.
 const UNLOCKED_AGE_MIN: Duration = Duration::from_secs(3_600);

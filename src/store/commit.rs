@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 
 use cap_std::fs::Dir;
 
+use super::file::FileId;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::places::Places;
+use super::root::open_folder;
 use super::systems::{SYNCFS_FROM, Systems, readable};
-use super::temp::{FileId, Opened, TempFile, open_folder};
+use super::temp::{Opened, TempFile};
 use super::{copy, folder_of, is_full};
 use crate::hashtree::HashTree;
 use crate::wire::SourceId;

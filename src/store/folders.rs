@@ -15,12 +15,12 @@ use rustix::io::Errno;
 
 use super::commit::Committer;
 use super::descriptors::{Held, Share};
-use super::meta::{Metas, default_mode, open_up};
+use super::meta::{Metas, open_up};
 use super::own::{RESERVED, has_reserved};
-use super::spill::Spill;
+use super::root::open_folder;
+use super::spill::{Left, Spill};
 use super::systems::{Systems, readable};
 use super::tally::Tally;
-use super::temp::open_folder;
 use super::{folder_of, name_of, os, reason};
 use crate::mutex::lock;
 use crate::wire::Meta;
@@ -56,38 +56,6 @@ struct Unfinished {
     path_bytes_max: usize,
     /// What is too much for memory.
     spill: Option<Spill>,
-}
-
-/// What is left to do for a folder.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Left {
-    /// What it is to have, if that was sent.
-    pub(super) meta: Option<Meta>,
-    /// It was made for what is in it.
-    pub(super) is_made: bool,
-    /// The permissions that it had before it was opened up.
-    pub(super) opened: Option<u32>,
-}
-
-impl Left {
-    /// What is left once `later` is known as well.
-    fn and(self, later: Self) -> Self {
-        Self {
-            meta: later.meta.or(self.meta),
-            is_made: self.is_made || later.is_made,
-            opened: self.opened.or(later.opened),
-        }
-    }
-
-    /// The mode that it gets; `None` if it keeps the one that it has.
-    fn mode(&self, keeps_modes: bool) -> Option<u32> {
-        match self.meta {
-            Some(meta) if keeps_modes => Some(meta.mode),
-            _ if self.opened.is_some() => self.opened,
-            meta if self.is_made => Some(meta.map_or(0o777, |meta| meta.mode) & default_mode()),
-            _ => None,
-        }
-    }
 }
 
 impl Folders {
@@ -362,6 +330,7 @@ mod tests {
 
     use cap_std::ambient_authority;
 
+    use super::super::meta::default_mode;
     use super::*;
 
     /// Folders below a new root that keep so much in memory.

@@ -18,18 +18,15 @@ use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-pub use self::entry::{Entry, Owner, Stamp, read_entries};
+pub use self::entry::{Entry, Stamp, read_entries};
+use super::file::{self, FileId};
 use super::lock::{Lock, lock_file};
-use super::own::OwnNames;
-use super::temp::{self, FileId};
+use super::own::{OwnNames, Owner};
 
 /// How often to look whether an earlier run of the same push has let go of its journal.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Journals of one push that there may be at a time, of runs that know nothing of each other.
 const GENERATIONS_MAX: u32 = 8;
-
-/// What names on the disk have of an owner.
-pub(super) const TAG_CHARS: usize = 16;
 
 /// An open journal, which belongs to this process alone.
 #[derive(Debug)]
@@ -120,7 +117,7 @@ impl Journal {
 
     fn look(root: &Arc<Dir>, names: &OwnNames, owner: Owner, generation: u32) -> Place {
         let name = names.journal(&owner, generation);
-        let file = match temp::open(root, &name, OFlags::APPEND) {
+        let file = match file::open(root, &name, OFlags::APPEND) {
             Err(Errno::NOENT) => return Place::Free,
             Err(error) => return Place::Taken(error.into()),
             Ok(file) => file,
@@ -143,7 +140,7 @@ impl Journal {
         generation: u32,
     ) -> io::Result<Option<Self>> {
         let name = names.journal(&owner, generation);
-        let file = match temp::open(root, &name, OFlags::APPEND | OFlags::CREATE | OFlags::EXCL) {
+        let file = match file::open(root, &name, OFlags::APPEND | OFlags::CREATE | OFlags::EXCL) {
             Err(Errno::EXIST) => return Ok(None),
             opened => opened?,
         };
@@ -255,7 +252,7 @@ impl JournalReader {
     }
 
     fn open(&self) -> io::Result<File> {
-        Ok(temp::open(&self.root, &self.name, OFlags::empty())?)
+        Ok(file::open(&self.root, &self.name, OFlags::empty())?)
     }
 }
 

@@ -13,13 +13,15 @@ use super::descriptors::Share;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
 use super::places::Places;
-use super::sink::PARTIAL_MAX;
-use super::temp::{Home, TempFile, open_folder};
+use super::root::open_folder;
+use super::temp::{Home, TempFile};
 use super::{folder_of, holes, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
-use crate::wire::{Control, FileKey, KEPT_MAX, KeptFile, KeptPiece, SourceId, file_key};
+use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, file_key};
 
+/// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
+pub(super) const PARTIAL_MAX: usize = 4_096;
 /// After its last entry in the journal, a run that is killed may have written for so long.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -40,6 +42,22 @@ pub(super) struct Kept {
     parts: Mutex<HashMap<FileKey, Part>>,
     /// Where the whole ones are listed, if there are any.
     files: Option<JournalReader>,
+}
+
+/// What there is of a file, as it is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remnant {
+    /// Pieces of one that is not whole.
+    Pieces {
+        /// Which one.
+        file: FileKey,
+        /// What the client knew its content by, when it last added to it.
+        source: SourceId,
+        /// What there is.
+        pieces: Vec<KeptPiece>,
+    },
+    /// All of one.
+    Whole(KeptFile),
 }
 
 /// What there is of a file.
@@ -147,24 +165,15 @@ impl Kept {
         root: &Arc<Dir>,
         places: &Places,
         goes_on: impl Fn() -> bool,
-        mut say: impl FnMut(Control) -> bool,
+        mut say: impl FnMut(Remnant) -> bool,
     ) {
         let files: Vec<FileKey> = lock(&self.parts).keys().copied().collect();
         for file in files {
-            let Some((SourceId { basis, state, .. }, pieces)) = self.intact(&file, &goes_on) else {
-                continue;
-            };
-            if !goes_on() {
+            let Some((source, pieces)) = self.intact(&file, &goes_on) else { continue };
+            if !goes_on() || !say(Remnant::Pieces { file, source, pieces }) {
                 return;
             }
-            for pieces in pieces.chunks(KEPT_MAX) {
-                let pieces = pieces.to_vec();
-                if !say(Control::KeptPieces { file, basis, state, pieces }) {
-                    return;
-                }
-            }
         }
-        let mut batch = Vec::new();
         let (mut goes_on, mut last_folder) = (true, None::<Vec<u8>>);
         let each = |entry| {
             let Entry::File { path, source, hash, stamp } = entry else { return };
@@ -182,19 +191,13 @@ impl Kept {
             {
                 last_folder = Some(folder.to_vec());
                 let file = file_key(&path, &source.version);
-                batch.push(KeptFile { file, state: source.state, hash });
-            }
-            if batch.len() == KEPT_MAX {
-                goes_on &= say(Control::KeptFiles(std::mem::take(&mut batch)));
+                goes_on = say(Remnant::Whole(KeptFile { file, state: source.state, hash }));
             }
         };
         if let Some(files) = &self.files
             && let Err(error) = files.read(each)
         {
             tracing::warn!(%error, "a journal cannot be read: less is kept of an earlier run");
-        }
-        if goes_on && (batch.is_empty() || say(Control::KeptFiles(batch))) {
-            say(Control::KeptEnd);
         }
     }
 

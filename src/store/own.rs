@@ -13,8 +13,6 @@ use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
 
-use super::journal::{Owner, TAG_CHARS};
-
 /// What such names begin with.
 pub const PREFIX: &str = ".qbulk-";
 /// What the names of unfinished files end with.
@@ -26,6 +24,20 @@ pub const RESERVED: &str =
     "names of the form .qbulk-*.part and .qbulk-*.journal are kept for unfinished transfers";
 /// What a code takes in a name.
 const CODE_CHARS: usize = 32;
+
+/// What names have of an owner.
+const TAG_CHARS: usize = 16;
+
+/// Whose push a journal is about: the client, and which of its pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(pub(super) [u8; 32]);
+
+impl Owner {
+    /// What names on the disk have of it.
+    pub fn tag(&self) -> String {
+        blake3::hash(&self.0).to_hex()[..TAG_CHARS].to_owned()
+    }
+}
 
 /// Makes a server's own names, and knows them again.
 #[derive(Clone)]
@@ -43,7 +55,7 @@ impl OwnNames {
     pub fn owner(&self, client: &[u8; 32], push: &[u8; 16]) -> Owner {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
         hasher.update(b"owner").update(client).update(push);
-        Owner::new(*hasher.finalize().as_bytes())
+        Owner(*hasher.finalize().as_bytes())
     }
 
     /// A journal. There may be several, of runs that know nothing of each other.

@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex};
 use cap_std::fs::Dir;
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
+use super::file::FileId;
 use super::journal::{Entry, JournalReader};
-use super::temp::{FileId, open_folder};
+use super::root::open_folder;
 use super::{folder_of, name_of, shown};
 use crate::mutex::lock;
 

@@ -8,8 +8,8 @@ use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
 use super::descriptors::patiently;
-use super::reason;
-use super::temp::FileId;
+use super::file::FileId;
+use super::{os, reason};
 use crate::mutex::lock;
 
 /// A folder that is held open, and known by its path as well: what is there may be replaced, mounted over
@@ -84,6 +84,14 @@ fn is_mount(folder: &Dir) -> io::Result<bool> {
             Ok(own == above || own.device() != above.device())
         }
     }
+}
+
+/// The folder at `path` below `root`.
+pub(super) fn open_folder(root: &Arc<Dir>, path: &[u8]) -> io::Result<Arc<Dir>> {
+    if path.is_empty() {
+        return Ok(Arc::clone(root));
+    }
+    patiently(|| root.open_dir(os(path))).map(Arc::new)
 }
 
 #[cfg(test)]

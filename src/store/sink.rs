@@ -19,10 +19,11 @@ use self::partial::{Partial, Partials};
 use self::table::{decode, split};
 use super::commit::{Committed, Committer, Complete, GROUP};
 use super::descriptors::{Share, Shed};
+use super::file::FileId;
 use super::folders::Folders;
 use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
-use super::kept::{Kept, part_name};
+use super::kept::{Kept, PARTIAL_MAX, Remnant, part_name};
 use super::meta::Metas;
 use super::own::OwnNames;
 use super::places::{Placing, moved_reason};
@@ -30,13 +31,11 @@ use super::root::Root;
 use super::space::allocate;
 use super::systems::Systems;
 use super::tally::{Failed, Outcome, Tally};
-use super::temp::{FileId, Home, TempFile};
+use super::temp::{Home, TempFile};
 use super::{folder_of, is_full, name_of, os, reason};
 use crate::mutex::lock;
-use crate::wire::{Control, Header, Keep, Meta, Piece, Record, WireError};
+use crate::wire::{Header, Keep, Meta, Piece, Record, WireError};
 
-/// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
-pub(super) const PARTIAL_MAX: usize = 4_096;
 /// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
 /// So many files of earlier runs are named where their folder was moved; others are counted.
@@ -269,7 +268,7 @@ impl Sink {
 
     /// Tells what there is of earlier runs, and still is what it was, until `say` is false or `goes_on`
     /// is. Reads what may have been changed.
-    pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Control) -> bool) {
+    pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Remnant) -> bool) {
         self.kept.tell(&self.root, self.committer.places(), goes_on, say);
     }
 

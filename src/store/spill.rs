@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
 use rustix::fs::{Mode, OFlags};
 
-use super::folders::Left;
+use super::meta::default_mode;
 use crate::wire::Meta;
 
 /// What a record takes beside its path: its length, flags, mode, time, and the mode to put back.
@@ -15,6 +15,38 @@ const HEAD_BYTES: usize = 4 + 1 + 4 + 8 + 4 + 4;
 const HAS_META: u8 = 1;
 const IS_MADE: u8 = 2;
 const IS_OPENED: u8 = 4;
+
+/// What is left to do for a folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Left {
+    /// What it is to have, if that was sent.
+    pub(super) meta: Option<Meta>,
+    /// It was made for what is in it.
+    pub(super) is_made: bool,
+    /// The permissions that it had before it was opened up.
+    pub(super) opened: Option<u32>,
+}
+
+impl Left {
+    /// What is left once `later` is known as well.
+    pub(super) fn and(self, later: Self) -> Self {
+        Self {
+            meta: later.meta.or(self.meta),
+            is_made: self.is_made || later.is_made,
+            opened: self.opened.or(later.opened),
+        }
+    }
+
+    /// The mode that it gets; `None` if it keeps the one that it has.
+    pub(super) fn mode(&self, keeps_modes: bool) -> Option<u32> {
+        match self.meta {
+            Some(meta) if keeps_modes => Some(meta.mode),
+            _ if self.opened.is_some() => self.opened,
+            meta if self.is_made => Some(meta.map_or(0o777, |meta| meta.mode) & default_mode()),
+            _ => None,
+        }
+    }
+}
 
 /// A file without a name, which goes with the process.
 #[derive(Debug)]

@@ -3,21 +3,19 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 
-use super::descriptors::{Held, Share, patiently};
+use super::descriptors::{Held, Share};
+use super::file::{FileId, open, replaced};
 use super::lock::{Lock, lock_file};
-use super::meta::insist;
-use super::os;
 use super::places::{Places, Placing};
+use super::root::open_folder;
 use crate::mutex::lock;
 
 /// A file under a temporary name, which goes with it unless the file is published or kept. It is
@@ -78,14 +76,6 @@ impl Home {
     fn hold(&self) -> Held {
         self.share.hold(2)
     }
-}
-
-/// The folder at `path` below `root`.
-pub(super) fn open_folder(root: &Arc<Dir>, path: &[u8]) -> io::Result<Arc<Dir>> {
-    if path.is_empty() {
-        return Ok(Arc::clone(root));
-    }
-    patiently(|| root.open_dir(os(path))).map(Arc::new)
 }
 
 impl TempFile {
@@ -249,59 +239,6 @@ impl Drop for TempFile {
     }
 }
 
-/// What a name leads to, whatever else may take that name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-impl FileId {
-    /// That of an open file or folder.
-    pub fn of(file: &impl AsFd) -> io::Result<Self> {
-        Ok(rustix::fs::fstat(file)?.into())
-    }
-
-    /// That of what is called `name` in `parent`, be it a link.
-    pub fn at(parent: &Dir, name: &OsStr) -> io::Result<Self> {
-        Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.into())
-    }
-
-    /// The device that it is on.
-    pub fn device(&self) -> u64 {
-        self.device
-    }
-
-    /// Its inode.
-    pub fn inode(&self) -> u64 {
-        self.inode
-    }
-
-    /// An error if `name` leads to something else.
-    pub fn check(&self, parent: &Dir, name: impl AsRef<OsStr>) -> io::Result<()> {
-        if Self::at(parent, name.as_ref())? == *self {
-            return Ok(());
-        }
-        Err(replaced())
-    }
-
-    /// Removes `name`, unless it leads to something else.
-    pub fn remove(&self, parent: &Dir, name: impl AsRef<OsStr>) -> io::Result<()> {
-        self.check(parent, name.as_ref())?;
-        insist(parent, || parent.remove_file(Path::new(name.as_ref())))
-    }
-}
-
-impl From<Stat> for FileId {
-    fn from(stat: Stat) -> Self {
-        Self { device: stat.st_dev, inode: stat.st_ino }
-    }
-}
-
-fn replaced() -> io::Error {
-    io::Error::other("what was written was replaced on the server before it had its name")
-}
-
 /// Removes what an earlier process has left under a name that is this server's own. It was a file.
 fn remove_left(parent: &Dir, name: &str) -> io::Result<()> {
     let left = match open(parent, name, OFlags::empty()) {
@@ -315,14 +252,6 @@ fn remove_left(parent: &Dir, name: &str) -> io::Result<()> {
         return Err(Errno::TXTBSY.into());
     }
     FileId::of(&left)?.remove(parent, name)
-}
-
-/// Opens a file of the server's own for reading and writing, once there is a descriptor for it.
-pub(super) fn open(parent: &Dir, name: &str, flags: OFlags) -> Result<File, Errno> {
-    let flags = flags | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mode = Mode::RUSR | Mode::WUSR;
-    let file = patiently(|| Ok(rustix::fs::openat(parent, name, flags, mode)?));
-    file.map(File::from).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }
 
 #[cfg(test)]

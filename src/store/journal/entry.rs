@@ -14,8 +14,8 @@ use std::path::Path;
 use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
 
+use super::super::own::Owner;
 use super::super::shown;
-use super::TAG_CHARS;
 
 use crate::wire::{
     PATH_BYTES_MAX, SourceId, WireError, get_array, get_bytes, get_varint, is_path_safe, put_all,
@@ -29,22 +29,6 @@ pub(in crate::store) const HEAD_BYTES: usize = MARK.len() + 2;
 pub(in crate::store) const CHECK_BYTES: usize = 16;
 /// The fields of an entry beside its path take less than this, in bytes.
 pub(in crate::store) const ENTRY_BYTES_MAX: usize = PATH_BYTES_MAX + 160;
-
-/// Whose push a journal is about: the client, and which of its pushes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owner([u8; 32]);
-
-impl Owner {
-    /// The one with this secret: see [`OwnNames::owner`].
-    pub(in crate::store) fn new(secret: [u8; 32]) -> Self {
-        Self(secret)
-    }
-
-    /// What names on the disk have of it.
-    pub fn tag(&self) -> String {
-        blake3::hash(&self.0).to_hex()[..TAG_CHARS].to_owned()
-    }
-}
 
 /// Something that is durable at the receiver.
 #[derive(Clone, Debug, PartialEq, Eq)]
