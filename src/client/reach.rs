@@ -157,13 +157,17 @@ impl Reach {
 
     /// An error if the server has been waited for long enough.
     pub(crate) fn check(&self, now: Instant) -> Result<(), Error> {
-        match self.up_at {
-            None if now - self.began >= self.timeout => Err(self.unreachable("no answer")),
-            Some(up_at) if !self.accepted && !self.waits && now - up_at >= self.timeout => {
-                Err(self.unanswered())
-            }
-            _ => Ok(()),
+        if self.due_at().is_none_or(|at| now < at) {
+            return Ok(());
         }
+        Err(if self.up_at.is_none() { self.unreachable("no answer") } else { self.unanswered() })
+    }
+
+    /// When the server will have been waited for long enough.
+    pub(crate) fn due_at(&self) -> Option<Instant> {
+        let answered = self.up_at.is_some() && (self.accepted || self.waits);
+        let since = self.up_at.unwrap_or(self.began);
+        (!answered).then(|| since.checked_add(self.timeout)).flatten()
     }
 
     /// Why the server has not accepted the transfer.

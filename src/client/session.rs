@@ -163,6 +163,10 @@ impl Lines for Session {
         self.reach.lost(error, opened)
     }
 
+    fn due_at(&self) -> Option<Instant> {
+        self.reach.due_at()
+    }
+
     fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error> {
         if !is_dark {
             self.reach.heard();

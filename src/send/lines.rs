@@ -37,8 +37,11 @@ pub(crate) trait Lines {
         now: Instant,
     ) -> Result<(), Error>;
 
-    /// Looked at every few milliseconds, with whether no line is heard of any more. An error if the receiver
-    /// has been waited for long enough.
+    /// When the receiver will have been waited for long enough; `None` if it has answered.
+    fn due_at(&self) -> Option<Instant>;
+
+    /// Looked at now and then, and when it is due, with whether no line is heard of any more. An error if the
+    /// receiver has been waited for long enough.
     fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error>;
 
     /// Why the receiver is not reached any more.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::MissedTickBehavior;
 
 use super::Lines;
 use super::again::Again;
@@ -35,8 +34,8 @@ use crate::wire::{self, Control};
 
 /// The one job of its set.
 pub(super) const JOB: JobId = JobId(0);
-/// How often connections are sampled and time is looked at.
-const TICK: Duration = Duration::from_millis(10);
+/// How often lines are sampled.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often it is told how each connection does.
@@ -120,6 +119,7 @@ pub(crate) struct Sender<L> {
     pub(super) confirmed_items: u64,
     pub(super) confirmed_stripes: u64,
     pub(super) rate: Rate,
+    pub(super) sample_at: Instant,
     pub(super) progress_at: Instant,
     pub(super) connections: Connections,
     pub(super) connections_at: Instant,
@@ -170,6 +170,7 @@ impl<L: Lines> Sender<L> {
             confirmed_items: 0,
             confirmed_stripes: 0,
             rate: Rate::default(),
+            sample_at: now,
             progress_at: now,
             connections: Connections::default(),
             connections_at: now + CONNECTIONS_INTERVAL,
@@ -214,8 +215,6 @@ impl<L: Lines> Sender<L> {
     }
 
     async fn run(&mut self) -> Result<Summary, Error> {
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.act()?;
             if let Some(summary) = self.done.take() {
@@ -225,13 +224,22 @@ impl<L: Lines> Sender<L> {
             let takes_found = self.source.is_named()
                 && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
                 && self.source.waiting_checks() < WAITING_MAX;
+            let due_at = self.due_at();
             tokio::select! {
                 biased;
                 Some(event) = self.inbox.recv() => self.on_event(event)?,
-                _ = tick.tick() => self.on_tick()?,
+                () = tokio::time::sleep_until(due_at.into()) => self.on_time()?,
                 Some(found) = self.source.next(), if takes_found => self.on_found(found),
             }
         }
+    }
+
+    /// When time alone asks for something.
+    fn due_at(&self) -> Instant {
+        let sample_at = (!self.outflows.is_empty()).then_some(self.sample_at);
+        let asked = [sample_at, self.set.poll_timeout(), self.lines.due_at()];
+        let told = self.progress_at.min(self.connections_at);
+        asked.into_iter().flatten().fold(told, Instant::min)
     }
 
     /// Does what the traffic manager wants done.
@@ -394,11 +402,14 @@ impl<L: Lines> Sender<L> {
         finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
     }
 
-    fn on_tick(&mut self) -> Result<(), Error> {
+    fn on_time(&mut self) -> Result<(), Error> {
         let now = clock::now();
-        self.note_found(now);
-        for (&conn, outflow) in &self.outflows {
-            self.set.handle(Input::Sample(conn, outflow.line().sample()), now);
+        if now >= self.sample_at {
+            self.sample_at = now + SAMPLE_INTERVAL;
+            self.note_found(now);
+            for (&conn, outflow) in &self.outflows {
+                self.set.handle(Input::Sample(conn, outflow.line().sample()), now);
+            }
         }
         self.set.handle_timeout(now);
         self.lines.check(self.set.is_dark(now), now)?;

@@ -1,11 +1,30 @@
 //! The traffic manager: which connection carries which bytes, and when one is given up.
 //!
 //! Pure: no sockets, files, tasks, clocks or randomness of its own. Time and a seed come in, decisions
-//! come out, so that thousands of simulated networks can be run over it. [`Set`] is the whole of it;
-//! drive it like this:
+//! come out, so that thousands of simulated networks can be run over it. [`Set`] is the whole of it: the
+//! connections to one receiver, and the jobs that they carry, one after another and side by side.
+//!
+//! # The order of things
+//!
+//! State changes in [`Set::handle`] and [`Set::handle_timeout`] only, and what is to be done comes out of
+//! [`Set::poll`] only. The shell does this, over and over:
+//!
+//! 1. it does what [`Set::poll`] says, in that order, until there is nothing more;
+//! 2. it waits for whatever comes first: an event, the next sample, or [`Set::poll_timeout`];
+//! 3. it tells an event, or the samples of all connections, with [`Set::handle`], and once the time has come
+//!    it calls [`Set::handle_timeout`]. Calls too early change nothing, and late ones make up for it.
+//!
+//! Time never goes back. Samples are taken every 10 ms or so, of connections that are up: without one, there
+//! is no need to wake up for them.
+//!
+//! A job begins ([`Input::Begun`]), is offered items and accepted by the receiver, in any order, and is
+//! drained ([`Output::Drained`]) once its source is done and all of it is confirmed. It stays until it is
+//! told to have ended ([`Input::Ended`]), drained or not; then nothing of it is known any more. A stripe is
+//! named by its job and its number there. While no job is there, connections stay as they are, in reserve:
+//! nothing is primed, and of what is lost only the last one is replaced.
 //!
 //! ```
-//! use qbulk::traffic::{Input, Item, ItemId, JobId, Output, Set, SetConfig};
+//! use qbulk::traffic::{Input, Item, ItemId, JobId, Output, Role, Set, SetConfig};
 //! use std::num::NonZeroU32;
 //! use std::time::Instant;
 //!
@@ -14,13 +33,26 @@
 //! set.handle(Input::Begun { job, weight: NonZeroU32::MIN }, now);
 //! set.handle(Input::Offered(job, vec![Item::split(ItemId(0), 10 << 20)]), now);
 //! set.handle(Input::SourceDone(job), now);
-//! let mut opened = 0;
+//! set.handle(Input::Accepted(job), now);
+//! let (mut opened, mut sent) = (0, Vec::new());
 //! while let Some(output) = set.poll() {
-//!     if let Output::Open { .. } = output {
-//!         opened += 1; // open a connection, then tell the set with Input::Up
+//!     match output {
+//!         Output::Open { conn } => {
+//!             opened += 1;
+//!             set.handle(Input::Up(conn), now); // once it is
+//!         }
+//!         Output::Send { conn, job, stripe, .. } => sent.push((conn, job, stripe.id)),
+//!         _ => {}
 //!     }
 //! }
 //! assert_eq!(opened, SetConfig::default().connections);
+//! assert!(set.poll_timeout().is_some(), "what is under way may become silent");
+//! for (conn, job, stripe) in sent {
+//!     set.handle(Input::Confirmed(conn, job, stripe), now); // once the receiver says so
+//! }
+//! assert!(set.plan(job).is_some_and(|plan| plan.confirmed_stripes() > 0));
+//! set.handle(Input::Ended(job), now);
+//! assert!(set.plan(job).is_none() && set.count(Role::Active) == 0);
 //! ```
 //!
 //! The parts: [`plan`] knows which bytes of a job are left, and [`set`] gives out roles and work among

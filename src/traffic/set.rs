@@ -4,6 +4,7 @@
 
 mod config;
 mod conn;
+mod due;
 mod feed;
 pub mod health;
 mod hedge;
@@ -32,8 +33,6 @@ use self::tuner::Tuner;
 use super::plan::{ItemId, Plan, StripeId};
 use super::{ConnId, Input, JobId, Output, Sample};
 
-/// How often silence is looked for.
-const TICK: Duration = Duration::from_millis(20);
 /// Nobody is condemned for being slow twice within this time: the set must settle first.
 const CONDEMN_INTERVAL: Duration = Duration::from_millis(500);
 /// The first wait before a lost connection is opened again; it doubles up to `REOPEN_MAX`.
@@ -58,7 +57,8 @@ pub struct Set {
     failures: u32,
     failed_at: Instant,
     reopen_at: Instant,
-    tick_at: Instant,
+    /// When those are looked at next that carry something; `None` while there are none.
+    tick_at: Option<Instant>,
     condemned_at: Option<Instant>,
     /// When a connection was given up last that was up, and of which nothing was heard any more.
     torn_at: Option<Instant>,
@@ -96,7 +96,7 @@ impl Set {
             failures: 0,
             failed_at: now,
             reopen_at: now,
-            tick_at: now + TICK,
+            tick_at: None,
             condemned_at: None,
             torn_at: None,
             silent_allowed: connections,
@@ -114,12 +114,25 @@ impl Set {
 
     /// Takes an event in.
     pub fn handle(&mut self, input: Input, now: Instant) {
+        self.note_alive(now);
         match input {
-            Input::Begun { job, weight } => self.jobs.begin(job, weight),
-            Input::Offered(job, items) => self.jobs.offer(job, items),
-            Input::Found(job, bytes) => self.jobs.found(job, bytes),
+            Input::Begun { job, weight } => {
+                self.jobs.begin(job, weight, now);
+                self.wake(now);
+            }
+            Input::Offered(job, items) => {
+                self.jobs.offer(job, items);
+                self.wake(now);
+            }
+            Input::Found(job, bytes) => {
+                self.jobs.found(job, bytes);
+                self.wake(now);
+            }
             Input::SourceDone(job) => self.jobs.end_source(job),
-            Input::Accepted(job) => self.jobs.accept(job, now),
+            Input::Accepted(job) => {
+                self.jobs.accept(job, now);
+                self.scout(now);
+            }
             Input::Cancelled(job, item) => self.on_cancelled(job, item),
             Input::Ended(job) => self.on_ended(job, now),
             Input::Up(conn) => self.on_up(conn, now),
@@ -129,6 +142,7 @@ impl Set {
             Input::Lost(conn) => self.on_lost(conn, now),
         }
         self.assign(now);
+        self.wind_up(now);
     }
 
     /// The next thing to do, until there is none.
@@ -139,33 +153,6 @@ impl Set {
     /// When there was a connection last.
     pub fn alive_at(&self) -> Instant {
         self.alive_at
-    }
-
-    /// When [`Set::handle_timeout`] wants to be called at the latest.
-    pub fn poll_timeout(&self) -> Instant {
-        self.tick_at
-    }
-
-    /// Looks for what time alone brings: silence, idle reserves, connections to open again.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        if now < self.tick_at {
-            return;
-        }
-        self.tick_at = now + TICK;
-        self.tune(now);
-        self.judge_silence(now);
-        self.hedge(now);
-        self.reprime_idle(now);
-        self.open_missing(now);
-        self.scout(now);
-        let alive = self.conns.values().any(|conn| !conn.is_opening());
-        if alive {
-            self.alive_at = now;
-        } else if now - self.alive_at >= self.patience() && !self.stuck {
-            self.stuck = true;
-            self.outputs.push_back(Output::Stuck);
-        }
-        self.assign(now);
     }
 
     /// How it was set up.
@@ -198,14 +185,9 @@ impl Set {
         self.conns.values().filter(|conn| conn.role() == role).count()
     }
 
-    /// How long there may be no connection.
-    fn patience(&self) -> Duration {
-        if self.was_up { self.config.stuck_after } else { self.config.up_within }
-    }
-
     fn on_up(&mut self, id: ConnId, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        self.was_up = true;
+        (self.was_up, self.stuck) = (true, false);
         conn.up_at = Some(now);
         self.prime(id, now);
     }

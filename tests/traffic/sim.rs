@@ -96,7 +96,7 @@ impl<'a> Sim<'a> {
             self.end_connections();
             self.answer();
             self.sample();
-            if self.now() >= self.set.poll_timeout() {
+            if self.set.poll_timeout().is_some_and(|at| self.now() >= at) {
                 self.set.handle_timeout(self.now());
             }
         }
@@ -248,7 +248,8 @@ impl<'a> Sim<'a> {
         let most = config.connections + config.active_max - config.active;
         // Beside the set, only scouts of a network that is gone.
         assert!(self.links.len() + opening <= most + SCOUTS_MAX, "more than N connections");
-        assert!(set.poll_timeout() > self.now(), "time that has passed is not waited for");
+        let is_ahead = set.poll_timeout().is_none_or(|at| at > self.now());
+        assert!(is_ahead, "time that has passed is not waited for");
     }
 
     /// Connections come up, or fail.

@@ -24,7 +24,7 @@ pub struct SetConfig {
     pub turn_stripes: u64,
     /// A reserve that was idle for longer is primed again.
     pub reprime_after: Duration,
-    /// With no connection for this long once there was one, the transfer is stuck.
+    /// With no connection for this long once there was one, the set is stuck.
     pub stuck_after: Duration,
     /// With no first connection for this long, it is stuck as well.
     pub up_within: Duration,

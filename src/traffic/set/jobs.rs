@@ -36,6 +36,7 @@ pub(super) struct Jobs {
 pub(super) struct Job {
     pub(super) plan: Plan,
     weight: NonZeroU32,
+    begun_at: Instant,
     /// How far it is in its own time.
     time: u128,
     is_accepted: bool,
@@ -48,11 +49,12 @@ pub(super) struct Job {
 
 impl Jobs {
     /// A job begins. Its number is new.
-    pub(super) fn begin(&mut self, id: JobId, weight: NonZeroU32) {
+    pub(super) fn begin(&mut self, id: JobId, weight: NonZeroU32, now: Instant) {
         self.had_some = true;
         self.by_id.entry(id).or_insert_with(|| Job {
             plan: Plan::default(),
             weight,
+            begun_at: now,
             time: 0,
             is_accepted: false,
             source_done: false,
@@ -166,6 +168,12 @@ impl Jobs {
     /// Whether the receiver has accepted one.
     pub(super) fn is_any_accepted(&self) -> bool {
         self.by_id.values().any(|job| job.is_accepted)
+    }
+
+    /// When the last one began of those that the receiver has yet to accept.
+    pub(super) fn to_be_accepted_since(&self) -> Option<Instant> {
+        let jobs = self.by_id.values().filter(|job| !job.is_accepted);
+        jobs.map(|job| job.begun_at).max()
     }
 
     /// Whether the receiver waits for something.

@@ -61,13 +61,24 @@ impl Set {
         }
     }
 
+    /// Whether there are more than wanted, and one of them could go.
+    pub(super) fn has_idle_surplus(&self) -> bool {
+        self.conns.len() > self.wanted()
+            && self.reserve.iter().any(|id| self.conns[id].stripes.is_empty())
+    }
+
     /// Opens what is missing to N, once lost ones may be opened again.
     pub(super) fn open_missing(&mut self, now: Instant) {
-        // Once all is confirmed, one connection is enough to hear that it is durable.
-        let wanted = if self.jobs.are_done() { 1 } else { self.wanted() };
-        while self.conns.len() < wanted && now >= self.reopen_at {
+        while self.reopens_at().is_some_and(|at| now >= at) {
             self.open(now);
         }
+    }
+
+    /// From when on what is missing to N may be opened.
+    pub(super) fn reopens_at(&self) -> Option<Instant> {
+        // Once all is confirmed, one connection is enough to hear that it is durable.
+        let wanted = if self.jobs.are_done() { 1 } else { self.wanted() };
+        (self.conns.len() < wanted).then_some(self.reopen_at)
     }
 
     fn open(&mut self, now: Instant) {
@@ -88,6 +99,13 @@ impl Set {
             self.scouted_at = now;
             self.open(now);
         }
+    }
+
+    /// From when on the network counts as gone for want of any connection, and one more is tried.
+    pub(super) fn scouts_at(&self) -> Option<Instant> {
+        let is_bare = self.conns.values().all(Conn::is_opening);
+        let may_scout = is_bare && self.jobs.are_awaited() && self.conns.len() < SCOUTS_MAX;
+        may_scout.then(|| (self.alive_at + DARK_TIME).max(self.scouted_at + SCOUT_INTERVAL))
     }
 
     /// Whether connections are silent, or were just replaced because they were: what the set does is a

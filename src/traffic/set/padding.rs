@@ -120,17 +120,31 @@ impl Set {
         self.config.prime.budget_bytes.min(left / self.conns.len().max(1) as u64)
     }
 
-    /// Primes reserves whose windows have closed while they waited.
+    /// Primes reserves whose windows have closed while they waited for their turn.
     pub(super) fn reprime_idle(&mut self, now: Instant) {
         // While nothing moves, nobody knows when a window will be needed.
-        if !self.jobs.have_flying() || self.is_padding_enough() {
-            return;
+        if self.jobs.have_flying() && !self.is_padding_enough() {
+            self.prime_unused_until(now, now);
         }
+    }
+
+    /// A job has begun that is not accepted yet. What closed while the set had nothing to do is open by the
+    /// time that it is.
+    pub(super) fn prime_rested(&mut self, now: Instant) {
+        let Some(begun_at) = self.jobs.to_be_accepted_since() else { return };
+        if self.padding_budget() > 0 && !self.is_padding_enough() {
+            self.prime_unused_until(begun_at, now);
+        }
+    }
+
+    /// Primes reserves that were not used for long when it was `until`, nor since then.
+    fn prime_unused_until(&mut self, until: Instant, now: Instant) {
         let after = self.config.reprime_after;
         for _ in 0..self.reserve.len() {
             let Some(id) = self.reserve.pop_front() else { return };
-            let Some(conn) = self.conns.get_mut(&id) else { continue };
-            if conn.stripes.is_empty() && now - conn.used_at >= after {
+            let Some(conn) = self.conns.get(&id) else { continue };
+            let is_unused = conn.used_at <= until && until - conn.used_at >= after;
+            if conn.stripes.is_empty() && is_unused {
                 self.prime(id, now);
             } else {
                 self.reserve.push_back(id);

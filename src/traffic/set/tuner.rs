@@ -14,6 +14,8 @@ const STEADY: f64 = 1.05;
 const GAIN_MIN: f64 = 0.3;
 /// Weight of the newest tick in how often the network was the limit.
 const LIMITED_GAIN: f64 = 0.05;
+/// Below this, it was not the limit for so long that it is forgotten.
+const LIMITED_FORGOTTEN: f64 = 0.01;
 /// Fewer connections may cost this much.
 const LOSS_MAX: f64 = 0.03;
 /// Where the network is not the limit, fewer do as well: so often there are some less, down to the start.
@@ -91,6 +93,11 @@ impl Tuner {
     /// How many connections should be active.
     pub fn active(&self) -> usize {
         self.active
+    }
+
+    /// Whether nothing comes of it that the connections go on having nothing to do.
+    pub fn is_at_rest(&self) -> bool {
+        self.active == self.active_min && self.limited < LIMITED_FORGOTTEN
     }
 
     /// Takes in what the connections do.
