@@ -17,8 +17,9 @@ use qbulk::serve::{ServeConfig, Server};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
-    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, Keep, Meta, Piece, RECORDS_MAX, Record,
-    Run, SourceId, VERSION,
+    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, HostNumber, Keep, Meta, Piece, PushNumber,
+    RECORDS_MAX, Record, Run, SourceBasis, SourceId, SourceState, SourceVersion, TransferSecret,
+    VERSION,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -69,11 +70,11 @@ impl Served {
         client
             .say(&Control::Hello {
                 version: VERSION,
-                transfer,
+                transfer: TransferSecret(transfer),
                 conn: 0,
                 destination: vec![],
-                push: transfer,
-                host: [0; 16],
+                push: PushNumber(transfer),
+                host: HostNumber([0; 16]),
                 keep: Keep::default(),
             })
             .await;
@@ -215,7 +216,11 @@ fn piece(item: u64, path: &str, data: &[u8], offset: u64, len: u64, sparse: bool
         item,
         path: path.into(),
         meta: meta(0o640),
-        source: SourceId { version: [1; 16], state: [2; 16], basis: [2; 16] },
+        source: SourceId {
+            version: SourceVersion([1; 16]),
+            state: SourceState([2; 16]),
+            basis: SourceBasis([2; 16]),
+        },
         file_bytes,
         sparse,
         offset,

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::store::scan::join;
 use crate::store::start::Start;
+use crate::wire::{HostNumber, PushNumber, half};
 
 /// Tells pushes of a client apart: what goes where has the same number whenever it is pushed, however
 /// its places are spelt, and whatever the host is called by then.
@@ -11,7 +12,7 @@ use crate::store::start::Start;
 /// The host is no part of it: what could name one (its name, its `machine-id`) changes for containers or
 /// is the same for many. Two hosts that push from the same place to the same place with one key share a
 /// number, and the server lets both go on: see [`host_number`].
-pub(crate) fn push_number(starts: &[Start], destination: &[u8]) -> [u8; 16] {
+pub(crate) fn push_number(starts: &[Start], destination: &[u8]) -> PushNumber {
     let names = destination.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
     let destination = names.collect::<Vec<_>>().join(&b'/');
     let mut places: Vec<_> = starts
@@ -31,12 +32,12 @@ pub(crate) fn push_number(starts: &[Start], destination: &[u8]) -> [u8; 16] {
         }
         hasher.update(&[u8::from(*is_leaf)]);
     }
-    short(&hasher)
+    PushNumber(half(&hasher))
 }
 
 /// Tells hosts apart while they run, and containers on a host, so that a push that is started again
 /// ends an earlier run on the same host, and not one that another host is at.
-pub(crate) fn host_number() -> [u8; 16] {
+pub(crate) fn host_number() -> HostNumber {
     let mut hasher = blake3::Hasher::new_derive_key("qbulk host number 1");
     match std::fs::read("/proc/sys/kernel/random/boot_id") {
         Ok(boot) => hasher.update(&boot),
@@ -45,13 +46,7 @@ pub(crate) fn host_number() -> [u8; 16] {
     if let Ok(container) = std::fs::read_link("/proc/self/ns/pid") {
         hasher.update(container.as_os_str().as_bytes());
     }
-    short(&hasher)
-}
-
-fn short(hasher: &blake3::Hasher) -> [u8; 16] {
-    let mut number = [0; 16];
-    number.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    number
+    HostNumber(half(&hasher))
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::send::{Job, Receipt, Sender, together};
 use crate::store::descriptors::raise_limit;
 use crate::traffic::SetConfig;
 use crate::wire;
+use crate::wire::TransferSecret;
 
 /// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
 /// an earlier run of the same push is not sent again; an interruption that may pass is waited out.
@@ -103,7 +104,7 @@ fn attempt(
     began: Instant,
 ) -> Result<Sender<Session>, Error> {
     let starts = starts(&config.sources)?;
-    let transfer = rand::random();
+    let transfer = TransferSecret(rand::random());
     let session = Session::new(config, addresses, &starts, transfer)?;
     let job = Job {
         transfer,

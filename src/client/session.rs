@@ -20,7 +20,7 @@ use crate::net::tls;
 use crate::send::{LineReport, Lines};
 use crate::store::start::Start;
 use crate::traffic::ConnId;
-use crate::wire::{Control, Keep, VERSION};
+use crate::wire::{Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION};
 
 /// Brings a sender its lines to a server.
 pub(super) struct Session {
@@ -37,12 +37,12 @@ pub(super) struct Session {
 
 /// What is the same in the first message of every line.
 struct Introduction {
-    transfer: [u8; 16],
+    transfer: TransferSecret,
     destination: Vec<u8>,
     /// The number that this attempt has in common with others at the same push.
-    push: [u8; 16],
+    push: PushNumber,
     /// Where it runs.
-    host: [u8; 16],
+    host: HostNumber,
     keep: Keep,
 }
 
@@ -52,7 +52,7 @@ impl Session {
         config: &PushConfig,
         addresses: Addresses,
         starts: &[Start],
-        transfer: [u8; 16],
+        transfer: TransferSecret,
     ) -> Result<Self, Error> {
         let now = clock::now();
         let all = addresses.all();

@@ -23,7 +23,10 @@ use crate::net::telemetry::Telemetry;
 use crate::net::tls::{self, ClientTrust, ServerTrust};
 use crate::store::own::OwnNames;
 use crate::store::sink::Sink;
-use crate::wire::{CLOSE_DONE, Control, Header, Meta, Piece, Record, Run, SourceId};
+use crate::wire::{
+    CLOSE_DONE, Control, Header, Meta, Piece, Record, Run, SourceBasis, SourceId, SourceState,
+    SourceVersion,
+};
 
 /// Less room than any stripe takes: each gets all of it.
 const ROOM_BYTES: usize = 16;
@@ -70,7 +73,11 @@ impl Dialled {
 }
 
 fn source() -> SourceId {
-    SourceId { version: [1; 16], state: [2; 16], basis: [3; 16] }
+    SourceId {
+        version: SourceVersion([1; 16]),
+        state: SourceState([2; 16]),
+        basis: SourceBasis([3; 16]),
+    }
 }
 
 fn file(path: &str, data: &[u8]) -> Record {

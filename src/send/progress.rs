@@ -8,7 +8,6 @@ use super::sender::Sender;
 use crate::clock;
 use crate::event::{Progress, PushEvent, Summary};
 use crate::traffic::{ConnId, Plan, Role};
-use crate::wire;
 
 /// Connections that the summary of a push tells about one by one.
 const CONNECTIONS_TOLD_MAX: usize = 2_000;
@@ -52,7 +51,7 @@ impl<L: Lines> Sender<L> {
     /// What this end knows of the transfer.
     pub(crate) fn summary(&mut self) -> Summary {
         let now = clock::now();
-        let transfer = wire::transfer_name(&self.transfer);
+        let transfer = self.transfer.name();
         let samples =
             || self.outflows.iter().map(|(&conn, outflow)| (conn, outflow.line().told_sample()));
         let padding_bytes = self.connections.gone_padding_bytes()

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::traffic::ConnId;
-use crate::wire::{Control, Destination, FileKey, KeptFile, KeptPiece};
+use crate::wire::{Control, Destination, FileKey, KeptFile, KeptPiece, SourceBasis, SourceState};
 
 /// Entries that are taken from a server; what is above that is sent again.
 const ENTRIES_MAX: usize = 4 << 20;
@@ -14,23 +14,23 @@ pub(super) enum Kept {
     /// All of it.
     Whole {
         /// How the source was then.
-        state: [u8; 16],
+        state: SourceState,
         /// Its BLAKE3 hash.
         hash: [u8; 32],
     },
     /// Nodes of its hash tree.
     Pieces {
         /// How the source was when the first of them was read.
-        basis: [u8; 16],
+        basis: SourceBasis,
         /// How it was when all of them were its.
-        state: [u8; 16],
+        state: SourceState,
         pieces: Vec<KeptPiece>,
     },
 }
 
 impl Kept {
     /// How the source was.
-    pub(super) fn state(&self) -> &[u8; 16] {
+    pub(super) fn state(&self) -> &SourceState {
         match self {
             Self::Whole { state, .. } | Self::Pieces { state, .. } => state,
         }
@@ -90,7 +90,7 @@ impl Recall {
         &mut self,
         conn: ConnId,
         file: FileKey,
-        [basis, state]: [[u8; 16]; 2],
+        (basis, state): (SourceBasis, SourceState),
         pieces: Vec<KeptPiece>,
     ) {
         if self.asked == Some(conn) && self.has_room(pieces.len()) {
@@ -132,14 +132,26 @@ mod tests {
         recall.begin(Destination::Folder);
         assert_eq!(recall.ask(A), Some(Control::Recall));
         assert_eq!(recall.ask(B), None, "one is enough");
-        recall.hear_files(A, vec![KeptFile { file: [1; 16], state: [1; 16], hash: [1; 32] }]);
+        recall.hear_files(
+            A,
+            vec![KeptFile { file: FileKey([1; 16]), state: SourceState([1; 16]), hash: [1; 32] }],
+        );
         assert!(!recall.lost(B));
         assert!(recall.lost(A));
         assert_eq!(recall.ask(B), Some(Control::Recall));
-        recall.hear_files(B, vec![KeptFile { file: [2; 16], state: [2; 16], hash: [2; 32] }]);
-        recall.hear_files(A, vec![KeptFile { file: [3; 16], state: [3; 16], hash: [3; 32] }]);
+        recall.hear_files(
+            B,
+            vec![KeptFile { file: FileKey([2; 16]), state: SourceState([2; 16]), hash: [2; 32] }],
+        );
+        recall.hear_files(
+            A,
+            vec![KeptFile { file: FileKey([3; 16]), state: SourceState([3; 16]), hash: [3; 32] }],
+        );
         assert_eq!(recall.end(A), None);
-        let kept = KeptFiles::from([([2; 16], Kept::Whole { state: [2; 16], hash: [2; 32] })]);
+        let kept = KeptFiles::from([(
+            FileKey([2; 16]),
+            Kept::Whole { state: SourceState([2; 16]), hash: [2; 32] },
+        )]);
         assert_eq!(recall.end(B), Some((Destination::Folder, kept)));
         assert_eq!(recall.ask(A), None);
     }

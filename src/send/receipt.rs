@@ -26,7 +26,7 @@ use crate::store::scan::{FileInfo, Kind};
 use crate::store::source::{Outcome, Part, Sealed, SourceKind, Whole};
 use crate::store::target::Target;
 use crate::store::{reason, shown};
-use crate::wire::transfer_name;
+use crate::wire::TransferSecret;
 
 /// A receipt that is being written.
 pub(crate) struct Receipt {
@@ -90,7 +90,7 @@ impl Receipt {
     /// The server is reached. Comes before everything else; only the first time counts.
     pub(super) fn begin(
         &self,
-        transfer: &[u8; 16],
+        transfer: &TransferSecret,
         server: Option<Fingerprint>,
         server_name: &str,
         address: SocketAddr,
@@ -101,7 +101,7 @@ impl Receipt {
         }
         self.write(&Line::Head(Head {
             version: VERSION,
-            transfer: transfer_name(transfer),
+            transfer: transfer.name(),
             started: rfc3339(self.started),
             client: self.client.to_string(),
             server: server.map(|server| server.to_string()).unwrap_or_default(),
@@ -305,7 +305,7 @@ mod tests {
             Receipt::create(path.clone(), identity.fingerprint(), SystemTime::now()).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         for _ in 0..2 {
-            receipt.begin(&[0; 16], None, "host", address, b"");
+            receipt.begin(&TransferSecret([0; 16]), None, "host", address, b"");
         }
         let meta = Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 };
         for path in files {

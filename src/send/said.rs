@@ -90,7 +90,7 @@ impl<L: Lines> Sender<L> {
             finished @ Control::Finished { .. } => self.on_finished(&finished)?,
             Control::KeptFiles(files) => self.recall.hear_files(conn, files),
             Control::KeptPieces { file, basis, state, pieces } => {
-                self.recall.hear_pieces(conn, file, [basis, state], pieces);
+                self.recall.hear_pieces(conn, file, (basis, state), pieces);
             }
             Control::KeptEnd => {
                 if let Some((destination, kept)) = self.recall.end(conn) {

@@ -30,7 +30,7 @@ use crate::store::start::Start;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, Control};
+use crate::wire::{self, Control, TransferSecret};
 
 /// The one job of its set.
 pub(super) const JOB: JobId = JobId(0);
@@ -75,7 +75,7 @@ pub(super) struct Flight {
 /// What is to be sent.
 pub(crate) struct Job {
     /// What the receiver knows it by, and nobody else.
-    pub(crate) transfer: [u8; 16],
+    pub(crate) transfer: TransferSecret,
     /// Where it comes from.
     pub(crate) starts: Vec<Start>,
     /// Where it goes, relative to the receiver's root.
@@ -99,7 +99,7 @@ pub(crate) struct Sender<L> {
     pub(super) limit: Option<Arc<Limit>>,
     pub(super) began: Instant,
     pub(super) set: Set,
-    pub(super) transfer: [u8; 16],
+    pub(super) transfer: TransferSecret,
     pub(super) destination: Vec<u8>,
     pub(super) source: Source,
     pub(super) read: ReadOptions,
@@ -204,7 +204,7 @@ impl<L: Lines> Sender<L> {
         &mut self,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
-        (self.report)(PushEvent::Begun { transfer: wire::transfer_name(&self.transfer) });
+        (self.report)(PushEvent::Begun { transfer: self.transfer.name() });
         let result = tokio::select! {
             biased;
             result = self.run() => result,

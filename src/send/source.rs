@@ -19,7 +19,7 @@ use crate::store::source::{Part, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
 use crate::traffic::{Item, ItemId, Stripe};
-use crate::wire::{Destination, KeptPiece, PATH_BYTES_MAX, file_key, is_path_safe};
+use crate::wire::{Destination, FileKey, KeptPiece, PATH_BYTES_MAX, SourceBasis, is_path_safe};
 
 /// Entries that are handed over together at most, so that small ones share a stripe. They do not wait
 /// for others if they are this large, or if others do not come.
@@ -261,7 +261,7 @@ impl Source {
         let kept = if self.kept.is_empty() {
             None
         } else {
-            self.kept.remove(&file_key(&path, &info.version()))
+            self.kept.remove(&FileKey::new(&path, &info.version()))
         };
         match kept {
             None => self.offer(local, path, info, is_last_try, None),
@@ -319,7 +319,7 @@ impl Source {
         path: Vec<u8>,
         info: FileInfo,
         is_last_try: bool,
-        kept: Option<(HashTree, [u8; 16])>,
+        kept: Option<(HashTree, SourceBasis)>,
     ) -> Vec<Item> {
         let bytes = info.bytes;
         self.files += 1;

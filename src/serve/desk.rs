@@ -30,9 +30,7 @@ use crate::store::own::{OwnNames, Owner};
 use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
-use crate::wire::{
-    CLOSE_BUSY, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control, transfer_name,
-};
+use crate::wire::{CLOSE_BUSY, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control};
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -206,7 +204,7 @@ impl Desk {
             Err(reason) => self.turn(key.0, inflow, reason).await?,
         };
         is_there()?;
-        let (root, name) = (Arc::clone(&self.root), transfer_name(&hello.transfer));
+        let (root, name) = (Arc::clone(&self.root), hello.transfer.name());
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
         let (discards, keep) = (self.discards, hello.keep);

@@ -6,7 +6,9 @@ use crate::net::control::{ControlError, ControlReader};
 use crate::receive::Inflow;
 use crate::store::own::{RESERVED, has_reserved};
 use crate::store::shown;
-use crate::wire::{Control, Keep, VERSION, WireError, is_path_safe};
+use crate::wire::{
+    Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION, WireError, is_path_safe,
+};
 
 /// What a connection is for.
 pub(super) enum Greeting {
@@ -20,10 +22,10 @@ pub(super) enum Greeting {
 #[derive(Debug)]
 pub(super) struct Hello {
     pub(super) version: u64,
-    pub(super) transfer: [u8; 16],
+    pub(super) transfer: TransferSecret,
     pub(super) destination: Vec<u8>,
-    pub(super) push: [u8; 16],
-    pub(super) host: [u8; 16],
+    pub(super) push: PushNumber,
+    pub(super) host: HostNumber,
     pub(super) keep: Keep,
 }
 

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
+use crate::wire::{PushNumber, TransferSecret};
 
 /// How long a client may be asked to come back for that. What a killed client has begun at another server
 /// is let go of before: after its idle timeout, and `DESERTED_TIME`.
@@ -18,9 +19,9 @@ const WAITING_KNOWN_TIME: Duration = Duration::from_secs(600);
 const OVER_MAX: usize = 1_024;
 
 /// A transfer is its client's alone: nobody else's token, guessed or stolen, leads to it.
-pub(super) type TransferKey = (Fingerprint, [u8; 16]);
+pub(super) type TransferKey = (Fingerprint, TransferSecret);
 /// A client, and which of its pushes.
-pub(super) type PushKey = (Fingerprint, [u8; 16]);
+pub(super) type PushKey = (Fingerprint, PushNumber);
 
 /// How a transfer has come to its end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::greeting::Hello;
 use crate::receive::Receiver;
-use crate::wire::{Control, Destination, VARINT_MAX, VERSION, transfer_name};
+use crate::wire::{Control, Destination, HostNumber, PushNumber, VARINT_MAX, VERSION};
 
 /// A transfer that has begun.
 #[derive(Debug)]
@@ -14,9 +14,9 @@ pub(super) struct Transfer {
     /// Its public name.
     pub(super) name: String,
     /// Which of its client's pushes it is a run of.
-    pub(super) push: [u8; 16],
+    pub(super) push: PushNumber,
     /// Where its client runs.
-    pub(super) host: [u8; 16],
+    pub(super) host: HostNumber,
     pub(super) began: Instant,
     pub(super) receiver: Arc<Receiver>,
     /// Tells it from one of the same name that this server, or one before it, has forgotten.
@@ -30,7 +30,7 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn new(hello: &Hello, found: Destination, receiver: Receiver) -> Self {
         Self {
-            name: transfer_name(&hello.transfer),
+            name: hello.transfer.name(),
             push: hello.push,
             host: hello.host,
             began: Instant::now(),

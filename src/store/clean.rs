@@ -171,6 +171,7 @@ mod tests {
 
     use super::*;
     use crate::store::journal::{Journal, Patience};
+    use crate::wire::PushNumber;
 
     const AGE: Duration = Duration::from_secs(1_000);
 
@@ -194,7 +195,7 @@ mod tests {
         let old = SystemTime::now() - 2 * AGE;
         fs::create_dir_all(path("a/b")).unwrap();
         let (names, others) = (names(), OwnNames::new([2; 32]));
-        let owner = names.owner(&[1; 32], &[2; 16]);
+        let owner = names.owner(&[1; 32], &PushNumber([2; 16]));
         let own =
             [names.part("0", 1), names.journal(&owner, 0), format!("a/b/{}", names.part("0", 2))];
         let foreign = [
@@ -231,7 +232,7 @@ mod tests {
         let old = SystemTime::now() - 2 * AGE;
         fs::create_dir(dir.path().join("a")).unwrap();
         let runs = || {
-            let owner = names.owner(&[1; 32], &[2; 16]);
+            let owner = names.owner(&[1; 32], &PushNumber([2; 16]));
             Journal::open(&root, &names, owner, Patience::Beside).unwrap()
         };
         let (first, second) = (runs(), runs());

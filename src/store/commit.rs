@@ -23,7 +23,7 @@ use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile};
 use super::{copy, folder_of, is_full};
 use crate::hashtree::HashTree;
-use crate::wire::SourceId;
+use crate::wire::{SourceId, SourceState};
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
@@ -434,7 +434,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
 }
 
 /// In which state the source of a piece was: only what was read in the same one is noted as one.
-fn state_of(piece: &Entry) -> [u8; 16] {
+fn state_of(piece: &Entry) -> SourceState {
     match piece {
         Entry::Piece { source, .. } | Entry::File { source, .. } => source.state,
     }
@@ -466,6 +466,7 @@ fn merged(pieces: &[&Entry]) -> Vec<Entry> {
 mod merge_tests {
     use super::*;
     use crate::hashtree::piece_hash;
+    use crate::wire::{SourceBasis, SourceVersion};
 
     #[test]
     fn pieces_that_are_noted_together_are_noted_as_few() {
@@ -475,7 +476,11 @@ mod merge_tests {
         let piece = |number: u64| {
             let (offset, end) = (number * PIECE, ((number + 1) * PIECE).min(file_bytes));
             let hash = piece_hash(offset, &data[offset as usize..end as usize], file_bytes);
-            let source = SourceId { version: [1; 16], state: [2; 16], basis: [3; 16] };
+            let source = SourceId {
+                version: SourceVersion([1; 16]),
+                state: SourceState([2; 16]),
+                basis: SourceBasis([3; 16]),
+            };
             let len = end - offset;
             Entry::Piece { path: b"a/b".to_vec(), source, file_bytes, offset, len, hash }
         };

@@ -18,7 +18,7 @@ use super::temp::{Home, TempFile};
 use super::{folder_of, holes, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
-use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, file_key};
+use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, half};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
@@ -32,8 +32,9 @@ pub(super) fn part_name(
     path: &[u8],
     source: &SourceId,
 ) -> String {
-    let file = file_key(&file_key(path, &source.version), &source.basis);
-    names.part(push_tag, format!("{:032x}", u128::from_be_bytes(file)))
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&source.basis.0).update(&FileKey::new(path, &source.version).0);
+    names.part(push_tag, format!("{:032x}", u128::from_be_bytes(half(&hasher))))
 }
 
 /// Files that earlier runs have left, whole or in part.
@@ -89,7 +90,7 @@ impl Kept {
         let read = journal.reader().read(|entry| match entry {
             Entry::File { .. } => has_files = true,
             Entry::Piece { path, source, file_bytes, offset, len, hash } => {
-                let file = file_key(&path, &source.version);
+                let file = FileKey::new(&path, &source.version);
                 if known.len() < PARTIAL_MAX || known.contains_key(&file) {
                     let new = || Noted {
                         path: path.clone(),
@@ -143,7 +144,7 @@ impl Kept {
         if parts.is_empty() {
             return None;
         }
-        let part = parts.remove(&file_key(path, &source.version))?;
+        let part = parts.remove(&FileKey::new(path, &source.version))?;
         if part.source.basis == source.basis {
             return Some(part);
         }
@@ -190,7 +191,7 @@ impl Kept {
                 && (last_folder.as_deref() == Some(folder) || is_entered())
             {
                 last_folder = Some(folder.to_vec());
-                let file = file_key(&path, &source.version);
+                let file = FileKey::new(&path, &source.version);
                 goes_on = say(Remnant::Whole(KeptFile { file, state: source.state, hash }));
             }
         };

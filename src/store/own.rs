@@ -13,6 +13,8 @@ use std::ffi::OsStr;
 use std::fmt::{self, Display};
 use std::os::unix::ffi::OsStrExt;
 
+use crate::wire::PushNumber;
+
 /// What such names begin with.
 pub const PREFIX: &str = ".qbulk-";
 /// What the names of unfinished files end with.
@@ -52,9 +54,9 @@ impl OwnNames {
     }
 
     /// Whose journal it is that tells of what `client` calls `push`.
-    pub fn owner(&self, client: &[u8; 32], push: &[u8; 16]) -> Owner {
+    pub fn owner(&self, client: &[u8; 32], push: &PushNumber) -> Owner {
         let mut hasher = blake3::Hasher::new_keyed(&self.secret);
-        hasher.update(b"owner").update(client).update(push);
+        hasher.update(b"owner").update(client).update(&push.0);
         Owner(*hasher.finalize().as_bytes())
     }
 
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn a_server_knows_its_own_names_and_no_others() {
         let (ours, theirs) = (OwnNames::new([1; 32]), OwnNames::new([2; 32]));
-        let owner = ours.owner(&[3; 32], &[4; 16]);
+        let owner = ours.owner(&[3; 32], &PushNumber([4; 16]));
         let names = [ours.part("a", 7), ours.part(&owner.tag(), "b-c"), ours.journal(&owner, 0)];
         for name in &names {
             assert!(is_reserved(name.as_bytes()) && ours.is_own(OsStr::new(name)), "{name}");
@@ -156,8 +158,9 @@ mod tests {
 
     #[test]
     fn who_owns_a_journal_is_bound_to_server_client_and_push() {
-        let owner =
-            |server, client, push| OwnNames::new([server; 32]).owner(&[client; 32], &[push; 16]);
+        let owner = |server, client, push| {
+            OwnNames::new([server; 32]).owner(&[client; 32], &PushNumber([push; 16]))
+        };
         let others = [owner(2, 1, 1), owner(1, 2, 1), owner(1, 1, 2)];
         assert!(others.iter().all(|other| *other != owner(1, 1, 1)));
     }

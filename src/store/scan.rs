@@ -9,7 +9,7 @@ use super::source_root::SourcePath;
 use super::start::Start;
 use super::walk::{TOO_LONG, Walk};
 use crate::event::Failure;
-use crate::wire::{Meta, is_path_safe};
+use crate::wire::{Meta, SourceState, SourceVersion, half, is_path_safe};
 
 /// Something to move.
 #[derive(Clone, Debug)]
@@ -73,16 +73,16 @@ impl FileInfo {
 
     /// Its size and time of modification, for the receiver to know the content by from one run to the
     /// next: another one means other content.
-    pub fn version(&self) -> [u8; 16] {
+    pub fn version(&self) -> SourceVersion {
         let meta = self.meta;
-        digest(&[self.bytes, meta.mtime_s.cast_unsigned(), meta.mtime_ns.into()])
+        SourceVersion(digest(&[self.bytes, meta.mtime_s.cast_unsigned(), meta.mtime_ns.into()]))
     }
 
     /// Its inode and the time of its last change, which nobody can set back. Device numbers are left out,
     /// as they may change at every boot.
-    pub fn state(&self) -> [u8; 16] {
+    pub fn state(&self) -> SourceState {
         let (seconds, nanoseconds) = self.ctime;
-        digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.into()])
+        SourceState(digest(&[self.inode, seconds.cast_unsigned(), nanoseconds.into()]))
     }
 
     /// Device and inode.
@@ -128,9 +128,7 @@ fn digest(numbers: &[u64]) -> [u8; 16] {
     for number in numbers {
         hasher.update(&number.to_be_bytes());
     }
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    digest
+    half(&hasher)
 }
 
 /// What was there and cannot be looked at.

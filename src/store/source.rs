@@ -22,7 +22,7 @@ use crate::buffers::Buffers;
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
-use crate::wire::{CONTENT_BYTES_MAX, Header, Piece, Record, SourceId};
+use crate::wire::{CONTENT_BYTES_MAX, Header, Piece, Record, SourceBasis, SourceId};
 
 /// A file whose size is not known before it is read may have this much, in bytes: it is read at once.
 pub const MADE_UP_BYTES_MAX: usize = 1 << 20;
@@ -75,7 +75,7 @@ struct Reading {
     /// The pieces that have been read so far.
     tree: HashTree,
     /// The state in which the first of those was read that the receiver has kept.
-    basis: Option<[u8; 16]>,
+    basis: Option<SourceBasis>,
     /// How it was when the first of them was read.
     first: Option<FileInfo>,
     /// How it was when the latest was.
@@ -113,7 +113,7 @@ impl SourceItem {
     /// A file of which the receiver has kept these pieces: `basis` is the state in which the first of them
     /// was read. They are those of the file as it was found.
     #[must_use]
-    pub fn with_tree(self, tree: HashTree, basis: [u8; 16]) -> Self {
+    pub fn with_tree(self, tree: HashTree, basis: SourceBasis) -> Self {
         {
             let mut reading = lock(&self.reading);
             reading.tree = tree;
@@ -128,9 +128,9 @@ impl SourceItem {
     /// What the receiver knows the content by of a file that was so at first.
     fn source_id(&self, first: &FileInfo) -> SourceId {
         let state = first.state();
-        let mut basis = lock(&self.reading).basis.unwrap_or(state);
+        let mut basis = lock(&self.reading).basis.unwrap_or_else(|| state.into());
         // The receiver may still hold what it has of the first try.
-        basis[0] ^= u8::from(self.is_last_try);
+        basis.0[0] ^= u8::from(self.is_last_try);
         SourceId { version: first.version(), state, basis }
     }
 

@@ -38,6 +38,7 @@
 
 use bytes::{Buf, BufMut};
 
+use super::ids::{FileKey, HostNumber, PushNumber, SourceBasis, SourceState, TransferSecret};
 use super::stripe::{get_path, limit};
 use super::{
     CONTROL_BYTES_MAX, PATH_BYTES_MAX, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array,
@@ -60,11 +61,6 @@ pub const CLOSE_STOPPING: u32 = 5;
 pub const CLOSE_CROWDED: u32 = 6;
 /// Server: the transfer cannot begin yet, for the reason given; the client may try again soon.
 pub const CLOSE_BUSY: u32 = 7;
-
-/// A transfer's public name, which does not give its secret away.
-pub fn transfer_name(secret: &[u8; 16]) -> String {
-    blake3::hash(secret).to_hex()[..12].to_owned()
-}
 
 /// What is at the destination before the transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,17 +133,17 @@ pub enum Control {
         /// The protocol's version.
         version: u64,
         /// A secret that the client drew at random.
-        transfer: [u8; 16],
+        transfer: TransferSecret,
         /// The connection's number within the transfer.
         conn: u32,
         /// Where to write, relative to the server's root.
         destination: Vec<u8>,
         /// Which push it is: the same sources to the same destination, run again, have the same number.
         /// Others of the same client may have it as well, and go on with what it has left.
-        push: [u8; 16],
+        push: PushNumber,
         /// Where the client runs: another run of the same push is ended at once if it is of the same
         /// host, and otherwise only if it gives no sign of life.
-        host: [u8; 16],
+        host: HostNumber,
         /// What of metadata is to be kept.
         keep: Keep,
     },
@@ -253,9 +249,9 @@ pub enum Control {
         /// The file.
         file: FileKey,
         /// How its source was when the first piece was read: see [`SourceId`](super::SourceId).
-        basis: [u8; 16],
+        basis: SourceBasis,
         /// How its source was when that was last looked at, and all of these were its pieces.
-        state: [u8; 16],
+        state: SourceState,
         /// Some of its pieces; more may follow in another message.
         pieces: Vec<KeptPiece>,
     },
@@ -263,16 +259,13 @@ pub enum Control {
     KeptEnd,
 }
 
-/// Tells files apart by where they go and what they are at the source; see [`file_key`].
-pub type FileKey = [u8; 16];
-
 /// A file that is there as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptFile {
     /// Which.
     pub file: FileKey,
     /// How its source was when it was read: see [`SourceId`](super::SourceId).
-    pub state: [u8; 16],
+    pub state: SourceState,
     /// Its BLAKE3 hash.
     pub hash: [u8; 32],
 }
@@ -291,16 +284,6 @@ pub struct KeptPiece {
 /// Entries of one message about what is kept, at most.
 pub const KEPT_MAX: usize = 120;
 
-/// Names a file by its path below the server's root and the version of its source: see
-/// [`SourceId`](super::SourceId).
-pub fn file_key(path: &[u8], version: &[u8; 16]) -> FileKey {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(version).update(path);
-    let mut key = [0; 16];
-    key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    key
-}
-
 impl Control {
     /// Appends the message with its length in front.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -308,11 +291,11 @@ impl Control {
         match self {
             Self::Hello { version, transfer, conn, destination, push, host, keep } => {
                 put_all(&mut body, &[1, *version]);
-                body.put_slice(transfer);
+                transfer.encode(&mut body);
                 put_varint(&mut body, u64::from(*conn));
                 put_bytes(&mut body, destination);
-                body.put_slice(push);
-                body.put_slice(host);
+                push.encode(&mut body);
+                host.encode(&mut body);
                 put_varint(&mut body, keep.number());
             }
             Self::Welcome { version, destination, instance, kept } => {
@@ -346,16 +329,16 @@ impl Control {
             Self::KeptFiles(files) => {
                 put_all(&mut body, &[10, files.len() as u64]);
                 for KeptFile { file, state, hash } in files {
-                    body.put_slice(file);
-                    body.put_slice(state);
+                    file.encode(&mut body);
+                    state.encode(&mut body);
                     body.put_slice(hash);
                 }
             }
             Self::KeptPieces { file, basis, state, pieces } => {
                 put_varint(&mut body, 11);
-                for part in [file, basis, state] {
-                    body.put_slice(part);
-                }
+                file.encode(&mut body);
+                basis.encode(&mut body);
+                state.encode(&mut body);
                 put_varint(&mut body, pieces.len() as u64);
                 for KeptPiece { offset, len, hash } in pieces {
                     put_all(&mut body, &[*offset, *len]);
@@ -413,10 +396,10 @@ impl Control {
         Ok(match get_varint(body)? {
             1 => {
                 let version = get_varint(body)?;
-                let transfer = get_array(body)?;
+                let transfer = TransferSecret::decode(body)?;
                 let conn = get_u32("connection", body)?;
                 let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
-                let (push, host) = (get_array(body)?, get_array(body)?);
+                let (push, host) = (PushNumber::decode(body)?, HostNumber::decode(body)?);
                 let keep = Keep::of_number(limit("what to keep", get_varint(body)?, 7)?);
                 Self::Hello { version, transfer, conn, destination, push, host, keep }
             }
@@ -454,13 +437,14 @@ impl Control {
             10 => {
                 let count = within("number of files", get_varint(body)?, KEPT_MAX)?;
                 let file = |_| {
-                    let (file, state) = (get_array(body)?, get_array(body)?);
+                    let (file, state) = (FileKey::decode(body)?, SourceState::decode(body)?);
                     Ok(KeptFile { file, state, hash: get_array(body)? })
                 };
                 Self::KeptFiles((0..count).map(file).collect::<Result<_, WireError>>()?)
             }
             11 => {
-                let (file, basis, state) = (get_array(body)?, get_array(body)?, get_array(body)?);
+                let file = FileKey::decode(body)?;
+                let (basis, state) = (SourceBasis::decode(body)?, SourceState::decode(body)?);
                 let count = within("number of pieces", get_varint(body)?, KEPT_MAX)?;
                 let piece = |_| {
                     let (offset, len) = (get_varint(body)?, get_varint(body)?);
@@ -547,6 +531,8 @@ mod tests {
             (number.clone(), any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone(), 0..8_u64)
                 .prop_map(|(version, [transfer, push, host], conn, destination, keep)| {
                     let keep = Keep::of_number(keep);
+                    let transfer = TransferSecret(transfer);
+                    let (push, host) = (PushNumber(push), HostNumber(host));
                     Control::Hello { version, transfer, conn, destination, push, host, keep }
                 }),
             (any::<bool>(), number.clone(), text.clone(), text.clone()).prop_map(
@@ -568,7 +554,11 @@ mod tests {
                 |files| Control::KeptFiles(
                     files
                         .into_iter()
-                        .map(|([file, state], hash)| KeptFile { file, state, hash })
+                        .map(|([file, state], hash)| KeptFile {
+                            file: FileKey(file),
+                            state: SourceState(state),
+                            hash
+                        })
                         .collect()
                 )
             ),
@@ -581,9 +571,9 @@ mod tests {
                 )
             )
                 .prop_map(|([file, basis, state], pieces)| Control::KeptPieces {
-                    file,
-                    basis,
-                    state,
+                    file: FileKey(file),
+                    basis: SourceBasis(basis),
+                    state: SourceState(state),
                     pieces
                 }),
             number.clone().prop_map(Control::Confirm),

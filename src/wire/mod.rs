@@ -9,13 +9,18 @@
 
 mod compare;
 mod control;
+mod ids;
 mod stripe;
 
 pub use compare::{Content, Subject, Verdict};
 pub use control::{
     CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL,
-    CLOSE_REFUSED, CLOSE_STOPPING, Control, ControlBuffer, Destination, FileKey, KEPT_MAX, Keep,
-    KeptFile, KeptPiece, Unkept, What, file_key, transfer_name,
+    CLOSE_REFUSED, CLOSE_STOPPING, Control, ControlBuffer, Destination, KEPT_MAX, Keep, KeptFile,
+    KeptPiece, Unkept, What,
+};
+pub(crate) use ids::half;
+pub use ids::{
+    FileKey, HostNumber, PushNumber, SourceBasis, SourceState, SourceVersion, TransferSecret,
 };
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,

@@ -27,6 +27,7 @@
 
 use bytes::{Buf, BufMut};
 
+use super::ids::{SourceBasis, SourceState, SourceVersion};
 use super::{
     PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
     put_varint,
@@ -154,27 +155,27 @@ pub enum Record {
 pub struct SourceId {
     /// Of its size and time of modification. Others mean other content; the same do not mean the same
     /// content, as they can be put back.
-    pub version: [u8; 16],
+    pub version: SourceVersion,
     /// Of its inode and the time of its last change of any kind, when it was read. If these are the same
     /// as well, so is the content. Others may only mean another link or other permissions: then what is
     /// kept counts if the source still has the same hashes.
-    pub state: [u8; 16],
+    pub state: SourceState,
     /// The state in which its first piece was read: the same for all that is kept of it together.
-    pub basis: [u8; 16],
+    pub basis: SourceBasis,
 }
 
 impl SourceId {
     /// Appends it.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        for part in [self.version, self.state, self.basis] {
-            out.put_slice(&part);
-        }
+        self.version.encode(out);
+        self.state.encode(out);
+        self.basis.encode(out);
     }
 
     /// Takes one from the front of `input`.
     pub(crate) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
-        let (version, state) = (get_array(input)?, get_array(input)?);
-        Ok(Self { version, state, basis: get_array(input)? })
+        let (version, state) = (SourceVersion::decode(input)?, SourceState::decode(input)?);
+        Ok(Self { version, state, basis: SourceBasis::decode(input)? })
     }
 }
 
@@ -412,7 +413,11 @@ pub(super) mod tests {
                         item,
                         path,
                         meta,
-                        source: SourceId { version: [7; 16], state: [8; 16], basis: [9; 16] },
+                        source: SourceId {
+                            version: SourceVersion([7; 16]),
+                            state: SourceState([8; 16]),
+                            basis: SourceBasis([9; 16]),
+                        },
                         file_bytes,
                         sparse,
                         offset,
@@ -447,7 +452,11 @@ pub(super) mod tests {
                 item: 1,
                 path: b"a".to_vec(),
                 meta: Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 },
-                source: SourceId { version: [7; 16], state: [8; 16], basis: [9; 16] },
+                source: SourceId {
+                    version: SourceVersion([7; 16]),
+                    state: SourceState([8; 16]),
+                    basis: SourceBasis([9; 16]),
+                },
                 file_bytes,
                 sparse: true,
                 offset,

@@ -17,8 +17,9 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, Control, Header, Keep, Meta, PATH_BYTES_MAX, Piece, Record, Run, SourceId,
-    TABLE_BYTES_MAX, VERSION, put_varint,
+    CONTENT_BYTES_MAX, Control, Header, HostNumber, Keep, Meta, PATH_BYTES_MAX, Piece, PushNumber,
+    Record, Run, SourceBasis, SourceId, SourceState, SourceVersion, TABLE_BYTES_MAX,
+    TransferSecret, VERSION, put_varint,
 };
 use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -116,11 +117,11 @@ impl Attacker {
         let destination = destination.to_vec();
         self.say(&Control::Hello {
             version: VERSION,
-            transfer: rand::random(),
+            transfer: TransferSecret(rand::random()),
             conn: 0,
             destination,
-            push: rand::random(),
-            host: [0; 16],
+            push: PushNumber(rand::random()),
+            host: HostNumber([0; 16]),
             keep: Keep::default(),
         })
         .await;
@@ -207,7 +208,11 @@ pub(crate) fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, conten
         item,
         path: path.to_vec(),
         meta: META,
-        source: SourceId { version: [1; 16], state: [2; 16], basis: [2; 16] },
+        source: SourceId {
+            version: SourceVersion([1; 16]),
+            state: SourceState([2; 16]),
+            basis: SourceBasis([2; 16]),
+        },
         file_bytes,
         sparse: false,
         offset,
@@ -465,20 +470,20 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
     let hello = Control::Hello {
         version: VERSION,
-        transfer: [1; 16],
+        transfer: TransferSecret([1; 16]),
         conn: 0,
         destination: vec![],
-        push: [1; 16],
-        host: [0; 16],
+        push: PushNumber([1; 16]),
+        host: HostNumber([0; 16]),
         keep: Keep::default(),
     };
     let future = Control::Hello {
         version: VERSION + 1,
-        transfer: [2; 16],
+        transfer: TransferSecret([2; 16]),
         conn: 0,
         destination: vec![],
-        push: [2; 16],
-        host: [0; 16],
+        push: PushNumber([2; 16]),
+        host: HostNumber([0; 16]),
         keep: Keep::default(),
     };
     let mut huge = Vec::new();
@@ -513,11 +518,11 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
     let serve = Serve::with(&host, &["--authorize", &other.id()]);
     let hello = Control::Hello {
         version: VERSION,
-        transfer: [7; 16],
+        transfer: TransferSecret([7; 16]),
         conn: 0,
         destination: vec![],
-        push: [7; 16],
-        host: [0; 16],
+        push: PushNumber([7; 16]),
+        host: HostNumber([0; 16]),
         keep: Keep::default(),
     };
     let mut owner = Attacker::connect(&host, &serve).await;

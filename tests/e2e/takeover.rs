@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use qbulk::wire::{Control, Keep, VERSION};
+use qbulk::wire::{Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION};
 use tokio::runtime::Runtime;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, unfinished};
@@ -16,11 +16,11 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
     let mut run = Attacker::connect(host, serve).await;
     run.say(&Control::Hello {
         version: VERSION,
-        transfer: rand::random(),
+        transfer: TransferSecret(rand::random()),
         conn: 0,
         destination: vec![],
-        push: [1; 16],
-        host: [place; 16],
+        push: PushNumber([1; 16]),
+        host: HostNumber([place; 16]),
         keep: Keep::default(),
     })
     .await;

@@ -231,13 +231,18 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::{SourceBasis, SourceState, SourceVersion};
 
     pub(in crate::store) const OWNER: Owner = Owner([3; 32]);
 
     pub(in crate::store) fn piece(offset: u64, hash: u8) -> Entry {
         Entry::Piece {
             path: b"a/b".to_vec(),
-            source: SourceId { version: [5; 16], state: [6; 16], basis: [7; 16] },
+            source: SourceId {
+                version: SourceVersion([5; 16]),
+                state: SourceState([6; 16]),
+                basis: SourceBasis([7; 16]),
+            },
             file_bytes: 1 << 30,
             offset,
             len: 1 << 20,
@@ -250,7 +255,11 @@ pub(super) mod tests {
         let numbers = proptest::array::uniform3(0..1_u64 << 60);
         let entry = (any::<bool>(), path, any::<[[u8; 16]; 3]>(), any::<[u8; 32]>(), numbers)
             .prop_map(|(is_piece, path, [version, state, basis], hash, [a, b, c])| {
-                let source = SourceId { version, state, basis };
+                let source = SourceId {
+                    version: SourceVersion(version),
+                    state: SourceState(state),
+                    basis: SourceBasis(basis),
+                };
                 if is_piece {
                     Entry::Piece { path, source, file_bytes: a, offset: b, len: c, hash }
                 } else {

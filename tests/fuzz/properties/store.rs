@@ -16,7 +16,9 @@ use qbulk::hashtree::hash_parts;
 use qbulk::store::journal::{Entry, Stamp, read_entries};
 use qbulk::store::own::{OwnNames, is_reserved};
 use qbulk::store::sink::{Applied, Sink};
-use qbulk::wire::{Header, Piece, Record, SourceId};
+use qbulk::wire::{
+    Header, Piece, PushNumber, Record, SourceBasis, SourceId, SourceState, SourceVersion,
+};
 
 /// Larger files are left out: they test the file system.
 const FILE_BYTES_MAX: u64 = 1 << 18;
@@ -127,19 +129,27 @@ fn assert_no_temporary_files(dir: &Path) {
 /// A journal that has anything at all between two entries still has these two and, of what one has where
 /// one of its bytes was changed, nothing.
 pub fn journal(data: &[u8]) {
-    let owner = OwnNames::new([0; 32]).owner(&[1; 32], &[2; 16]);
+    let owner = OwnNames::new([0; 32]).owner(&[1; 32], &PushNumber([2; 16]));
     let path: Vec<u8> = data.iter().map(|byte| byte % 26 + b'a').take(200).collect();
     let path = if path.is_empty() { b"a".to_vec() } else { path };
     let first = Entry::Piece {
         path: path.clone(),
-        source: SourceId { version: [3; 16], state: [4; 16], basis: [5; 16] },
+        source: SourceId {
+            version: SourceVersion([3; 16]),
+            state: SourceState([4; 16]),
+            basis: SourceBasis([5; 16]),
+        },
         file_bytes: 1 << 40,
         offset: 1 << 20,
         len: 1 << 20,
         hash: [4; 32],
     };
     let stamp = Stamp { inode: 7, ctime: (-1, 999_999_999) };
-    let source = SourceId { version: [5; 16], state: [6; 16], basis: [6; 16] };
+    let source = SourceId {
+        version: SourceVersion([5; 16]),
+        state: SourceState([6; 16]),
+        basis: SourceBasis([6; 16]),
+    };
     let last = Entry::File { path, source, hash: [6; 32], stamp };
     let mut bytes = Vec::new();
     first.encode(&owner, &mut bytes);
@@ -154,7 +164,7 @@ pub fn journal(data: &[u8]) {
     read_entries(&owner, bytes.as_slice(), |entry| found.push(entry)).expect("read from memory");
     assert_eq!(found, [first, last]);
     // Nobody else's push finds anything in it.
-    let other = OwnNames::new([0; 32]).owner(&[1; 32], &[3; 16]);
+    let other = OwnNames::new([0; 32]).owner(&[1; 32], &PushNumber([3; 16]));
     read_entries(&other, bytes.as_slice(), |entry| panic!("{entry:?}")).expect("read from memory");
 }
 
