@@ -40,6 +40,25 @@ pub const EXIT_SOME_FAILED: u8 = 1;
 pub const EXIT_SOME_CHANGED: u8 = 24;
 
 impl Error {
+    /// Whether the same may do better a moment later though nobody has done anything about it: what was under
+    /// way is worth some patience then.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Busy(_) => true,
+            Self::Usage(_)
+            | Self::Auth(_)
+            | Self::Peer(_)
+            | Self::Disk(_)
+            | Self::Interrupted
+            | Self::Identity(_) => false,
+        }
+    }
+
+    /// Whether the other side itself asks to come again.
+    pub fn asks_for_patience(&self) -> bool {
+        matches!(self, Self::Busy(_))
+    }
+
     /// The exit code: 2 usage, 3 connect, 4 authentication, 5 peer, 6 local disk, 130 interrupted.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -80,7 +80,7 @@ pub async fn push(
         };
         interruptions += u64::from(was_accepted);
         let reason = error.to_string();
-        let was_waiting = std::mem::replace(&mut is_waiting, matches!(error, Error::Busy(_)));
+        let was_waiting = std::mem::replace(&mut is_waiting, error.asks_for_patience());
         match (is_waiting, was_waiting && !was_accepted) {
             (true, true) => {}
             (true, false) => report(PushEvent::Waiting { reason }),

@@ -40,13 +40,11 @@ impl Retry {
             self.interrupted_at = alive_at;
             self.wait = WAIT_MIN;
         }
-        let is_busy = matches!(error, Error::Busy(_));
-        if is_busy {
+        if error.asks_for_patience() {
             self.interrupted_at.get_or_insert(now);
         }
         let since = self.interrupted_at?;
-        let may_pass = is_busy || matches!(error, Error::Connect(_));
-        if !may_pass || now - since >= self.patience {
+        if !error.may_pass() || now - since >= self.patience {
             return None;
         }
         let wait = self.wait;
