@@ -1,5 +1,7 @@
 //! What ends a command, and the exit code that scripts tell it by.
 
+use std::io;
+
 use crate::identity::IdentityError;
 
 /// Why a command did not do what was asked.
@@ -71,4 +73,10 @@ impl Error {
             Self::Auth(_) | Self::Identity(_) => 4,
         }
     }
+}
+
+/// What went wrong, in words for a person: without the number that [`io::Error`] adds.
+pub fn reason(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
 }

@@ -10,7 +10,8 @@ use clap::{Args, ValueEnum};
 use qbulk::congestion::{Algorithm, BudgetConfig, SharedBudget, cubic};
 use qbulk::identity::{Identity, config_dir};
 use qbulk::net::controllers::Late;
-use qbulk::net::endpoint::{self, PathMtu};
+use qbulk::net::endpoint;
+use qbulk::net::path::{self, PathMtu};
 use qbulk::net::sockets::{Sockets, SystemSockets};
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
@@ -126,7 +127,7 @@ pub(crate) async fn send(end: Send) -> Result<()> {
     let mut connections = JoinSet::new();
     for _ in 0..end.connections {
         let mtu = PathMtu::of(end.address, end.mtu);
-        let local = endpoint::any_local(end.address);
+        let local = path::any_local(end.address);
         let endpoint = match end.endpoints {
             Endpoints::Qbulk => endpoint::client(&SystemSockets, local, mtu)?,
             Endpoints::Quinn => plain(local, None)?,

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use bytesize::ByteSize;
 use clap::ValueEnum;
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
+use qbulk::net::path::DATAGRAM_BYTES_MAX;
 
 use crate::job::Job;
 use crate::load::Load;

@@ -12,7 +12,7 @@ use qbulk::client::first_contact::FirstContact;
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
+use qbulk::net::path::DATAGRAM_BYTES_MAX;
 
 use super::url::Destination;
 use super::values::{datagram_bytes, duration, time};

@@ -9,7 +9,7 @@ use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
 use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
-use qbulk::net::endpoint::DATAGRAM_BYTES_MAX;
+use qbulk::net::path::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{KEEP_UNFINISHED, Limits, ServeConfig, Server};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use qbulk::net::address::parse_listen;
-use qbulk::net::endpoint::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
+use qbulk::net::path::{DATAGRAM_BYTES_MAX, DATAGRAM_BYTES_MIN};
 
 use super::url::DEFAULT_PORT;
 

@@ -17,9 +17,10 @@ use crate::identity::{Fingerprint, Identity, IdentityError, KnownHosts, config_d
 use crate::mutex::lock;
 use crate::net::address::ServerAddress;
 use crate::net::dial::{race, unless_barred};
-use crate::net::endpoint::{self, PathMtu};
+use crate::net::endpoint;
 use crate::net::line::LineError;
 use crate::net::lookup::{Resolver, SystemResolver};
+use crate::net::path::{self, PathMtu};
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::telemetry::Telemetry;
 use crate::net::tls::{self, ClientTrust};
@@ -197,9 +198,9 @@ async fn attempt(
     bind: Vec<SocketAddr>,
     remote: SocketAddr,
 ) -> Result<Fingerprint, LineError> {
-    let local = endpoint::local_for(&bind, remote, 0).ok_or(LineError::NoAddress)?;
+    let local = path::local_for(&bind, remote, 0).ok_or(LineError::NoAddress)?;
     let connected = async {
-        let mtu = PathMtu::of(remote, endpoint::DATAGRAM_BYTES_MIN);
+        let mtu = PathMtu::of(remote, path::DATAGRAM_BYTES_MIN);
         let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
         let endpoint = endpoint::client(&*sockets, local, mtu)?;
         let ended = endpoint.connect_with(config, remote, "localhost")?.await;

@@ -1,7 +1,7 @@
 //! Sockets and the transport's settings.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +13,11 @@ use quinn::{
 
 use super::batch::{BatchRuntime, Batched, RECEIVED_BYTES_MAX};
 use super::controllers::Late;
+use super::path::{DATAGRAM_BYTES_MAX, PathMtu};
 use super::reset::make_lasting;
 use super::sockets::Sockets;
 use super::telemetry::{Observed, Telemetry};
 use crate::congestion::Controllers;
-
-/// The largest datagram: about what fits into an IP packet, as the loopback carries it.
-pub const DATAGRAM_BYTES_MAX: u16 = 65_000;
-/// The least that QUIC needs (RFC 9000, 14).
-pub const DATAGRAM_BYTES_MIN: u16 = 1_200;
 
 /// What the receiver takes in per connection before it is read: more than a connection's share of
 /// 1 Gbit/s over 300 ms.
@@ -40,35 +36,6 @@ const RECEIVE_BUFFER_MIN: u64 = 2 << 20;
 pub const RECEIVE_BUFFER_LIMIT: &str = "/proc/sys/net/core/rmem_max";
 const IDLE_TIMEOUT_MS: u32 = 15_000;
 const KEEP_ALIVE: Duration = Duration::from_secs(4);
-
-/// What the path to a peer can carry, as far as this host knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PathMtu {
-    /// The largest datagram worth trying, in bytes of UDP payload.
-    pub max: u16,
-    /// Whether that needs no trying: the peer is this host.
-    pub sure: bool,
-}
-
-impl PathMtu {
-    /// Asks the system for the MTU of the route to `remote`; `limit` caps it.
-    pub fn of(remote: SocketAddr, limit: u16) -> Self {
-        let limit = limit.clamp(DATAGRAM_BYTES_MIN, DATAGRAM_BYTES_MAX);
-        let sure = is_loopback(remote.ip());
-        let max = match route_mtu(remote) {
-            Ok(mtu) => {
-                u16::try_from(mtu.saturating_sub(header_bytes(remote).into())).unwrap_or(u16::MAX)
-            }
-            Err(_) => 1_452,
-        };
-        Self { max: max.clamp(DATAGRAM_BYTES_MIN, limit), sure }
-    }
-
-    /// What is known to get through, in bytes.
-    fn initial(self) -> u16 {
-        if self.sure { self.max } else { DATAGRAM_BYTES_MIN }
-    }
-}
 
 /// A client's endpoint on a socket and local port of its own, for a connection over a path of `mtu`.
 pub fn client(
@@ -108,26 +75,6 @@ fn open_any(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<Arc<dyn Asyn
     let Ok(socket) = sockets.open(ipv4) else { return Err(error) };
     tracing::info!(%error, "there is no IPv6 on this host: listening on IPv4 alone");
     Ok(socket)
-}
-
-/// Which of `bind` to reach `remote` from, in turn; any address if nothing was asked for, and `None` if none
-/// of what was leads there.
-pub fn local_for(bind: &[SocketAddr], remote: SocketAddr, turn: usize) -> Option<SocketAddr> {
-    if bind.is_empty() {
-        return Some(any_local(remote));
-    }
-    let fit: Vec<_> =
-        bind.iter().filter(|local| local.is_ipv4() == remote.is_ipv4()).copied().collect();
-    fit.get(turn.checked_rem(fit.len())?).copied()
-}
-
-/// The address to bind to for reaching `remote` by any interface.
-pub fn any_local(remote: SocketAddr) -> SocketAddr {
-    let ip = match remote.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    SocketAddr::new(ip, 0)
 }
 
 /// The settings for one outgoing connection, which is held back by `congestion` and reports to
@@ -203,34 +150,6 @@ pub fn small_receive_buffer(limit_file: &Path) -> Option<u64> {
     (limit < RECEIVE_BUFFER_MIN).then_some(limit)
 }
 
-/// Why nothing that QUIC sends gets to `remote`, if the system knows that packets of its size do not.
-pub fn too_small(remote: SocketAddr) -> Option<String> {
-    let needed = u32::from(DATAGRAM_BYTES_MIN + header_bytes(remote));
-    let mtu = route_mtu(remote).ok().filter(|&mtu| mtu < needed)?;
-    Some(format!("packets of {mtu} bytes are the largest that get there, and QUIC needs {needed}"))
-}
-
-/// What IP and UDP put before each datagram.
-pub(super) fn header_bytes(remote: SocketAddr) -> u16 {
-    if remote.ip().to_canonical().is_ipv4() { 28 } else { 48 }
-}
-
-fn is_loopback(ip: IpAddr) -> bool {
-    ip.to_canonical().is_loopback()
-}
-
-/// Linux knows the MTU of the route that a connected socket takes, and what ICMP has told of the path.
-fn route_mtu(remote: SocketAddr) -> io::Result<u32> {
-    let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-    let socket = UdpSocket::bind(any_local(remote))?;
-    socket.connect(remote)?;
-    Ok(if remote.is_ipv4() {
-        rustix::net::sockopt::ip_mtu(&socket)?
-    } else {
-        rustix::net::sockopt::ipv6_mtu(&socket)?
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::sockets::SystemSockets;
@@ -266,14 +185,5 @@ mod tests {
             assert_eq!(open_any(&WithoutIpv6(kind), one).unwrap_err().kind(), kind);
         }
         assert_eq!(open_any(&WithoutIpv6(AddrInUse), all).unwrap_err().kind(), AddrInUse);
-    }
-
-    #[test]
-    fn the_loopback_carries_the_largest_datagrams_and_a_limit_holds() {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 4433));
-        let mtu = PathMtu::of(loopback, u16::MAX);
-        assert_eq!(mtu, PathMtu { max: DATAGRAM_BYTES_MAX, sure: true });
-        assert_eq!(PathMtu::of(loopback, 1_472).max, 1_472);
-        assert_eq!(PathMtu::of(loopback, 10).max, DATAGRAM_BYTES_MIN);
     }
 }

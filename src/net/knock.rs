@@ -11,8 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::endpoint::DATAGRAM_BYTES_MIN;
-use crate::store::reason;
+use super::path::DATAGRAM_BYTES_MIN;
+use crate::error::reason;
 
 /// Most connections are up by then, and nothing was asked.
 const FIRST_AFTER: Duration = Duration::from_millis(100);
@@ -136,7 +136,7 @@ fn unknown_version() -> Vec<u8> {
 
 /// The least packets, headers included, that the way to `remote` must carry.
 fn packet_bytes_min(remote: SocketAddr) -> u16 {
-    DATAGRAM_BYTES_MIN + super::endpoint::header_bytes(remote)
+    DATAGRAM_BYTES_MIN + super::path::header_bytes(remote)
 }
 
 #[cfg(test)]
@@ -145,9 +145,9 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::super::endpoint;
     use super::super::sockets::SystemSockets;
     use super::super::tls::{self, ServerTrust};
+    use super::super::{endpoint, path};
     use super::*;
     use crate::identity::Identity;
 
@@ -155,7 +155,7 @@ mod tests {
 
     async fn ask_at(remote: &str) -> Result<(), Barrier> {
         let remote: SocketAddr = remote.parse().unwrap();
-        ask(endpoint::any_local(remote), remote).await
+        ask(path::any_local(remote), remote).await
     }
 
     #[tokio::test]

@@ -177,7 +177,7 @@ async fn find(
     };
     let unknown = |why: String| LookupError { host: host.clone(), why };
     let found = resolver.look_up(host, port).await;
-    let found = found.map_err(|error| unknown(crate::store::reason(&error)))?;
+    let found = found.map_err(|error| unknown(crate::error::reason(&error)))?;
     if found.is_empty() {
         return Err(unknown("it has no address".into()));
     }

@@ -10,6 +10,7 @@ pub mod knock;
 pub mod limit;
 pub mod line;
 pub mod lookup;
+pub mod path;
 mod reset;
 pub mod route;
 pub mod sockets;

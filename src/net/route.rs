@@ -8,9 +8,10 @@ use quinn::{Connection, Endpoint, VarInt};
 
 use super::address::without_zone;
 use super::dial::{race, unless_barred};
-use super::endpoint::{self, PathMtu};
+use super::endpoint;
 use super::line::{Line, LineError, LineEvent, listen};
 use super::lookup::Addresses;
+use super::path::{self, PathMtu};
 use super::sockets::Sockets;
 use super::telemetry::Telemetry;
 use crate::congestion::Controllers;
@@ -107,7 +108,7 @@ impl Route {
     ) -> Result<Dialled, LineError> {
         // Every local address is paired with every one of the server's.
         let turn = conn.0 as usize / self.addresses.places();
-        let local = endpoint::local_for(&self.bind, remote, turn).ok_or(LineError::NoAddress)?;
+        let local = path::local_for(&self.bind, remote, turn).ok_or(LineError::NoAddress)?;
         let connected = self.dial_from(local, remote);
         if knocks {
             unless_barred(&*self.sockets, local, remote, connected).await
@@ -148,7 +149,7 @@ impl Route {
         }
 
         let local = endpoint.local_addr();
-        let local = local.unwrap_or_else(|_| endpoint::any_local(connection.remote_address()));
+        let local = local.unwrap_or_else(|_| path::any_local(connection.remote_address()));
         let line = Line::new(connection.clone(), local, telemetry, control_out);
         events(LineEvent::Up(line));
         Err(listen(&connection, control_in, events).await)

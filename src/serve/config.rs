@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::limits::Limits;
 use crate::event::ServeEvent;
 use crate::identity::Identity;
-use crate::net::endpoint::DATAGRAM_BYTES_MAX;
+use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ServerTrust;
 

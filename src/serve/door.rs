@@ -12,7 +12,8 @@ use super::turned_away::TurnedAway;
 use crate::congestion::cubic;
 use crate::identity::Fingerprint;
 use crate::net::controllers::Late;
-use crate::net::endpoint::{self, PathMtu};
+use crate::net::endpoint;
+use crate::net::path::{self, PathMtu};
 use crate::net::telemetry::Telemetry;
 use crate::net::tls;
 use crate::wire::CLOSE_CROWDED;
@@ -115,11 +116,11 @@ async fn shake_hands(
         {
             Err(Some(tls::refusal(&error)))
         }
-        Ok(Err(error)) => Err(endpoint::too_small(remote).or_else(|| {
+        Ok(Err(error)) => Err(path::too_small(remote).or_else(|| {
             tracing::debug!(%remote, %error, "no handshake");
             None
         })),
-        Err(_) => Err(endpoint::too_small(remote).or_else(|| {
+        Err(_) => Err(path::too_small(remote).or_else(|| {
             tracing::debug!(%remote, "no handshake in time");
             None
         })),

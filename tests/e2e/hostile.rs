@@ -12,7 +12,8 @@ use qbulk::congestion::cubic;
 use qbulk::hashtree::{FILE_BYTES_MAX, piece_hash};
 use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
-use qbulk::net::endpoint::{self, DATAGRAM_BYTES_MAX, PathMtu};
+use qbulk::net::endpoint;
+use qbulk::net::path::{self, DATAGRAM_BYTES_MAX, PathMtu};
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
@@ -98,7 +99,7 @@ impl Attacker {
         let mtu = PathMtu::of(serve.address, DATAGRAM_BYTES_MAX);
         let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
         let endpoint =
-            endpoint::client(&SystemSockets, endpoint::any_local(serve.address), mtu).unwrap();
+            endpoint::client(&SystemSockets, path::any_local(serve.address), mtu).unwrap();
         let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();
         let connection = connecting.await.unwrap();
         let (control, messages) = connection.open_bi().await.unwrap();
