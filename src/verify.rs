@@ -27,11 +27,13 @@ use crate::net::lookup::Resolver;
 use crate::net::tls::ClientTrust;
 use crate::send::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
-use crate::store::scan::{Entry, FileInfo, Kind, Lost, scan};
+use crate::store::kind::{FileInfo, Kind};
+use crate::store::scan::{Entry, Lost, scan};
 use crate::store::shown;
-use crate::store::source::{Unreadable, read_small};
+use crate::store::source::read_small;
 use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
+use crate::store::unreadable::Unreadable;
 use crate::wire::{
     COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
 };

@@ -2,7 +2,7 @@
 
 use std::os::unix::ffi::OsStrExt;
 
-use crate::store::scan::join;
+use crate::store::join;
 use crate::store::start::Start;
 use crate::wire::{HostNumber, PushNumber, half};
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::store::scan::join;
+use crate::store::descriptors::raise_limit;
+use crate::store::join;
 use crate::store::start::Start;
 use crate::store::{reason, shown};
 use crate::wire::Destination;
@@ -48,6 +49,8 @@ impl Names {
 
 /// Looks at the sources as they were typed, before anything is opened.
 pub(crate) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
+    // Each folder is held.
+    raise_limit();
     let mut starts: Vec<Start> = Vec::with_capacity(sources.len());
     for source in sources {
         let start = Start::beside(&starts, source).map_err(|error| {

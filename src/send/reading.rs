@@ -10,7 +10,8 @@ use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
 use super::source::Found;
 use crate::clock;
 use crate::store::scan::Lost;
-use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, Unreadable, confirm, prepare};
+use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare};
+use crate::store::unreadable::Unreadable;
 use crate::traffic::{Input, Item, Stripe, StripeId};
 
 impl<L: Lines> Sender<L> {

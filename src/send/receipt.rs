@@ -22,7 +22,7 @@ use crate::receipt::{
     Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
 };
 use crate::store::folder_of;
-use crate::store::scan::{FileInfo, Kind};
+use crate::store::kind::{FileInfo, Kind};
 use crate::store::source::{Outcome, Part, Sealed, SourceKind, Whole};
 use crate::store::target::Target;
 use crate::store::{reason, shown};

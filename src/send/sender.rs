@@ -24,9 +24,11 @@ use crate::net::line::{CLOSE_TIME, LineEvent};
 use crate::net::route::Siblings;
 use crate::rate::Rate;
 use crate::store::compare::Wanted;
-use crate::store::scan::{Entry, FileInfo, Lost};
-use crate::store::source::{ReadOptions, Sealed, SourceItem, Unreadable, prepare};
+use crate::store::kind::FileInfo;
+use crate::store::scan::{Entry, Lost};
+use crate::store::source::{ReadOptions, Sealed, SourceItem, prepare};
 use crate::store::start::Start;
+use crate::store::unreadable::Unreadable;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };

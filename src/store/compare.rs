@@ -12,7 +12,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::descriptors::patiently;
-use super::scan::FileInfo;
+use super::kind::FileInfo;
 use super::{folder_of, holes, name_of, os};
 use crate::wire::{Content, Meta, Subject, Verdict};
 

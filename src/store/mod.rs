@@ -11,6 +11,7 @@ mod folders;
 mod holes;
 pub mod journal;
 pub mod kept;
+pub mod kind;
 mod lock;
 mod meta;
 pub mod own;
@@ -27,6 +28,7 @@ pub mod systems;
 pub mod tally;
 pub mod target;
 pub mod temp;
+pub mod unreadable;
 mod walk;
 
 use std::ffi::{OsStr, OsString};
@@ -69,6 +71,12 @@ fn os(path: &[u8]) -> &Path {
 /// The path of the folder that `path` is in.
 pub fn folder_of(path: &[u8]) -> &[u8] {
     &path[..path.iter().rposition(|&byte| byte == b'/').unwrap_or(0)]
+}
+
+/// Two relative paths, one below the other; each may be empty.
+pub fn join(parent: &[u8], child: &[u8]) -> Vec<u8> {
+    let slash: &[u8] = if parent.is_empty() || child.is_empty() { b"" } else { b"/" };
+    [parent, slash, child].concat()
 }
 
 /// What `path` ends with.

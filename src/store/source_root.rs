@@ -96,7 +96,8 @@ mod tests {
     use crate::buffers::Buffers;
     use crate::event::FailureKind;
     use crate::store::compare::Wanted;
-    use crate::store::scan::{Entry, Kind, look_again, scan};
+    use crate::store::kind::Kind;
+    use crate::store::scan::{Entry, look_again, scan};
     use crate::store::source::{
         Part, ReadOptions, Sealed, SourceItem, SourceKind, confirm, holds, prepare, read_small,
     };

@@ -12,10 +12,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, FileType, OFlags};
 
 use super::beneath::{self, PASSED};
-use super::last_of;
-use super::scan::{FileInfo, Kind, join, meta};
-use super::source::Unreadable;
+use super::kind::{FileInfo, Kind, meta};
 use super::source_root::SourceRoot;
+use super::unreadable::Unreadable;
+use super::{join, last_of};
 use crate::wire::PATH_BYTES_MAX;
 
 /// Folders that are open at the same time.

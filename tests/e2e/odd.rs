@@ -213,8 +213,20 @@ fn folders_that_are_read_only_are_pushed_to_again_and_again() {
 
 #[test]
 fn a_source_that_cannot_tell_its_holes_is_sent_as_it_reads() {
-    let sandbox = Sandbox::new(&[("lseek", number(Errno::INVAL))]);
-    if !sandbox.is_there("a_source_that_cannot_tell_its_holes...") {
+    read_in_sandbox("lseek", Errno::INVAL);
+}
+
+#[test]
+fn a_source_is_read_where_the_system_cannot_open_below_a_folder() {
+    read_in_sandbox("openat2", Errno::NOSYS);
+    read_in_sandbox("openat2", Errno::PERM);
+}
+
+/// Pushes where a call fails so.
+#[track_caller]
+fn read_in_sandbox(call: &str, errno: Errno) {
+    let sandbox = Sandbox::new(&[(call, number(errno))]);
+    if !sandbox.is_there("a push in a sandbox") {
         return;
     }
     let host = Host::new();

@@ -8,11 +8,11 @@ use rustix::fs::{FileType, fstat};
 
 use super::super::compare::StillWanted;
 use super::super::holes::{self, hash_runs};
-use super::super::scan::{FileInfo, Kind};
+use super::super::kind::{FileInfo, Kind};
 use super::super::source_root::SourcePath;
+use super::super::unreadable::Unreadable;
 use super::{
-    CONFIRM_TRIES, GROWN_BYTES_MAX, MADE_UP_BYTES_MAX, Part, ReadOptions, Sealed, SourceKind,
-    TRIES, Unreadable,
+    CONFIRM_TRIES, GROWN_BYTES_MAX, MADE_UP_BYTES_MAX, Part, ReadOptions, Sealed, SourceKind, TRIES,
 };
 use crate::buffers::{Buffer, Buffers};
 use crate::hashtree::PieceHasher;
