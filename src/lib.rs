@@ -53,6 +53,7 @@ mod clock;
 pub mod congestion;
 pub mod error;
 pub mod event;
+mod folder;
 pub mod hashtree;
 mod heap;
 pub mod identity;

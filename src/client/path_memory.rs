@@ -13,8 +13,8 @@ use etcetera::base_strategy::Xdg;
 use serde::{Deserialize, Serialize};
 
 use crate::congestion::PathMemory;
+use crate::folder::parent;
 use crate::identity::make_private_dir;
-use crate::store::parent;
 
 /// What is older says too little about the path as it is now.
 const AGE_MAX: Duration = Duration::from_secs(24 * 3_600);

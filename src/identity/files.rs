@@ -10,7 +10,7 @@ use std::{
 use tempfile::TempPath;
 
 use super::IdentityError;
-use crate::store::parent;
+use crate::folder::parent;
 
 /// Reads a whole file.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {

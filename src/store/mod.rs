@@ -48,11 +48,6 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-/// The folder that a path is in: for a name alone, the current one.
-pub fn parent(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// A path's bytes as a person reads them.
 pub fn shown(path: &[u8]) -> String {
     String::from_utf8_lossy(path).into_owned()

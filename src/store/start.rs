@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::beneath;
 use super::source_root::{SourcePath, SourceRoot};
+use crate::folder::parent;
 
 /// Where one source starts, and how it was meant.
 #[derive(Clone, Debug)]
@@ -55,7 +56,7 @@ impl Start {
     pub fn place(&self) -> PathBuf {
         let resolved = match self.typed.file_name() {
             Some(name) if !self.name.is_empty() => {
-                std::fs::canonicalize(super::parent(&self.typed)).map(|parent| parent.join(name))
+                std::fs::canonicalize(parent(&self.typed)).map(|parent| parent.join(name))
             }
             _ => std::fs::canonicalize(&self.typed),
         };

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::parent;
+use crate::folder::parent;
 
 /// As many as Linux follows.
 const LINKS_MAX: usize = 40;
