@@ -10,7 +10,7 @@
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - [`net`]: quinn and rustls.
 //! - [`receipt`]: what a push has delivered, in a file.
-//! - [`client`] and [`serve`]: the two ends, composed of the above, and [`verify`], which compares them; they
+//! - [`client`] and [`serve`]: the two ends, composed of the above; they
 //!   tell what happens by [`event`]s and end with an [`error`].
 //!
 //! # Example
@@ -66,5 +66,4 @@ mod send;
 pub mod serve;
 pub mod store;
 pub mod traffic;
-pub mod verify;
 pub mod wire;

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use qbulk::client::{ReceiptConfig, VerifyConfig, VerifyReporter};
 use qbulk::error::Error;
 use qbulk::event::VerifySummary;
 use qbulk::net::lookup::SystemResolver;
-use qbulk::verify::{ReceiptConfig, VerifyConfig, VerifyReporter};
 use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
@@ -79,7 +79,7 @@ impl VerifyArgs {
         match &self.receipt {
             Some(receipt) => {
                 let config = self.with_receipt(receipt.clone())?;
-                qbulk::verify::verify_receipt(config, report, stop).await
+                qbulk::client::verify_receipt(config, report, stop).await
             }
             None if self.strip.is_some() => {
                 Err(Error::Usage("--strip goes with --receipt, and there is no --receipt".into()))
@@ -136,7 +136,7 @@ impl VerifyArgs {
             connect_timeout: self.network.connect_timeout,
             compared: self.compared(),
         };
-        match qbulk::verify::verify(config, report, stop).await {
+        match qbulk::client::verify(config, report, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }

@@ -51,12 +51,14 @@ mod push;
 pub(crate) mod reach;
 mod retry;
 mod session;
+mod verify;
 
 use std::time::Duration;
 
 pub use self::config::{PushConfig, RETRY_FOR};
 pub(crate) use self::find::find;
 pub use self::push::push;
+pub use self::verify::{ReceiptConfig, VerifyConfig, VerifyReporter, verify, verify_receipt};
 pub use crate::event::PushReporter;
 
 /// How long to try to reach a server unless told otherwise.
