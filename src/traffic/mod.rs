@@ -171,6 +171,20 @@ pub enum Output {
     Stuck,
 }
 
+impl Output {
+    /// The job that it concerns, if it is one alone.
+    pub fn job(&self) -> Option<JobId> {
+        match *self {
+            Self::Send { job, .. } | Self::Abandon { job, .. } | Self::Drained(job) => Some(job),
+            Self::Open { .. }
+            | Self::Prime { .. }
+            | Self::StopPrime { .. }
+            | Self::Close { .. }
+            | Self::Stuck => None,
+        }
+    }
+}
+
 /// What a connection's transport has measured so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {

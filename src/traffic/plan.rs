@@ -100,7 +100,6 @@ pub struct Plan {
 struct Flying {
     stripe: Stripe,
     holders: Vec<ConnId>,
-    sent_before: bool,
 }
 
 impl Plan {
@@ -121,17 +120,24 @@ impl Plan {
     /// to `len_max` bytes (a power of two). The flag says that it was sent before.
     pub fn next(&mut self, conn: ConnId, len_max: u64) -> Option<(Stripe, bool)> {
         debug_assert!(len_max.is_power_of_two());
+        if let Some(stripe) = self.again(conn) {
+            return Some((stripe, true));
+        }
+        let stripe = self.cut(len_max)?;
+        let flying = Flying { stripe: stripe.clone(), holders: vec![conn] };
+        self.flying.insert(stripe.id, flying);
+        Some((stripe, false))
+    }
+
+    /// What another connection failed to deliver, for `conn`.
+    pub fn again(&mut self, conn: ConnId) -> Option<Stripe> {
         while let Some(id) = self.retry.pop_front() {
             if let Some(flying) = self.flying.get_mut(&id) {
                 flying.holders.push(conn);
-                let again = std::mem::replace(&mut flying.sent_before, true);
-                return Some((flying.stripe.clone(), again));
+                return Some(flying.stripe.clone());
             }
         }
-        let stripe = self.cut(len_max)?;
-        let flying = Flying { stripe: stripe.clone(), holders: vec![conn], sent_before: true };
-        self.flying.insert(stripe.id, flying);
-        Some((stripe, false))
+        None
     }
 
     /// Sends `stripe` over `conn` as well, without waiting for who has it now.

@@ -252,6 +252,7 @@ impl Set {
     fn on_ended(&mut self, id: JobId, now: Instant) {
         let Some(job) = self.jobs.end(id) else { return };
         self.padding.end(&job, &self.jobs);
+        self.outputs.retain(|output| output.job() != Some(id));
         for (&conn, carries) in &mut self.conns {
             for stripe in carries.put_down_all(id, now) {
                 self.outputs.push_back(Output::Abandon { conn, job: id, stripe });

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use qbulk::traffic::{Sample, StripeId};
+use qbulk::traffic::{JobId, Sample, StripeId};
 
 /// The smallest congestion window, in bytes.
 pub(crate) const WINDOW_BYTES_MIN: f64 = 32_000.0;
@@ -29,7 +29,7 @@ pub(crate) struct Link {
     /// Padding since the last sample, in bytes.
     pub(crate) padded: u64,
     /// Stripes, and what of each is left to send.
-    pub(crate) queue: VecDeque<(StripeId, f64)>,
+    pub(crate) queue: VecDeque<((JobId, StripeId), f64)>,
 }
 
 impl Link {

@@ -1,11 +1,14 @@
 //! What a simulated network is like: all of it is drawn from a seed.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::Duration;
 
 use qbulk::traffic::{HealthConfig, Item, ItemId, PrimeConfig, SetConfig};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+
+use crate::job::{Begins, Work};
 
 /// A network, what is to be sent over it, and how.
 pub(crate) struct Network {
@@ -24,9 +27,7 @@ pub(crate) struct Network {
     /// The share of new connections whose path goes bad, and of those that just end.
     pub(crate) bad: f64,
     pub(crate) ends: f64,
-    /// What is offered, and when; and when that is all.
-    pub(crate) items: Vec<(Duration, Item)>,
-    pub(crate) source_done: Duration,
+    pub(crate) jobs: Vec<Work>,
     /// What is unusual about it.
     pub(crate) traits: Vec<&'static str>,
 }
@@ -94,9 +95,43 @@ impl Network {
             opening,
             bad,
             ends,
-            items,
-            source_done,
+            jobs: vec![Work::new(items, source_done)],
             traits: draw.traits,
+        }
+    }
+
+    /// As [`Network::draw`], with several jobs: side by side, one after another, called off.
+    pub(crate) fn draw_jobs(seed: u64, faults: bool) -> Self {
+        let mut network = Self::draw(seed, faults);
+        let mut draw = Draw { rng: SmallRng::seed_from_u64(!seed), traits: network.traits };
+        let jobs = draw.rng.random_range(2..=6);
+        network.jobs = (0..jobs).map(|_| work(&mut draw, &network.config, network.rate)).collect();
+        network.traits = draw.traits;
+        network
+    }
+
+    /// One of which nothing is unusual: 4 of 6 connections with a path of `rate` each, no priming.
+    pub(crate) fn plain(rtt: Duration, rate: f64, jobs: Vec<Work>) -> Self {
+        let config = SetConfig { connections: 6, active: 4, active_max: 4, ..SetConfig::default() };
+        let nothing = Duration::ZERO;
+        Self {
+            config,
+            rtt,
+            rate,
+            shared_rate: f64::MAX,
+            outage: nothing..nothing,
+            recovery: nothing,
+            server: Server {
+                accepts_after: nothing,
+                confirms_after: nothing,
+                jitter: nothing,
+                damage: 0.0,
+            },
+            opening: Opening { fails: 0.0, until: nothing, fails_after: nothing },
+            bad: 0.0,
+            ends: 0.0,
+            jobs,
+            traits: Vec::new(),
         }
     }
 
@@ -107,7 +142,7 @@ impl Network {
 
     /// By when it must be done: generous, and no more than the slowest path that is allowed needs.
     pub(crate) fn time_max(&self) -> Duration {
-        let bytes: u64 = self.items.iter().map(|(_, item)| item.bytes + item.overhead_bytes).sum();
+        let bytes: u64 = self.jobs.iter().map(Work::bytes).sum();
         let rate = self.rate.min(self.shared_rate);
         let stripe_bytes =
             (256 << 10).clamp(self.config.stripe_bytes_min, self.config.stripe_bytes_max);
@@ -117,7 +152,10 @@ impl Network {
         let late = 2.0 * late / (1.0 - self.server.damage);
         let stripes = bytes as f64 / self.config.stripe_bytes_min.min(stripe_bytes) as f64;
         let seconds = 300.0 + 10.0 * bytes as f64 / rate + 10.0 * slow + stripes * late;
-        Duration::from_secs_f64(seconds) + self.source_done + self.outage.end
+        let sources = self.jobs.iter().map(|work| match work.begins {
+            Begins::At(pause) | Begins::Then(pause) => pause + work.source_done,
+        });
+        Duration::from_secs_f64(seconds) + sources.sum::<Duration>() + self.outage.end
     }
 }
 
@@ -245,6 +283,20 @@ fn opening(draw: &mut Draw, faults: bool) -> Opening {
         return Opening { fails, until: draw.ms(0..20_000), fails_after };
     }
     Opening { fails: 0.0, until: Duration::ZERO, fails_after }
+}
+
+fn work(draw: &mut Draw, config: &SetConfig, rate: f64) -> Work {
+    let (items, source_done) = source(draw, config, rate / 4.0);
+    let pause = draw.ms(0..4_000);
+    let begins = if draw.has(0.3, "a job after the others") {
+        Begins::Then(pause)
+    } else {
+        Begins::At(pause)
+    };
+    let weight = NonZeroU32::new(draw.rng.random_range(1..=10)).expect("not 0");
+    let called_off =
+        if draw.has(0.15, "a job that is called off") { Some(draw.ms(0..5_000)) } else { None };
+    Work { weight, begins, items, source_done, called_off }
 }
 
 fn source(draw: &mut Draw, config: &SetConfig, rate: f64) -> (Vec<(Duration, Item)>, Duration) {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use qbulk::traffic::{PrimeEnd, SetStats, Verdict};
 
+use crate::job::Job;
+
 /// How a run went.
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) is_stuck: bool,
     pub(crate) time: Duration,
     pub(crate) bytes: u64,
+    pub(crate) jobs: Vec<Job>,
     pub(crate) stats: SetStats,
     /// What connections were closed for, but for those that were not needed any more.
     pub(crate) verdicts: Vec<Verdict>,

@@ -1,16 +1,16 @@
 //! Runs a set over a network in virtual time, and looks at every step whether it does what it must.
 
+mod told;
+
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
-use std::num::NonZeroU32;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
-use qbulk::traffic::{
-    ConnId, Input, ItemId, JobId, Output, Plan, Role, Sample, Set, Stripe, StripeId, Verdict,
-};
+use qbulk::traffic::{ConnId, Input, JobId, Output, Role, Sample, Set, Stripe, StripeId, Verdict};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::job::Job;
 use crate::link::{Fault, Link, WINDOW_BYTES_MIN};
 use crate::network::{Network, SLOW};
 use crate::outcome::Outcome;
@@ -23,10 +23,11 @@ const PADDING_BYTES_MIN: u64 = 128 << 10;
 const PADDING_SHARE: u64 = 128;
 /// New connections that may be tried at a time, beside the set, while the network is gone.
 const SCOUTS_MAX: usize = 16;
-/// The one job of a run.
-const JOB: JobId = JobId(0);
 /// For how long the set must keep quiet once it is done.
 const AFTERWARDS: Duration = Duration::from_millis(200);
+
+/// When the server's answer comes, over which connection, about which stripe, and whether that was damaged.
+type Answer = (Duration, ConnId, (JobId, StripeId), bool);
 
 pub(crate) struct Sim<'a> {
     network: &'a Network,
@@ -38,19 +39,14 @@ pub(crate) struct Sim<'a> {
     /// When connections that are being opened come up, or fail.
     opening: BinaryHeap<Reverse<(Duration, ConnId, bool)>>,
     gone: BTreeSet<ConnId>,
-    offered: usize,
-    source_done: bool,
-    accepts_at: Option<Duration>,
-    accepted: bool,
-    stripes: HashMap<StripeId, Stripe>,
-    /// Sent and not confirmed, as the set has been told.
-    flying: HashMap<StripeId, u64>,
+    /// When the first connection was up.
+    up_at: Option<Duration>,
+    jobs: Vec<Job>,
+    /// Sent and not confirmed, of all jobs.
     flying_bytes: u64,
-    written: BTreeSet<StripeId>,
-    answers: BinaryHeap<Reverse<(Duration, ConnId, StripeId, bool)>>,
+    answers: BinaryHeap<Reverse<Answer>>,
     /// What padding may have gone beyond its share because it is stopped by a sample, in bytes.
     padding_slack: f64,
-    done_at: Option<Duration>,
     outcome: Outcome,
 }
 
@@ -66,17 +62,11 @@ impl<'a> Sim<'a> {
             links: BTreeMap::new(),
             opening: BinaryHeap::new(),
             gone: BTreeSet::new(),
-            offered: 0,
-            source_done: false,
-            accepts_at: None,
-            accepted: false,
-            stripes: HashMap::new(),
-            flying: HashMap::new(),
+            up_at: None,
+            jobs: network.jobs.iter().map(|_| Job::default()).collect(),
             flying_bytes: 0,
-            written: BTreeSet::new(),
             answers: BinaryHeap::new(),
             padding_slack: 0.0,
-            done_at: None,
             outcome: Outcome::default(),
         }
     }
@@ -84,10 +74,9 @@ impl<'a> Sim<'a> {
     /// Runs to the end, which must come.
     pub(crate) fn run(mut self) -> Outcome {
         let time_max = self.network.time_max();
-        self.tell(Input::Begun { job: JOB, weight: NonZeroU32::MIN });
-        while self.done_at.is_none_or(|at| self.at < at + AFTERWARDS) && !self.outcome.is_stuck {
+        while !self.is_over() && !self.outcome.is_stuck {
             assert!(self.at < time_max, "not done within {time_max:?}");
-            self.offer();
+            self.tell_of_jobs();
             self.act();
             self.check_roles();
             self.at += STEP;
@@ -100,14 +89,16 @@ impl<'a> Sim<'a> {
                 self.set.handle_timeout(self.now());
             }
         }
-        self.outcome.time = self.done_at.unwrap_or(self.at);
+        let drained_at = self.jobs.iter().filter_map(|job| job.drained_at).max();
+        self.outcome.time = drained_at.unwrap_or(self.at);
         self.outcome.stats = self.set.stats();
-        self.check_end();
+        self.outcome.jobs = self.jobs;
         self.outcome
     }
 
-    fn plan(&self) -> &Plan {
-        self.set.plan(JOB).expect("it has not ended")
+    /// All jobs are over, and it was seen that nothing follows.
+    fn is_over(&self) -> bool {
+        self.jobs.iter().all(|job| job.over_at.is_some_and(|at| self.at >= at + AFTERWARDS))
     }
 
     fn now(&self) -> Instant {
@@ -116,27 +107,6 @@ impl<'a> Sim<'a> {
 
     fn tell(&mut self, input: Input) {
         self.set.handle(input, self.now());
-    }
-
-    fn offer(&mut self) {
-        let rest = &self.network.items[self.offered..];
-        let due: Vec<_> =
-            rest.iter().take_while(|(at, _)| *at <= self.at).map(|&(_, item)| item).collect();
-        if !due.is_empty() {
-            self.offered += due.len();
-            self.tell(Input::Offered(JOB, due));
-        }
-        if self.offered == self.network.items.len()
-            && self.at >= self.network.source_done
-            && !self.source_done
-        {
-            self.source_done = true;
-            self.tell(Input::SourceDone(JOB));
-        }
-        if self.accepts_at.is_some_and(|at| at <= self.at) && !self.accepted {
-            self.accepted = true;
-            self.tell(Input::Accepted(JOB));
-        }
     }
 
     /// Does what the set says.
@@ -159,16 +129,17 @@ impl<'a> Sim<'a> {
                     link.priming = false;
                     self.outcome.prime_ends.push(end);
                 }
-                Output::Send { conn, stripe, again, .. } => self.on_send(conn, stripe, again),
-                Output::Abandon { conn, stripe, .. } => {
+                Output::Send { conn, job, stripe, again } => self.on_send(conn, job, stripe, again),
+                Output::Abandon { conn, job, stripe } => {
                     self.outcome.abandoned += 1;
                     let link = self.links.get_mut(&conn).expect("open");
-                    link.queue.retain(|&(id, _)| id != stripe);
+                    link.queue.retain(|&(id, _)| id != (job, stripe));
                 }
                 Output::Close { conn, verdict, .. } => self.on_close(conn, verdict),
-                Output::Drained(_) => {
-                    assert!(self.done_at.is_none(), "drained twice");
-                    self.done_at = Some(self.at);
+                Output::Drained(id) => {
+                    let job = &mut self.jobs[id.0 as usize];
+                    assert!(job.drained_at.is_none(), "drained twice");
+                    job.drained_at = Some(self.at);
                 }
                 Output::Stuck => self.outcome.is_stuck = true,
             }
@@ -189,22 +160,25 @@ impl<'a> Sim<'a> {
         self.opening.push(Reverse((at, conn, !fails)));
     }
 
-    fn on_send(&mut self, conn: ConnId, stripe: Stripe, again: bool) {
-        assert!(self.done_at.is_none(), "sent after all was confirmed");
-        assert!(self.accepted, "sent before the server has accepted");
+    fn on_send(&mut self, conn: ConnId, id: JobId, stripe: Stripe, again: bool) {
+        let job = &mut self.jobs[id.0 as usize];
+        assert!(job.is_there() && job.drained_at.is_none(), "sent after all was confirmed");
+        assert!(job.accepted, "sent before the server has accepted");
+        let named = (id, stripe.id);
         let link = self.links.get_mut(&conn).expect("only open connections send");
         assert!(!link.priming, "data beside padding");
-        assert!(link.queue.iter().all(|&(id, _)| id != stripe.id), "one connection has it twice");
-        link.queue.push_back((stripe.id, stripe.bytes as f64));
-        let is_held = self.links.iter().any(|(&other, link)| {
-            other != conn && link.queue.iter().any(|&(id, _)| id == stripe.id)
-        });
+        assert!(link.queue.iter().all(|&(id, _)| id != named), "one connection has it twice");
+        link.queue.push_back((named, stripe.bytes as f64));
+        let is_held = self
+            .links
+            .iter()
+            .any(|(&other, link)| other != conn && link.queue.iter().any(|&(id, _)| id == named));
         self.outcome.hedged += u64::from(again && is_held);
-        let is_new = !self.stripes.contains_key(&stripe.id);
+        let is_new = !job.stripes.contains_key(&stripe.id);
         assert!(is_new != again, "the set knows what was sent before");
         // One that is sent again may have been confirmed since the set said so.
         if is_new {
-            self.flying.insert(stripe.id, stripe.bytes);
+            job.flying.insert(stripe.id, stripe.bytes);
             self.flying_bytes += stripe.bytes;
         }
         let config = &self.network.config;
@@ -213,7 +187,7 @@ impl<'a> Sim<'a> {
             "{} bytes in flight",
             self.flying_bytes
         );
-        self.stripes.insert(stripe.id, stripe);
+        job.stripes.insert(stripe.id, stripe);
     }
 
     fn on_close(&mut self, conn: ConnId, verdict: Verdict) {
@@ -234,6 +208,8 @@ impl<'a> Sim<'a> {
             assert_ne!(role, Role::Opening);
             assert_eq!(role == Role::Priming, link.priming);
             priming += usize::from(link.priming);
+            let mut jobs = link.queue.iter().map(|&((job, _), _)| &self.jobs[job.0 as usize]);
+            assert!(jobs.all(Job::is_there), "something of a job that is over is under way");
         }
         let opening = self.opening.iter().filter(|Reverse((_, conn, _))| !self.gone.contains(conn));
         let opening = opening.inspect(|Reverse((_, conn, _))| {
@@ -266,7 +242,7 @@ impl<'a> Sim<'a> {
             let link = self.link();
             self.links.insert(conn, link);
             self.tell(Input::Up(conn));
-            self.accepts_at.get_or_insert(self.at + self.network.server.accepts_after);
+            self.up_at.get_or_insert(self.at);
         }
     }
 
@@ -373,7 +349,7 @@ impl<'a> Sim<'a> {
         };
     }
 
-    fn arrive(&mut self, conn: ConnId, id: StripeId) {
+    fn arrive(&mut self, conn: ConnId, id: (JobId, StripeId)) {
         let server = &self.network.server;
         let is_damaged = self.rng.random_bool(server.damage);
         let jitter = server.jitter.mul_f64(self.rng.random_range(0.0..1.0));
@@ -381,7 +357,7 @@ impl<'a> Sim<'a> {
         if is_damaged {
             self.outcome.damaged += 1;
         } else {
-            self.written.insert(id);
+            self.jobs[id.0.0 as usize].written.insert(id.1);
         }
         self.answers.push(Reverse((at, conn, id, is_damaged)));
     }
@@ -415,14 +391,21 @@ impl<'a> Sim<'a> {
             link.sample.rtt = rtt.mul_f64(noise);
             let sample = link.sample;
             let padded = std::mem::take(&mut link.padded);
-            if self.accepted && (self.plan().has_waiting() || self.source_done) {
+            if self.is_data_under_way() {
                 self.outcome.padding_beside_bytes += padded;
             }
             // The set may have closed it meanwhile: it must not mind.
             self.tell(Input::Sample(conn, sample));
         }
-        let confirmed = self.plan().confirmed_bytes();
-        let most = PADDING_BYTES_MIN + confirmed / PADDING_SHARE + self.padding_slack as u64;
+        let mut confirmed = 0;
+        for (index, job) in self.jobs.iter_mut().enumerate() {
+            if let Some(plan) = self.set.plan(JobId(index as u64)) {
+                job.confirmed.push((self.at, plan.confirmed_bytes()));
+            }
+            confirmed += job.confirmed_by(self.at);
+        }
+        let least = PADDING_BYTES_MIN * self.jobs.len() as u64;
+        let most = least + confirmed / PADDING_SHARE + self.padding_slack as u64;
         let padding = self.outcome.padding_beside_bytes;
         assert!(padding <= most, "{padding} bytes of padding beside data, {most} are its share");
     }
@@ -442,42 +425,16 @@ impl<'a> Sim<'a> {
                 continue;
             }
             if is_damaged {
-                self.tell(Input::Damaged(conn, JOB, id));
+                self.tell(Input::Damaged(conn, id.0, id.1));
             } else {
-                self.flying_bytes -= self.flying.remove(&id).unwrap_or(0);
-                self.tell(Input::Confirmed(conn, JOB, id));
+                let (job, stripe) = id;
+                let bytes = self.jobs[job.0 as usize].flying.remove(&stripe);
+                self.flying_bytes -= bytes.unwrap_or(0);
+                self.tell(Input::Confirmed(conn, job, stripe));
             }
         }
         for (_, conn, id, is_damaged) in late {
             self.answers.push(Reverse((self.at + STEP, conn, id, is_damaged)));
         }
-    }
-
-    /// Every byte of every item was written, and no two stripes hold the same.
-    fn check_end(&mut self) {
-        if self.outcome.is_stuck {
-            return;
-        }
-        let plan = self.plan();
-        assert!(plan.is_drained() && !plan.has_waiting());
-        assert_eq!(plan.waiting_bytes(), 0);
-        assert_eq!(plan.confirmed_stripes(), plan.cut_stripes());
-        assert_eq!(plan.cut_stripes(), self.stripes.len() as u64);
-        assert!(self.flying.is_empty() && self.stripes.keys().all(|id| self.written.contains(id)));
-        let mut runs: HashMap<ItemId, Vec<(u64, u64)>> = HashMap::new();
-        for extent in self.stripes.values().flat_map(|stripe| &stripe.extents) {
-            runs.entry(extent.item).or_default().push((extent.offset, extent.len));
-        }
-        for (_, item) in &self.network.items {
-            let mut runs = runs.remove(&item.id).expect("every item is in a stripe");
-            runs.sort_unstable();
-            let end = runs.into_iter().fold(0, |end, (offset, len)| {
-                assert_eq!(offset, end, "{:?} has a gap or bytes twice", item.id);
-                end + len
-            });
-            assert_eq!(end, item.bytes, "{:?}", item.id);
-            self.outcome.bytes += item.bytes;
-        }
-        assert!(runs.is_empty(), "what was not offered was sent");
     }
 }

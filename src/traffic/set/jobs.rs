@@ -123,20 +123,23 @@ impl Jobs {
         self.plan_mut(id).is_some_and(|plan| plan.release(stripe, conn))
     }
 
-    /// The next stripe for `conn`, of the job whose turn it is. The flag says that it was sent before.
+    /// The next stripe for `conn`: what another connection failed to deliver, which has had its turn and is
+    /// kept in memory, then new data of the job whose turn it is. The flag says that it was sent before.
     pub(super) fn next(&mut self, conn: ConnId, len_max: u64) -> Option<(JobId, Stripe, bool)> {
-        loop {
-            let time = self.time;
-            let waiting = self.by_id.iter_mut().filter(|(_, job)| job.has_waiting());
-            let (&id, job) = waiting.min_by_key(|(_, job)| job.time.max(time))?;
-            // What waited to be sent again may be confirmed by now.
-            if let Some((stripe, again)) = job.plan.next(conn, len_max) {
-                self.time = job.time.max(time);
-                let cost = u128::from(stripe.bytes + STRIPE_COST_BYTES) * TIME_PER_BYTE;
-                job.time = self.time + cost / u128::from(job.weight.get());
-                return Some((id, stripe, again));
-            }
+        let mut again = self.by_id.iter_mut();
+        if let Some((id, stripe)) =
+            again.find_map(|(&id, job)| job.plan.again(conn).map(|stripe| (id, stripe)))
+        {
+            return Some((id, stripe, true));
         }
+        let time = self.time;
+        let waiting = self.by_id.iter_mut().filter(|(_, job)| job.has_waiting());
+        let (&id, job) = waiting.min_by_key(|(_, job)| job.time.max(time))?;
+        let (stripe, again) = job.plan.next(conn, len_max)?;
+        self.time = job.time.max(time);
+        let cost = u128::from(stripe.bytes + STRIPE_COST_BYTES) * TIME_PER_BYTE;
+        job.time = self.time + cost / u128::from(job.weight.get());
+        Some((id, stripe, again))
     }
 
     /// Jobs of which everything is confirmed since this was last asked.
@@ -226,5 +229,91 @@ impl Job {
     /// What there is to send, as far as it is known, in bytes.
     pub(super) fn size_bytes(&self) -> u64 {
         self.found_bytes.max(self.plan.offered_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::traffic::ItemId;
+
+    const CONN: ConnId = ConnId(0);
+    const LEN: u64 = 1 << 16;
+
+    /// Jobs of these weights, each with `bytes` to send.
+    fn jobs(weights: &[u32], bytes: u64, now: Instant) -> Jobs {
+        let mut jobs = Jobs::default();
+        for (id, &weight) in (0..).map(JobId).zip(weights) {
+            begin(&mut jobs, id, weight, vec![Item::split(ItemId(0), bytes)], now);
+        }
+        jobs
+    }
+
+    fn begin(jobs: &mut Jobs, id: JobId, weight: u32, items: Vec<Item>, now: Instant) {
+        jobs.begin(id, NonZeroU32::new(weight).unwrap(), now);
+        jobs.offer(id, items);
+        jobs.accept(id, now);
+    }
+
+    /// Which jobs the next stripes are of.
+    fn order(jobs: &mut Jobs, stripes: usize) -> Vec<u64> {
+        (0..stripes).map(|_| jobs.next(CONN, LEN).unwrap().0.0).collect()
+    }
+
+    #[test]
+    fn turns_go_by_weight_and_what_one_leaves_the_others_share() {
+        let mut jobs = jobs(&[1, 2, 3], LEN * 30, Instant::now());
+        let mut turns = |stripes, share: [usize; 3]| {
+            let turns = order(&mut jobs, stripes);
+            for (job, share) in (0..).zip(share) {
+                let count = turns.iter().filter(|&&other| other == job).count();
+                assert!(count.abs_diff(share) <= 1, "{count} of job {job}: {turns:?}");
+            }
+        };
+        turns(58, [10, 19, 29]);
+        turns(2, [0, 1, 1]);
+        turns(15, [5, 10, 0]);
+    }
+
+    #[test]
+    fn one_that_begins_late_neither_waits_nor_catches_up() {
+        let now = Instant::now();
+        let mut jobs = jobs(&[1], LEN * 100, now);
+        order(&mut jobs, 50);
+        begin(&mut jobs, JobId(1), 1, vec![Item::split(ItemId(0), LEN * 100)], now);
+        let turns = order(&mut jobs, 10);
+        assert!(turns[..2].contains(&1), "{turns:?}");
+        assert_eq!(turns.iter().filter(|&&job| job == 1).count(), 5, "{turns:?}");
+    }
+
+    #[test]
+    fn what_was_lost_goes_out_again_before_anything_new() {
+        let mut jobs = jobs(&[1, 100], LEN * 100, Instant::now());
+        let (id, lost, _) = jobs.next(CONN, LEN).unwrap();
+        assert_eq!(order(&mut jobs, 5), [1; 5]);
+        jobs.release((id, lost.id), CONN);
+        assert_eq!(jobs.next(ConnId(1), LEN), Some((JobId(0), lost, true)));
+        assert_eq!(order(&mut jobs, 50), [1; 50]);
+    }
+
+    #[test]
+    fn stripes_of_nothing_hold_nobody_up_for_ever() {
+        let now = Instant::now();
+        let mut jobs = jobs(&[1, 1], LEN * 2, now);
+        let nothing = vec![Item::split(ItemId(0), 0); 10_000];
+        begin(&mut jobs, JobId(2), 1, nothing, now);
+        let turns = order(&mut jobs, 300);
+        assert_eq!(turns.iter().filter(|&&job| job != 2).count(), 4, "{turns:?}");
+    }
+
+    #[test]
+    fn what_is_not_accepted_is_not_given_out() {
+        let now = Instant::now();
+        let mut jobs = Jobs::default();
+        jobs.begin(JobId(0), NonZeroU32::MIN, now);
+        jobs.offer(JobId(0), vec![Item::split(ItemId(0), 1)]);
+        assert!(jobs.next(CONN, LEN).is_none());
+        jobs.accept(JobId(0), now);
+        assert!(jobs.next(CONN, LEN).is_some());
     }
 }
