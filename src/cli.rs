@@ -4,9 +4,11 @@ pub(crate) mod clean;
 mod file;
 mod layers;
 mod peer;
+mod pull;
 mod push;
 mod question;
 mod serve;
+mod transfer;
 pub(crate) mod trust;
 mod url;
 mod values;
@@ -19,6 +21,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qbulk::error::Error;
 
+pub(crate) use self::pull::PullArgs;
 pub(crate) use self::push::PushArgs;
 pub(crate) use self::serve::ServeArgs;
 use self::values::bytes;
@@ -26,12 +29,13 @@ pub(crate) use self::verify::VerifyArgs;
 use crate::report::Output;
 
 const AFTER_HELP: &str = "\
-On the host that receives:   qbulk serve --root /srv/data
-On the host that sends:      qbulk push photos qbulk://HOST/backup
+On the one host:     qbulk serve --root /srv/data
+On the other one:    qbulk push photos qbulk://HOST/backup
+                     qbulk pull qbulk://HOST/backup/photos .
 To see both at once on this one:   qbulk demo
 
-The two must trust each other: `qbulk serve --help` says who may write, and `qbulk push` asks before it \
-trusts a server that it does not know.
+The two must trust each other: `qbulk serve --help` says who is let in, and `qbulk push` and `qbulk pull` ask \
+before they trust a server that they do not know.
 
 Exit codes: 0 done, 1 some files failed or differ (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the other side refused or failed, 6 a local file or folder cannot be used, \
@@ -63,9 +67,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Send files and folders to a host that runs `qbulk serve`.
     Push(Box<PushArgs>),
+    /// Fetch files and folders from a host that runs `qbulk serve`.
+    Pull(Box<PullArgs>),
     /// Compare files and folders with what is on a server, or with a receipt, without moving them.
     Verify(Box<VerifyArgs>),
-    /// Take files from others into a folder, until stopped.
+    /// Take files from others into a folder, and give them out of it, until stopped.
     Serve(Box<ServeArgs>),
     /// Remove what unfinished transfers have left in a served folder.
     Clean(clean::CleanArgs),
@@ -191,6 +197,7 @@ impl Cli {
     pub(crate) fn output(&self) -> Option<OutputArgs> {
         match &self.command {
             Command::Push(args) => Some(args.output),
+            Command::Pull(args) => Some(args.output),
             Command::Serve(args) => Some(args.output),
             Command::Verify(args) => Some(args.output),
             _ => None,

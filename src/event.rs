@@ -398,6 +398,32 @@ pub enum ServeEvent {
         /// Content that was verified and written by then, in bytes.
         bytes: u64,
     },
+    /// The first connection of a transfer was accepted that a client pulls.
+    Sending {
+        /// The transfer's public number.
+        transfer: String,
+        /// The client's fingerprint.
+        client: String,
+        /// The client's address.
+        remote: SocketAddr,
+        /// What is asked for, relative to the root.
+        sources: Vec<String>,
+    },
+    /// What a client has pulled is there and durable.
+    Sent {
+        /// The transfer's public number.
+        transfer: String,
+        /// Files that have their name.
+        files: u64,
+        /// Bytes of these files.
+        bytes: u64,
+        /// What could not be sent, or not be written.
+        failed: u64,
+        /// How long it took.
+        seconds: f64,
+        /// Padding that was sent, in bytes.
+        padding_bytes: u64,
+    },
     /// The server is being stopped: it waits for the transfers that run, and takes no new ones.
     Draining {
         /// How many run.

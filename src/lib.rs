@@ -1,17 +1,37 @@
 //! qbulk moves bulk data over primed sets of QUIC connections.
 //!
-//! A pure core decides, thin shells act. From pure to shell:
+//! A pure core decides, thin shells act, and nobody imports from above: `tests/layers.rs` has the table. From the
+//! top down:
 //!
-//! - [`traffic`]: the traffic manager: which bytes are left, in flight, confirmed.
-//! - [`congestion`]: how much may be in flight: one budget for all connections of a transfer.
-//! - [`hashtree`]: a file's BLAKE3 hash from the hashes of its pieces.
-//! - [`wire`]: the messages, with their limits.
-//! - [`buffers`]: memory that is used again.
+//! - [`client`]: `push`, `pull` and `verify` as calls. It looks a server up, decides on its key at first sight
+//!   (`first_contact`), dials the lines of a set (`session`), remembers paths, and tries again what was
+//!   interrupted (`attempts`).
+//! - [`serve`]: the server. `door` lets clients in, `greeting` hears what each connection is for, `conn` passes it on:
+//!   to the `desk` (what is pushed here), to `give` (what is pulled from here), or to `verify`.
+//! - `send` and `receive`: the two ends of a job, which know neither client nor server, nor who dialled. A `Sender`
+//!   reads the source and says which line carries what; a `Receiver` takes stripes off lines and has them written.
+//! - [`net`]: quinn and rustls. A `line` is a connection that is up; `route` dials one; `controllers` are bound to a
+//!   budget when it is known what a connection is for; `telemetry` is what it measures.
+//! - [`store`]: the disk, at both ends. `start`, `walk` and `scan` find what there is below a folder that is held open,
+//!   `source` reads it, no link followed; `sink`, `commit`, `folders` and `journal` make it durable.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
-//! - [`net`]: quinn and rustls.
-//! - [`receipt`]: what a push has delivered, in a file.
-//! - [`client`] and [`serve`]: the two ends, composed of the above; they
-//!   tell what happens by [`event`]s and end with an [`error`].
+//! - The core, which takes time and randomness from outside and does no I/O: [`traffic`] (a [`Set`](traffic::Set) of
+//!   connections, and the [`Plan`](traffic::Plan) of each job that it carries), [`congestion`] (one budget for all
+//!   connections of a set), [`wire`] (every message, with its limits) and [`hashtree`].
+//! - Leaves: [`event`] (what a transfer tells), [`error`], [`receipt`], [`buffers`].
+//!
+//! # A stripe, from source to sink and back
+//! 1. `store::scan` finds a file below the folder that is held, and `send::source` offers it to the set as an item.
+//! 2. [`Set::poll`](traffic::Set::poll) says `Send`: the job whose turn it is has cut a stripe off its plan, and a
+//!    connection of the active subset has room for it.
+//! 3. `send::reading` has `store::source` read and hash it, below the same folder: a head, records and content.
+//! 4. `send::outflow` sends it on a unidirectional stream of that connection's line.
+//! 5. `receive::inflow` reads the header off the stream, asks the receiver's `room` for memory, and takes the rest.
+//! 6. `receive::receiver` claims its number in the `ledger`, so that what comes twice is written once.
+//! 7. `store::sink` verifies every piece against its hash and writes it under a temporary name.
+//! 8. What is whole gets its name by `store::commit`, once it is synced, and is noted in `store::journal`.
+//! 9. The receiver answers `Confirm` on the control stream, and [`Set::handle`](traffic::Set::handle) makes room.
+//! 10. If the connection goes bad before that, the set gives the stripe to another one: back to 4.
 //!
 //! # Example
 //! ```no_run
@@ -19,9 +39,9 @@
 //! use std::sync::Arc;
 //!
 //! use qbulk::client::path_memory::PathCache;
+//! use qbulk::client::{PushConfig, push};
 //! use qbulk::identity::{Identity, config_dir};
 //! use qbulk::net::tls::ClientTrust;
-//! use qbulk::client::{PushConfig, push};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! // What `qbulk id` prints on the server.

@@ -20,7 +20,7 @@ use qbulk::identity::{Identity, config_dir};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{CertCommand, Cli, Command, PushArgs, ServeArgs, VerifyArgs};
+use cli::{CertCommand, Cli, Command, PullArgs, PushArgs, ServeArgs, VerifyArgs};
 use out::End;
 use report::{Output, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> Result<u8, Error> {
     match command {
         Command::Push(args) => push(*args).await,
+        Command::Pull(args) => pull(*args).await,
         Command::Verify(args) => verify(*args).await,
         Command::Serve(args) => serve(*args).await,
         Command::Clean(args) => args.run(),
@@ -71,6 +72,14 @@ async fn run(command: Command) -> Result<u8, Error> {
 }
 
 async fn push(args: PushArgs) -> Result<u8, Error> {
+    let report = Arc::new(PushReport::new(args.output.report()));
+    let tell = Arc::clone(&report);
+    let result =
+        args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
+    Ok(pushed(&report, result))
+}
+
+async fn pull(args: PullArgs) -> Result<u8, Error> {
     let report = Arc::new(PushReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =

@@ -1,18 +1,22 @@
 //! Taking transfers into a folder.
 
+mod awaited;
 mod config;
 mod conn;
 mod desk;
 mod door;
 mod drain;
+mod give;
 mod greeting;
 mod handshakes;
 mod lately;
 mod limits;
 mod memory;
+mod refusal;
 mod shares;
 mod transfer;
 mod turned_away;
+mod turns;
 mod verify;
 
 use std::net::SocketAddr;
@@ -30,7 +34,8 @@ pub use self::config::{KEEP_UNFINISHED, ServeConfig, ServeReporter};
 use self::conn::Services;
 use self::desk::Desk;
 use self::door::Door;
-use self::drain::Drain;
+use self::drain::{Drain, STOPPED};
+use self::give::Giver;
 pub use self::limits::Limits;
 use self::limits::{Clients, Means};
 use self::memory::Parts;
@@ -54,10 +59,10 @@ const CLEAN_INTERVAL: Duration = Duration::from_secs(3_600);
 const DRAIN_TICK: Duration = Duration::from_millis(50);
 /// How often a server looks whether it can give memory back.
 const REST_TICK: Duration = Duration::from_secs(2);
-/// What clients are told then that are served.
-const STOPPED: &str = "the server is being stopped";
 /// How long closing may take.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+/// How long transfers that were ended may take to be seen off.
+const END_TIME: Duration = Duration::from_secs(2);
 
 /// A server that has its socket and root folder.
 pub struct Server {
@@ -194,8 +199,12 @@ impl Server {
         stop_cleaning.store(true, Relaxed);
         cleaning.shutdown().await;
         services.desk.stop(STOPPED);
+        drop(tokio::time::timeout(CLOSE_TIME, services.giver.stop()).await);
         self.endpoint.close(VarInt::from_u32(CLOSE_STOPPING), STOPPED.as_bytes());
         drop(tokio::time::timeout(CLOSE_TIME, self.endpoint.wait_idle()).await);
+        // What is being seen off is told of.
+        let ended = async { while tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(END_TIME, ended).await);
         tasks.shutdown().await;
         services.desk.forget_all().await;
         // What is unfinished goes with the last reference to it; that touches the disk.
@@ -218,6 +227,14 @@ impl Server {
             Arc::clone(&clients),
             (Arc::clone(&drain), Arc::clone(&turned_away)),
         );
+        let giver = Giver::new(
+            Arc::clone(&self.root),
+            self.address,
+            Arc::clone(&report),
+            Arc::clone(&clients),
+            parts,
+            (Arc::clone(&drain), Arc::clone(&turned_away)),
+        );
         let door = Door {
             tls: Arc::clone(&self.tls),
             datagram_bytes_max: self.datagram_bytes_max,
@@ -228,6 +245,7 @@ impl Server {
         };
         let services = Services {
             desk,
+            giver,
             verifier: Verifier::new(Arc::clone(&self.root), &self.means, Arc::clone(&drain)),
             drain,
             turned_away,

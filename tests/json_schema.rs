@@ -97,6 +97,20 @@ fn every_event_is_documented_as_it_is() {
             padding_bytes: 0,
         },
         ServeEvent::Aborted { transfer: text(), reason: text(), bytes: 0 },
+        ServeEvent::Sending {
+            transfer: text(),
+            client: text(),
+            remote: address(),
+            sources: vec![text()],
+        },
+        ServeEvent::Sent {
+            transfer: text(),
+            files: 0,
+            bytes: 0,
+            failed: 0,
+            seconds: 0.0,
+            padding_bytes: 0,
+        },
         ServeEvent::Draining { transfers: 0 },
         ServeEvent::Verified {
             client: text(),

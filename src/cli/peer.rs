@@ -101,6 +101,29 @@ pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Destination), Er
     Ok((sources.iter().map(PathBuf::from).collect(), destination))
 }
 
+/// What is to be had, all from one server, and where it goes.
+pub(super) fn pulled(paths: &[OsString]) -> Result<(Vec<Destination>, PathBuf), Error> {
+    let Some((last, sources @ [_, ..])) = paths.split_last() else {
+        return Err(Error::Usage("expected qbulk://HOST[:PORT]/PATH... and then DST".into()));
+    };
+    let parse = |typed: &OsString| {
+        let text = url_text(typed);
+        text.parse().map_err(|error| Error::Usage(format!("source {text:?}: {error}")))
+    };
+    let sources: Vec<Destination> = sources.iter().map(parse).collect::<Result<_, _>>()?;
+    if let Some(other) = sources.iter().find(|other| other.server() != sources[0].server()) {
+        return Err(Error::Usage(format!(
+            "{} and {} are two servers: pull from one at a time",
+            sources[0].server(),
+            other.server()
+        )));
+    }
+    if last.as_bytes().starts_with(b"qbulk://") {
+        return Err(Error::Usage("what is pulled goes to this host: DST is a path here".into()));
+    }
+    Ok((sources, last.into()))
+}
+
 /// What was typed as a URL: bytes that are no text, as a path may have them, are written as %XX.
 fn url_text(typed: &OsStr) -> String {
     let mut text = String::with_capacity(typed.len());

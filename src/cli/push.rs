@@ -7,19 +7,16 @@ use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::path_memory::PathCache;
-use qbulk::client::{PushConfig, PushReporter, RETRY_FOR};
-use qbulk::congestion::{Aggressiveness, Algorithm, BudgetConfig};
+use qbulk::client::{PushConfig, PushReporter};
+use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
 use qbulk::event::Summary;
-use qbulk::net::address::ServerAddress;
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
-use qbulk::wire::Keep;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::values::{
-    Choice, bytes, bytes_per_s, duration, name_of, one_of, rate, share, size, stripe_bytes, time,
-};
+use super::transfer::{MetadataArgs, PaceArgs, SizeArgs, WayArgs};
+use super::values::{bytes, bytes_per_s, duration, share, size, stripe_bytes, time};
 use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
@@ -39,20 +36,6 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, \
 24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
 
-/// N at most.
-const CONNECTIONS_MAX: u16 = 64;
-
-const AGGRESSIVENESS: [Choice<Aggressiveness>; 3] = [
-    (Aggressiveness::Background, "background", "Take what nobody else wants"),
-    (Aggressiveness::Normal, "normal", "Take what one well-tuned connection would"),
-    (Aggressiveness::Max, "max", "Take all there is"),
-];
-
-const CONGESTION: [Choice<Algorithm>; 2] = [
-    (Algorithm::Model, "model", "Measure the path, and share one budget over all connections"),
-    (Algorithm::Cubic, "cubic", "CUBIC (RFC 9438)"),
-];
-
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PushArgs {
@@ -62,66 +45,24 @@ pub(crate) struct PushArgs {
     #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
-    /// Do not keep permission bits: what is new gets what the server's umask leaves of them, and what is
-    /// replaced keeps its own. For file systems that have none.
-    #[arg(long, env = "QBULK_NO_PERMS", help_heading = "Metadata")]
-    no_perms: bool,
-    /// Do not keep modification times.
-    #[arg(long, env = "QBULK_NO_TIMES", help_heading = "Metadata")]
-    no_times: bool,
-    /// Keep modification times of files and links, not of folders.
-    #[arg(long, env = "QBULK_OMIT_DIR_TIMES", help_heading = "Metadata")]
-    omit_dir_times: bool,
+    #[command(flatten)]
+    metadata: MetadataArgs,
 
     #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
-    /// A further address of the same server; repeatable: connections take turns.
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        env = "QBULK_SERVER",
-        value_delimiter = ',',
-        help_heading = "Network"
-    )]
-    server: Vec<String>,
-    /// How long to try to go on when the server, or the network, is gone under way.
-    #[arg(long, value_name = "TIME", default_value = time(RETRY_FOR), value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
-    retry_for: Duration,
-
-    /// How hard to compete with the traffic of others.
-    #[arg(
-        long,
-        default_value = name_of(&AGGRESSIVENESS, &Aggressiveness::default()),
-        value_parser = one_of(&AGGRESSIVENESS),
-        env = "QBULK_AGGRESSIVENESS",
-        help_heading = "Network"
-    )]
-    aggressiveness: Aggressiveness,
-    /// Send no more than this, in bytes per second: 12.5MB is 100Mbit, which can be said as well.
-    #[arg(
-        long,
-        value_name = "BYTES",
-        value_parser = rate,
-        env = "QBULK_LIMIT",
-        help_heading = "Network"
-    )]
-    limit: Option<u64>,
-    /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
-    #[arg(long, default_value = name_of(&CONGESTION, &Algorithm::default()), value_parser = one_of(&CONGESTION), env = "QBULK_CONGESTION", help_heading = "Network")]
-    congestion: Algorithm,
+    #[command(flatten)]
+    way: WayArgs,
+    #[command(flatten)]
+    pace: PaceArgs,
 
     /// Do not start from what the last push to this server has learned about the path, and learn nothing.
     #[arg(long, env = "QBULK_NO_MEMORY", help_heading = "Network")]
     no_memory: bool,
 
-    #[arg(short = 'n', long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
-    connections: Option<u16>,
-    #[arg(short = 'm', long, value_name = "M", help = active_help(), env = "QBULK_ACTIVE", help_heading = "Connection set",
-        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
-    active: Option<u16>,
+    #[command(flatten)]
+    sizes: SizeArgs,
     /// The smallest stripe; a power of two.
     #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_min), value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
     stripe_min: u64,
@@ -172,22 +113,6 @@ pub(crate) struct PushArgs {
     pub(crate) output: OutputArgs,
 }
 
-fn connections_help() -> String {
-    let SetConfig { connections, .. } = SetConfig::default();
-    format!(
-        "N: connections of the set, each from a port of its own [default: {connections} at first, and more \
-         where that brings more]"
-    )
-}
-
-fn active_help() -> String {
-    let SetConfig { active, connections, .. } = SetConfig::default();
-    format!(
-        "M: how many of them carry data at a time; the others are the reserve [default: {active} of \
-         {connections}]. Without N, there are a quarter more connections"
-    )
-}
-
 impl PushArgs {
     /// Pushes; tells what happens to `report`.
     pub(crate) async fn run(
@@ -199,11 +124,7 @@ impl PushArgs {
         let set = self.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
-        let mut servers = vec![destination.address()];
-        for further in &self.server {
-            let further = ServerAddress::parse(further, destination.port);
-            servers.push(further.map_err(|error| Error::Usage(format!("--server: {error}")))?);
-        }
+        let servers = self.way.servers(&destination)?;
         let asked = self.trust.asked(&destination, &servers, &self.network);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
@@ -214,19 +135,15 @@ impl PushArgs {
             bind: self.network.bind,
             datagram_bytes_max: self.network.mtu,
             set,
-            congestion: self.congestion,
-            budget: BudgetConfig { aggressiveness: self.aggressiveness, memory: None },
-            rate_max: self.limit,
+            congestion: self.pace.congestion,
+            budget: BudgetConfig { aggressiveness: self.pace.aggressiveness, memory: None },
+            rate_max: self.pace.limit,
             paths: if self.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
             read: ReadOptions { growing_ok: self.growing_ok },
-            keep: Keep {
-                modes: !self.no_perms,
-                times: !self.no_times,
-                folder_times: !self.omit_dir_times,
-            },
+            keep: self.metadata.keep(),
             connect_timeout: self.network.connect_timeout,
-            retry_for: self.retry_for,
+            retry_for: self.way.retry_for,
             ..PushConfig::new(
                 sources,
                 servers,
@@ -242,32 +159,11 @@ impl PushArgs {
     }
 
     fn set(&self) -> Result<SetConfig, Error> {
-        let defaults = SetConfig::default();
-        let connections = match (self.connections, self.active) {
-            (Some(connections), _) => connections.into(),
-            // With as large a reserve as without options.
-            (None, Some(active)) => {
-                usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX.into())
-            }
-            (None, None) => defaults.connections,
-        };
-        let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
-        if active > connections {
-            return Err(Error::Usage(format!(
-                "--active {active} is more than --connections {connections}: at most all of them can be active"
-            )));
-        }
+        let sized = self.sizes.set()?;
         if self.stripe_min > self.stripe_max {
             return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
         }
         Ok(SetConfig {
-            connections,
-            active,
-            // What was asked for is what is done.
-            active_max: match (self.connections, self.active) {
-                (None, None) => defaults.active_max,
-                _ => active,
-            },
             stripe_bytes_min: self.stripe_min,
             stripe_bytes_max: self.stripe_max,
             turn_stripes: self.turn,
@@ -282,7 +178,7 @@ impl PushArgs {
                 floor_bytes_per_s: self.floor,
                 rtt_max: self.rtt_max,
             },
-            ..defaults
+            ..sized
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::CONNECT_TIMEOUT;
 use super::path_memory::PathCache;
-use crate::congestion::{Algorithm, BudgetConfig};
+use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use crate::identity::Identity;
 use crate::net::address::ServerAddress;
 use crate::net::lookup::{Resolver, SystemResolver};
@@ -96,6 +96,79 @@ impl PushConfig {
             paths: None,
             receipt: None,
             read: ReadOptions::default(),
+            keep: Keep::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+            retry_for: RETRY_FOR,
+        }
+    }
+}
+
+/// What to pull, and where to.
+#[derive(Clone)]
+pub struct PullConfig {
+    /// Paths below the server's root. A trailing slash means a folder's contents.
+    pub sources: Vec<Vec<u8>>,
+    /// Where to write, as the destination of a push: one file gets this name, unless that is a folder or
+    /// ends in a slash; everything else goes into it.
+    pub destination: PathBuf,
+    /// Where the server is; connections take turns over these.
+    pub servers: Vec<ServerAddress>,
+    /// How they are looked up.
+    pub resolver: Arc<dyn Resolver>,
+    /// The server's name: for its certificate, and for messages.
+    pub server_name: String,
+    /// Local addresses, with port 0; connections take turns over them. Empty: the system chooses.
+    pub bind: Vec<SocketAddr>,
+    /// Where connections get their sockets from.
+    pub sockets: Arc<dyn Sockets>,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Whom we accept.
+    pub trust: ClientTrust,
+    /// Datagrams are never larger than this, in bytes of UDP payload.
+    pub datagram_bytes_max: u16,
+    /// The connection set: N, M and how far M may grow, and what a priming may cost. The server keeps to it
+    /// within its own bounds.
+    pub set: SetConfig,
+    /// Who decides how much may be in flight.
+    pub congestion: Algorithm,
+    /// How hard the server is to press.
+    pub aggressiveness: Aggressiveness,
+    /// The most to be sent, in bytes per second.
+    pub rate_max: Option<u64>,
+    /// What of metadata is to be kept.
+    pub keep: Keep,
+    /// How long to try for a first connection.
+    pub connect_timeout: Duration,
+    /// How long to try to go on when the server, or the network, is gone under way.
+    pub retry_for: Duration,
+}
+
+impl PullConfig {
+    /// A pull of `sources` from a server, as it is without any options.
+    pub fn new(
+        sources: Vec<Vec<u8>>,
+        servers: Vec<impl Into<ServerAddress>>,
+        server_name: impl Into<String>,
+        destination: impl Into<PathBuf>,
+        identity: Arc<Identity>,
+        trust: ClientTrust,
+    ) -> Self {
+        Self {
+            sources,
+            destination: destination.into(),
+            servers: servers.into_iter().map(Into::into).collect(),
+            resolver: Arc::new(SystemResolver),
+            server_name: server_name.into(),
+            bind: Vec::new(),
+            sockets: Arc::new(SystemSockets),
+            identity,
+            trust,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            set: SetConfig::default(),
+            congestion: Algorithm::default(),
+            aggressiveness: Aggressiveness::default(),
+            rate_max: None,
             keep: Keep::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,

@@ -42,11 +42,15 @@
 //! # }
 //! ```
 
+mod attempts;
 mod config;
 mod find;
 pub mod first_contact;
 mod number;
 pub mod path_memory;
+mod place;
+mod pull;
+mod puller;
 mod push;
 pub(crate) mod reach;
 mod retry;
@@ -55,8 +59,9 @@ mod verify;
 
 use std::time::Duration;
 
-pub use self::config::{PushConfig, RETRY_FOR};
+pub use self::config::{PullConfig, PushConfig, RETRY_FOR};
 pub(crate) use self::find::find;
+pub use self::pull::pull;
 pub use self::push::push;
 pub use self::verify::{ReceiptConfig, VerifyConfig, VerifyReporter, verify, verify_receipt};
 pub use crate::event::PushReporter;

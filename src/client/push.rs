@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use super::attempts::{Attempts, Failed};
 use super::config::PushConfig;
 use super::find;
-use super::retry::{REACH_TIME, Retry};
 use super::session::Session;
 use crate::clock;
 use crate::error::Error;
@@ -13,7 +13,7 @@ use crate::event::{PushEvent, PushReporter, Summary};
 use crate::net::limit::Limit;
 use crate::net::lookup::Addresses;
 use crate::send::names::starts;
-use crate::send::{Job, Receipt, Sender, together};
+use crate::send::{Job, Receipt, Sender};
 use crate::store::descriptors::raise_limit;
 use crate::traffic::SetConfig;
 use crate::wire;
@@ -31,19 +31,14 @@ pub async fn push(
     let (began, started) = (clock::now(), SystemTime::now());
     // Sockets, and files that are read.
     raise_limit();
-    let mut retry = Retry::new(config.retry_for);
     if let Some(fault) = wire::path_fault(&config.destination) {
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
     }
-    let (mut interruptions, mut earlier) = (0, Summary::default());
-    // For an earlier run to end: it is asked for again and again, and told once.
-    let mut is_waiting = false;
+    let mut attempts = Attempts::new(config.retry_for, Arc::clone(&report));
     tokio::pin!(stop);
     loop {
-        let mut config = config.clone();
-        if interruptions > 0 {
-            config.connect_timeout = config.connect_timeout.min(REACH_TIME);
-        }
+        let connect_timeout = attempts.reach_time(config.connect_timeout);
+        let config = PushConfig { connect_timeout, ..config.clone() };
         let client = config.identity.fingerprint();
         let receipt = config.receipt.clone().map(|path| Receipt::create(path, client, started));
         let receipt = receipt.transpose()?.map(Arc::new);
@@ -53,14 +48,14 @@ pub async fn push(
             found = find(&config.servers, &config.resolver, &config.bind) => found,
             () = &mut stop => return Err(Error::Interrupted),
         };
-        let (error, alive_at) = match found {
-            Err(error) => (error, None),
+        let failed = match found {
+            Err(error) => error.into(),
             Ok(addresses) => {
                 let mut sender = attempt(&config, addresses, &report, receipt, began)?;
-                let error = match sender.run_until(&mut stop).await {
+                match sender.run_until(&mut stop).await {
                     Ok(summary) => {
                         sender.lines().remember_path();
-                        let summary = Summary { interruptions, ..together(earlier, summary) };
+                        let summary = attempts.done(summary);
                         tokio::select! {
                             finished = sender.finish_receipt(&summary) => finished?,
                             () = &mut stop => return Err(Error::Interrupted),
@@ -68,26 +63,15 @@ pub async fn push(
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
-                    Err(error) => error,
-                };
-                earlier = together(earlier, sender.summary());
-                (error, sender.lines().is_accepted().then(|| sender.alive_at()))
+                    Err(error) => Failed {
+                        error,
+                        alive_at: sender.lines().is_accepted().then(|| sender.alive_at()),
+                        summary: sender.summary(),
+                    },
+                }
             }
         };
-        let was_accepted = alive_at.is_some();
-        let Some(wait) = retry.wait_after(&error, alive_at, clock::now()) else {
-            return Err(error);
-        };
-        interruptions += u64::from(was_accepted);
-        let reason = error.to_string();
-        let was_waiting = std::mem::replace(&mut is_waiting, error.asks_for_patience());
-        match (is_waiting, was_waiting && !was_accepted) {
-            (true, true) => {}
-            (true, false) => report(PushEvent::Waiting { reason }),
-            (false, _) => {
-                report(PushEvent::Interrupted { reason, retry_in_s: wait.as_secs_f64() });
-            }
-        }
+        let wait = attempts.failed(failed)?;
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = &mut stop => return Err(Error::Interrupted),

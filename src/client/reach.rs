@@ -124,7 +124,10 @@ impl Reach {
             }
             LineError::Socket(_) => self.without_socket += 1,
             LineError::Barred(_) => self.barred += 1,
-            LineError::Connection(_) | LineError::Connect(_) | LineError::NoAddress => {}
+            LineError::Connection(_)
+            | LineError::Connect(_)
+            | LineError::NoAddress
+            | LineError::NotOpened => {}
         }
         self.last_error = Some(error);
         // A mistake on this host needs no patience; with several local addresses, one may be right.

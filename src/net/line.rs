@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{ConnectError, Connection, ConnectionError, RecvStream, SendStream, VarInt};
+use quinn::{ConnectError, Connection, ConnectionError, SendStream, VarInt};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
 
@@ -17,6 +17,8 @@ use crate::identity::Fingerprint;
 use crate::traffic::Sample;
 use crate::wire::Control;
 
+/// A close frame carries this much of a reason; more would not fit into one packet.
+pub const CLOSE_REASON_BYTES_MAX: usize = 900;
 /// How long to wait for a close to leave this host.
 pub const CLOSE_TIME: Duration = Duration::from_millis(20);
 
@@ -49,6 +51,9 @@ pub enum LineError {
     /// The transport has given up, or the server closed the connection.
     #[error("{}", words::why(.0))]
     Connection(#[from] ConnectionError),
+    /// The other end was asked to open it, and does not.
+    #[error("it was not opened")]
+    NotOpened,
     /// The server does not keep to the protocol.
     #[error("the server broke the protocol: {0}")]
     Protocol(String),
@@ -58,7 +63,7 @@ impl LineError {
     /// Of several, the one that weighs most says most.
     pub(super) fn weight(&self) -> u8 {
         match self {
-            Self::NoAddress | Self::Connect(_) => 0,
+            Self::NoAddress | Self::NotOpened | Self::Connect(_) => 0,
             Self::Socket(_) => 1,
             Self::Barred(_) => 2,
             Self::Connection(error) if !tls::is_auth_failure(error) => 3,
@@ -133,17 +138,22 @@ impl Line {
 
     /// Closes the connection with one of the codes in [`crate::wire`].
     pub fn close(&self, code: u32) {
-        self.connection.close(VarInt::from_u32(code), b"");
+        self.close_with(code, "");
+    }
+
+    /// The same, with a reason for a person.
+    pub fn close_with(&self, code: u32, reason: &str) {
+        let reason = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_BYTES_MAX)];
+        self.connection.close(VarInt::from_u32(code), reason);
     }
 }
 
 /// Reports what the other end says on a connection's control stream, until the connection is lost.
 pub async fn listen(
     connection: &Connection,
-    control: RecvStream,
+    mut messages: ControlReader,
     report: impl Fn(LineEvent),
 ) -> LineError {
-    let mut messages = ControlReader::new(control);
     loop {
         match messages.next().await {
             Ok(Some(message)) => report(LineEvent::Control(message)),

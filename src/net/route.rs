@@ -7,6 +7,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, VarInt};
 
 use super::address::without_zone;
+use super::control::ControlReader;
 use super::dial::{race, unless_barred};
 use super::endpoint;
 use super::line::{Line, LineError, LineEvent, listen};
@@ -152,7 +153,7 @@ impl Route {
         let local = local.unwrap_or_else(|_| path::any_local(connection.remote_address()));
         let line = Line::new(connection.clone(), local, telemetry, control_out);
         events(LineEvent::Up(line));
-        Err(listen(&connection, control_in, events).await)
+        Err(listen(&connection, ControlReader::new(control_in), events).await)
     }
 
     fn place(&self, conn: ConnId) -> usize {

@@ -39,6 +39,8 @@ pub(crate) struct Inflow {
     finishing: bool,
     /// The sender has asked what is kept.
     recalled: bool,
+    /// Who hears what else the sender says; without, it has nothing else to say.
+    news: Option<Sender<Control>>,
 }
 
 /// How a connection has come to its end.
@@ -89,7 +91,27 @@ impl Inflow {
         let mut tasks = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         tasks.spawn(async move { drop(send_all(answers, queue).await) });
-        Self { connection, number, messages, sender, tasks, finishing: false, recalled: false }
+        Self {
+            connection,
+            number,
+            messages,
+            sender,
+            tasks,
+            finishing: false,
+            recalled: false,
+            news: None,
+        }
+    }
+
+    /// Hands on what a sender at a server says beside that, and what it is told of failures.
+    pub(crate) fn telling(mut self, news: Sender<Control>) -> Self {
+        self.news = Some(news);
+        self
+    }
+
+    /// For who has something to say over the connection while it runs.
+    pub(crate) fn speaker(&self) -> Sender<Control> {
+        self.sender.clone()
     }
 
     /// The connection.
@@ -157,7 +179,12 @@ impl Inflow {
 
     fn on_message(&mut self, message: Control, receiver: &Arc<Receiver>) -> Result<(), Left> {
         match message {
-            Control::Drop(number) if number != self.number => receiver.drop_connection(number),
+            Control::Drop(number) if number != self.number => {
+                receiver.drop_connection(number);
+                if let Some(news) = &self.news {
+                    drop(news.try_send(message));
+                }
+            }
             Control::Finish { stripes } if !self.finishing => {
                 self.finishing = true;
                 let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
@@ -172,16 +199,33 @@ impl Inflow {
                 let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
                 self.tasks.spawn(async move { receiver.recall(sender).await });
             }
-            other => return Err(Left::Protocol(format!("unexpected message {other:?}"))),
+            other => return self.hand_on(&other),
         }
         Ok(())
     }
 
+    fn hand_on(&self, message: &Control) -> Result<(), Left> {
+        let is_expected = matches!(
+            message,
+            Control::Grant { .. }
+                | Control::Waiting { .. }
+                | Control::Wanted { .. }
+                | Control::Sending(_)
+                | Control::Unsent { .. }
+                | Control::Sent(_)
+        );
+        match &self.news {
+            // Where nobody takes them, there are too many.
+            Some(news) if is_expected && news.try_send(message.clone()).is_ok() => Ok(()),
+            _ => Err(Left::Protocol(format!("unexpected message {message:?}"))),
+        }
+    }
+
     fn receive(&mut self, stream: RecvStream, receiver: &Arc<Receiver>) {
         let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
-        let connection = self.connection.clone();
+        let (connection, news) = (self.connection.clone(), self.news.clone());
         self.tasks.spawn(async move {
-            match receive(stream, &receiver, &sender).await {
+            match receive(stream, &receiver, &sender, news.as_ref()).await {
                 Ok(()) | Err(StripeError::Lost) => {}
                 // Not the stream alone, which the sender would take for one that has arrived: what the
                 // connection carried goes out again over others.
@@ -224,6 +268,7 @@ async fn receive(
     mut stream: RecvStream,
     receiver: &Arc<Receiver>,
     sender: &Sender<Control>,
+    news: Option<&Sender<Control>>,
 ) -> Result<(), StripeError> {
     let reading = read_header(&mut stream, receiver);
     let (header, early) = tokio::time::timeout(HEADER_TIME, reading)
@@ -241,8 +286,11 @@ async fn receive(
     read_body(stream, early, body.as_mut(), &*room).await?;
     if let Some(answer) = receiver.take(header, body, room).await {
         // Before the answer, so that no more is sent of what has failed.
-        for news in receiver.news() {
-            drop(sender.send(news).await);
+        for failure in receiver.news() {
+            if let Some(news) = news {
+                drop(news.send(failure.clone()).await);
+            }
+            drop(sender.send(failure).await);
         }
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);

@@ -9,11 +9,10 @@ use quinn::{Connection, VarInt};
 use tokio::time::Instant;
 
 use crate::mutex::lock;
+use crate::net::line::CLOSE_REASON_BYTES_MAX;
 
 /// How often it is looked for signs of life.
 const LIFE_TICK: Duration = Duration::from_millis(20);
-/// A close frame carries this much of a reason; more would not fit into one packet.
-const CLOSE_REASON_MAX: usize = 900;
 
 /// Connections that are up.
 #[derive(Debug, Default)]
@@ -84,7 +83,7 @@ impl Members {
 
     /// Closes all of them.
     pub(super) fn close_all(&self, code: u32, reason: &str) {
-        let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_MAX)];
+        let text = &reason.as_bytes()[..reason.len().min(CLOSE_REASON_BYTES_MAX)];
         for connection in lock(&self.connections).values() {
             connection.close(VarInt::from_u32(code), text);
         }

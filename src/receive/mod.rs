@@ -14,4 +14,4 @@ mod tests;
 
 pub(crate) use self::inflow::{Inflow, Left};
 pub(crate) use self::receiver::Receiver;
-pub(crate) use self::room::{Account, Asked, EarlyRoom, Room};
+pub(crate) use self::room::{Account, Asked, Bounded, EarlyRoom, Room};

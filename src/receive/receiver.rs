@@ -300,6 +300,11 @@ impl Receiver {
         self.end_with(CLOSE_STOPPING, reason);
     }
 
+    /// Whether its sender did not keep to the protocol.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.sink.is_distrusted()
+    }
+
     /// Ends the job because its sender does not keep to the protocol.
     pub(crate) fn end_broken(&self, reason: &str) {
         self.sink.distrust();

@@ -44,7 +44,6 @@ pub(crate) struct Bounded {
     buffers: Buffers,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "for whoever receives and is no server"))]
 impl Bounded {
     /// So much for stripes, and so much for what comes of them before their headers.
     pub(crate) fn new(stripe_bytes: usize, early_bytes: usize) -> Arc<Self> {

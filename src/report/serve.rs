@@ -45,6 +45,15 @@ impl ServeReport {
                 size(*bytes),
                 rate(*bytes as f64 / seconds)
             ),
+            ServeEvent::Sending { transfer, client, remote, sources } => {
+                format!("{transfer}: to {remote} ({client}) from /{}", sources.join(", /"))
+            }
+            ServeEvent::Sent { transfer, files, bytes, failed, seconds, .. } => format!(
+                "{transfer}: sent, {}, {} in {seconds:.2} s, {}, {failed} failed",
+                count(*files, "file"),
+                size(*bytes),
+                rate(*bytes as f64 / seconds)
+            ),
             ServeEvent::Aborted { transfer, reason, .. } => {
                 format!("{transfer}: ended before it was done: {reason}")
             }

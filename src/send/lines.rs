@@ -3,9 +3,11 @@
 use std::time::Instant;
 
 use crate::error::Error;
+use crate::event::Summary;
 use crate::net::line::{LineError, LineEvent};
 use crate::net::route::Siblings;
 use crate::traffic::ConnId;
+use crate::wire::{CLOSE_ABORTED, Control};
 
 /// Told what becomes of a line.
 pub(crate) type LineReport = Box<dyn Fn(LineEvent) + Send + Sync>;
@@ -43,6 +45,26 @@ pub(crate) trait Lines {
     /// Looked at now and then, and when it is due, with whether no line is heard of any more. An error if the
     /// receiver has been waited for long enough.
     fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error>;
+
+    /// What is to be said to the receiver now, over any line.
+    fn news(&mut self) -> Vec<Control> {
+        Vec::new()
+    }
+
+    /// What is to be said over a line before the receiver hears how many stripes there are.
+    fn last_words(&self) -> Vec<Control> {
+        Vec::new()
+    }
+
+    /// What the receiver is told when all is done; it closes the lines then.
+    fn farewell(&self, _summary: &Summary) -> Option<Control> {
+        None
+    }
+
+    /// The code that lines are closed with when the job has failed, and why.
+    fn closing(&self, _error: &Error) -> (u32, String) {
+        (CLOSE_ABORTED, String::new())
+    }
 
     /// Why the receiver is not reached any more.
     fn unreachable(&self, what: &str) -> Error;

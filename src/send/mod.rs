@@ -15,6 +15,7 @@ mod sender;
 mod source;
 
 pub(crate) use self::lines::{LineReport, Lines};
+pub(crate) use self::names::distinct;
 pub(crate) use self::progress::together;
 pub(crate) use self::receipt::Receipt;
 pub(crate) use self::sender::{Job, Sender};

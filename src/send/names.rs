@@ -1,5 +1,6 @@
 //! What things are called at the destination, as `cp` and `rsync` users expect.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::error::Error;
@@ -56,16 +57,23 @@ pub(crate) fn starts(sources: &[PathBuf]) -> Result<Vec<Start>, Error> {
         let start = Start::beside(&starts, source).map_err(|error| {
             Error::Disk(format!("cannot read {}: {}", source.display(), reason(&error)))
         })?;
-        let name = start.name();
-        if !name.is_empty() && starts.iter().any(|other| other.name() == name) {
-            return Err(Error::Usage(format!(
-                "two sources would both be called {:?} at the destination: push them one by one",
-                shown(name)
-            )));
-        }
         starts.push(start);
     }
+    distinct(&starts)?;
     Ok(starts)
+}
+
+/// An error if two sources would have one name at the destination.
+pub(crate) fn distinct(starts: &[Start]) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    let mut names = starts.iter().map(Start::name).filter(|name| !name.is_empty());
+    match names.find(|name| !seen.insert(*name)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Usage(format!(
+            "two sources would both be called {:?} at the destination: move them one by one",
+            shown(name)
+        ))),
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ impl<L: Lines> Sender<L> {
         if self.finishing
             && let Some(plan) = self.plan()
         {
-            line.say(Control::Finish { stripes: plan.cut_stripes() });
+            self.say_last(&line, plan.cut_stripes());
         }
         self.outflows.insert(conn, Outflow::new(line, self.limit.clone()));
         self.note_found(now);
@@ -105,7 +105,14 @@ impl<L: Lines> Sender<L> {
             | Control::Verify { .. }
             | Control::Compare { .. }
             | Control::Expect { .. }
-            | Control::Compared { .. } => {
+            | Control::Compared { .. }
+            | Control::Pull(_)
+            | Control::Grant { .. }
+            | Control::Wanted { .. }
+            | Control::Unopened(_)
+            | Control::Sending(_)
+            | Control::Unsent { .. }
+            | Control::Sent(_) => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
             }
         }

@@ -20,7 +20,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::event::{PushEvent, PushReporter, Summary};
 use crate::net::limit::Limit;
-use crate::net::line::{CLOSE_TIME, LineEvent};
+use crate::net::line::{CLOSE_TIME, Line, LineEvent};
 use crate::net::route::Siblings;
 use crate::rate::Rate;
 use crate::store::compare::Wanted;
@@ -42,6 +42,8 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often it is told how each connection does.
 const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a receiver may take to close the lines when it was told that all is done.
+const LEAVE_TIME: Duration = Duration::from_secs(3);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
 /// Files that are read at the same time to see whether they have changed.
@@ -212,8 +214,25 @@ impl<L: Lines> Sender<L> {
             result = self.run() => result,
             () = stop => Err(Error::Interrupted),
         };
-        self.close(result.is_ok()).await;
+        if let Ok(summary) = &result {
+            self.take_leave(summary).await;
+        }
+        self.close(result.as_ref().err()).await;
         result
+    }
+
+    /// Has the receiver close the lines if there is something left to tell it.
+    async fn take_leave(&self, summary: &Summary) {
+        let Some(farewell) = self.lines.farewell(summary) else { return };
+        for outflow in self.outflows.values() {
+            outflow.line().say(farewell.clone());
+        }
+        let closed = async {
+            for outflow in self.outflows.values() {
+                outflow.line().connection().closed().await;
+            }
+        };
+        drop(tokio::time::timeout(LEAVE_TIME, closed).await);
     }
 
     async fn run(&mut self) -> Result<Summary, Error> {
@@ -289,9 +308,18 @@ impl<L: Lines> Sender<L> {
             return;
         }
         self.finishing = true;
+        let stripes = plan.cut_stripes();
         for outflow in self.outflows.values() {
-            outflow.line().say(Control::Finish { stripes: plan.cut_stripes() });
+            self.say_last(outflow.line(), stripes);
         }
+    }
+
+    /// Tells the receiver how many stripes there are.
+    pub(super) fn say_last(&self, line: &Line, stripes: u64) {
+        for message in self.lines.last_words() {
+            line.say(message);
+        }
+        line.say(Control::Finish { stripes });
     }
 
     fn open(&mut self, conn: ConnId) {
@@ -415,6 +443,11 @@ impl<L: Lines> Sender<L> {
         }
         self.set.handle_timeout(now);
         self.lines.check(self.set.is_dark(now), now)?;
+        if let Some(first) = self.outflows.keys().min() {
+            for message in self.lines.news() {
+                self.outflows[first].line().say(message);
+            }
+        }
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
             let progress = self.progress(now);
@@ -428,11 +461,12 @@ impl<L: Lines> Sender<L> {
     }
 
     /// Ends all connections, and gives the news a moment to leave.
-    async fn close(&mut self, done: bool) {
+    async fn close(&mut self, error: Option<&Error>) {
         self.source.stop();
-        let code = if done { wire::CLOSE_DONE } else { wire::CLOSE_ABORTED };
+        let done = (wire::CLOSE_DONE, String::new());
+        let (code, reason) = error.map_or(done, |error| self.lines.closing(error));
         for outflow in self.outflows.values() {
-            outflow.line().close(code);
+            outflow.line().close_with(code, &reason);
         }
         if !self.outflows.is_empty() {
             tokio::time::sleep(CLOSE_TIME).await;

@@ -11,6 +11,7 @@ use super::config::ServeReporter;
 use super::desk::Desk;
 use super::door::Guest;
 use super::drain::{DRAINING, Drain};
+use super::give::{Caller, Giver};
 use super::greeting::{Asked, ConnError, Greeting, greet};
 use super::turned_away::{TurnedAway, has_heard};
 use super::verify::Verifier;
@@ -26,6 +27,7 @@ const HELLO_TIME: Duration = Duration::from_secs(10);
 /// What a client may ask for.
 pub(super) struct Services {
     pub(super) desk: Desk,
+    pub(super) giver: Giver,
     pub(super) verifier: Verifier,
     pub(super) drain: Arc<Drain>,
     pub(super) turned_away: Arc<TurnedAway>,
@@ -37,7 +39,7 @@ pub(super) struct Services {
 impl Services {
     /// Serves a connection to its end.
     pub(super) async fn serve(&self, guest: Guest) {
-        let Guest { connection, client, seat, telemetry, .. } = guest;
+        let Guest { connection, client, seat, telemetry, controllers } = guest;
         let remote = connection.remote_address();
         let greeting = tokio::time::timeout(HELLO_TIME, greet(connection.clone())).await;
         connection.set_receive_window(VarInt::from_u32(seat.window));
@@ -48,6 +50,11 @@ impl Services {
         match greeting {
             Ok(Ok(Greeting::Transfer(inflow, hello))) => {
                 self.desk.serve(client, seat, inflow, &hello).await;
+                self.is_idle.store(false, Relaxed);
+            }
+            Ok(Ok(Greeting::Pull(asked))) => {
+                let telemetry = Arc::clone(&telemetry);
+                self.giver.serve(Caller { client, seat, telemetry, controllers }, asked).await;
                 self.is_idle.store(false, Relaxed);
             }
             Ok(Ok(Greeting::Verify(_))) if self.drain.is_on() => {
@@ -99,12 +106,12 @@ impl Services {
     /// Lets no new transfers and comparisons in from now on.
     pub(super) fn drain(&self) {
         self.drain.begin();
-        (self.report)(ServeEvent::Draining { transfers: self.desk.served() });
+        (self.report)(ServeEvent::Draining { transfers: self.desk.served() + self.giver.served() });
     }
 
     /// Whether there are clients that transfer or compare.
     pub(super) fn is_serving(&self) -> bool {
-        self.desk.served() > 0 || self.verifier.served() > 0
+        self.desk.served() + self.giver.served() + self.verifier.served() > 0
     }
 
     /// Whether nobody was served since memory was given back.

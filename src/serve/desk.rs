@@ -12,13 +12,15 @@ use cap_std::fs::Dir;
 use quinn::VarInt;
 
 use super::config::ServeReporter;
-use super::drain::{DRAINING, Drain};
+use super::drain::Drain;
 use super::greeting::{Hello, destination_path};
 use super::lately::{Lately, Over, TransferKey};
 use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
+use super::refusal::Refusal;
 use super::shares::{Rooms, Share};
 use super::transfer::Transfer;
 use super::turned_away::{TurnedAway, has_heard};
+use super::turns::Turns;
 use crate::event::ServeEvent;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
@@ -30,7 +32,7 @@ use crate::store::own::{OwnNames, Owner};
 use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
-use crate::wire::{CLOSE_BUSY, CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, Control};
+use crate::wire::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control};
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -58,7 +60,7 @@ pub(super) struct Desk {
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     lately: Lately,
     /// Transfers that are being begun: by one of their connections each.
-    admissions: Mutex<HashMap<TransferKey, Arc<tokio::sync::Mutex<()>>>>,
+    admissions: Turns<TransferKey>,
 }
 
 impl Desk {
@@ -82,7 +84,7 @@ impl Desk {
             drain,
             turned_away,
             transfers: Mutex::default(),
-            admissions: Mutex::default(),
+            admissions: Turns::default(),
             lately: Lately::default(),
         }
     }
@@ -156,28 +158,18 @@ impl Desk {
         hello: &Hello,
         inflow: &Inflow,
     ) -> Result<Arc<Transfer>, Refusal> {
-        let turn = Arc::clone(lock(&self.admissions).entry(key).or_default());
-        let admitted = tokio::select! {
-            turn = turn.lock() => {
-                let _turn = turn;
-                let known = lock(&self.transfers).get(&key).map(Arc::clone);
-                match (known, self.lately.over(key)) {
-                    (Some(transfer), _) => Ok(transfer),
-                    (None, Some(Over::Finished)) => {
-                        Err(Refusal::Final("the transfer is over".into()))
-                    }
-                    (None, Some(Over::Ended(reason))) => Err(Refusal::Final(reason)),
-                    (None, None) => self.begin(key, hello, inflow).await,
-                }
+        let connection = inflow.connection();
+        let gone = async { drop(connection.closed().await) };
+        let admitted = self.admissions.take(key, gone, async {
+            let known = lock(&self.transfers).get(&key).map(Arc::clone);
+            match (known, self.lately.over(key)) {
+                (Some(transfer), _) => Ok(transfer),
+                (None, Some(Over::Finished)) => Err(Refusal::Final("the transfer is over".into())),
+                (None, Some(Over::Ended(reason))) => Err(Refusal::Final(reason)),
+                (None, None) => self.begin(key, hello, inflow).await,
             }
-            error = inflow.connection().closed() => Err(error.to_string().into()),
-        };
-        let mut admissions = lock(&self.admissions);
-        // Others may still wait with it: the map's and this one are two.
-        if Arc::strong_count(&turn) == 2 {
-            admissions.remove(&key);
-        }
-        admitted
+        });
+        admitted.await.unwrap_or_else(|| Err("its connection is gone".to_owned().into()))
     }
 
     /// Begins a transfer. An earlier run of the same push is ended, and what it has left is gone on with.
@@ -373,36 +365,6 @@ impl Desk {
             drop(tokio::time::timeout(RELEASE_TIME, released).await);
         }
         (self.report)(event);
-    }
-}
-
-/// Why a transfer does not begin.
-#[derive(Debug, thiserror::Error)]
-enum Refusal {
-    /// Trying again changes nothing.
-    #[error("{0}")]
-    Final(String),
-    /// It passes.
-    #[error("{0}")]
-    ForNow(String),
-    /// It passes when the server is there again.
-    #[error("{DRAINING}")]
-    Stopping,
-}
-
-impl Refusal {
-    fn code(&self) -> u32 {
-        match self {
-            Self::Final(_) => CLOSE_REFUSED,
-            Self::ForNow(_) => CLOSE_BUSY,
-            Self::Stopping => CLOSE_STOPPING,
-        }
-    }
-}
-
-impl From<String> for Refusal {
-    fn from(reason: String) -> Self {
-        Self::Final(reason)
     }
 }
 

@@ -40,7 +40,6 @@ pub(super) struct Guest {
     /// What the connection measures.
     pub(super) telemetry: Arc<Telemetry>,
     /// What holds back what is sent to the client: to be bound where that is more than answers.
-    #[expect(dead_code, reason = "a server that only receives binds nothing")]
     pub(super) controllers: Arc<Late>,
 }
 

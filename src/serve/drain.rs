@@ -9,6 +9,9 @@ use tokio::sync::Notify;
 pub(super) const DRAINING: &str =
     "the server is being stopped, and takes no new transfers: try again later";
 
+/// What clients are told when it is, whose transfers have not ended by then.
+pub(super) const STOPPED: &str = "the server is being stopped";
+
 /// Whether a server is being stopped.
 #[derive(Debug, Default)]
 pub(super) struct Drain {

@@ -7,7 +7,8 @@ use crate::receive::Inflow;
 use crate::store::own::{RESERVED, has_reserved};
 use crate::store::shown;
 use crate::wire::{
-    Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION, WireError, is_path_safe,
+    Control, HostNumber, Keep, PullRequest, PushNumber, TransferSecret, VERSION, WireError,
+    is_path_safe,
 };
 
 /// What a connection is for.
@@ -16,6 +17,8 @@ pub(super) enum Greeting {
     Transfer(Inflow, Hello),
     /// Its client compares.
     Verify(Asked),
+    /// It is to carry what its client pulls.
+    Pull(PullAsked),
 }
 
 /// What a client that transfers says first.
@@ -36,6 +39,14 @@ pub(super) struct Asked {
     pub(super) messages: ControlReader,
     pub(super) version: u64,
     pub(super) destination: Vec<u8>,
+}
+
+/// A connection whose client wants to be sent something.
+pub(super) struct PullAsked {
+    pub(super) connection: Connection,
+    pub(super) answers: SendStream,
+    pub(super) messages: ControlReader,
+    pub(super) request: PullRequest,
 }
 
 /// Why a connection is no longer served.
@@ -76,6 +87,10 @@ pub(super) async fn greet(connection: Connection) -> Result<Greeting, ConnError>
         }
         Some(Control::Verify { version, destination }) => {
             Ok(Greeting::Verify(Asked { connection, answers, messages, version, destination }))
+        }
+        Some(Control::Pull(request)) => {
+            let request = *request;
+            Ok(Greeting::Pull(PullAsked { connection, answers, messages, request }))
         }
         _ => Err(ConnError::Protocol("the first message is not a hello".into())),
     }

@@ -30,7 +30,7 @@ use super::places::{Placing, moved_reason};
 use super::root::Root;
 use super::systems::Systems;
 use super::tally::{Failed, Outcome, Tally};
-use super::{folder_of, is_full, os, reason};
+use super::{folder_of, is_full, os, reason, shown};
 use crate::mutex::lock;
 use crate::wire::{Header, Keep, Meta, Record, WireError};
 
@@ -83,6 +83,8 @@ pub struct Sink {
     discards: bool,
     /// What the root is served as.
     served: Option<Arc<Root>>,
+    /// Nothing is written but this and what is below it; empty for the root.
+    within: Vec<u8>,
 }
 
 /// What has files and folders open that can be closed, and opened again.
@@ -179,6 +181,7 @@ impl Sink {
             committer,
             discards: false,
             served: None,
+            within: Vec::new(),
         })
     }
 
@@ -186,6 +189,13 @@ impl Sink {
     #[must_use]
     pub fn served_at(mut self, root: Arc<Root>) -> Self {
         self.served = Some(root);
+        self
+    }
+
+    /// Takes nothing but what is at `path` or below it.
+    #[must_use]
+    pub fn only_at(mut self, path: Vec<u8>) -> Self {
+        self.within = path;
         self
     }
 
@@ -215,6 +225,7 @@ impl Sink {
             return Ok(Applied::Damaged);
         }
         let records = decode(table)?;
+        self.check_paths(&records)?;
         let contents = split(&records, content)?;
         let intact = records.iter().zip(&contents).all(|(record, content)| match record {
             Record::Piece(piece) => {
@@ -240,6 +251,25 @@ impl Sink {
         acted?;
         self.check_disk()?;
         Ok(Applied::Written)
+    }
+
+    /// A sender that was asked for something has no business beside it.
+    fn check_paths(&self, records: &[Record]) -> Result<(), SinkError> {
+        let is_within = |path: &&[u8]| match path.strip_prefix(&*self.within) {
+            Some(rest) => self.within.is_empty() || matches!(rest, [] | [b'/', ..]),
+            None => false,
+        };
+        match records.iter().filter_map(Record::path).find(|path| !is_within(path)) {
+            None => Ok(()),
+            Some(path) => {
+                Err(SinkError::Protocol(format!("nobody has asked for {:?}", shown(path))))
+            }
+        }
+    }
+
+    /// Whether the sender did not keep to the protocol.
+    pub fn is_distrusted(&self) -> bool {
+        self.is_distrusted.load(Relaxed)
     }
 
     /// The client does not keep to the protocol: what it has not completed goes with the transfer.

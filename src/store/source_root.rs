@@ -36,6 +36,12 @@ impl SourceRoot {
         Ok(Self { folder, name: name.to_vec() })
     }
 
+    /// The folder at `path` below `folder`, with no link followed.
+    pub fn below(folder: &Dir, path: &[u8]) -> io::Result<Self> {
+        let opened = beneath::open(folder, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(Self { folder: Dir::from_std_file(opened.into()), name: path.to_vec() })
+    }
+
     /// What it is called.
     pub fn name(&self) -> &[u8] {
         &self.name

@@ -1,15 +1,17 @@
 //! Where sources start: what was typed, looked at and held.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cap_std::fs::Dir;
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use super::beneath;
 use super::source_root::{SourcePath, SourceRoot};
+use super::{beneath, folder_of, last_of};
 use crate::folder::parent;
 
 /// Where one source starts, and how it was meant.
@@ -52,6 +54,20 @@ impl Start {
         Ok(Self { typed: typed.to_owned(), root, name: name.to_vec(), is_leaf })
     }
 
+    /// What is at `path` below `folder`, with no link followed. A trailing slash, and an empty path, mean a
+    /// folder's contents.
+    pub fn below(folder: &Dir, path: &[u8]) -> io::Result<Self> {
+        let trimmed = without_slashes(path);
+        let is_contents = trimmed.len() < path.len() || path.is_empty();
+        let (parent, name): (&[u8], &[u8]) =
+            if is_contents { (trimmed, b"") } else { (folder_of(trimmed), last_of(trimmed)) };
+        let root = Arc::new(SourceRoot::below(folder, parent)?);
+        let found = beneath::stat(root.folder(), name)?;
+        let is_leaf = !FileType::from_raw_mode(found.st_mode).is_dir();
+        let typed = Path::new(OsStr::from_bytes(path)).to_owned();
+        Ok(Self { typed, root, name: name.to_vec(), is_leaf })
+    }
+
     /// Where it is, however it was spelt: a link that is sent as such is not followed.
     pub fn place(&self) -> PathBuf {
         let resolved = match self.typed.file_name() {
@@ -79,5 +95,44 @@ impl Start {
     /// What is called `path` below the destination.
     pub(super) fn at(&self, path: Vec<u8>) -> SourcePath {
         SourcePath::new(Arc::clone(&self.root), path)
+    }
+}
+
+fn without_slashes(path: &[u8]) -> &[u8] {
+    let slashes = path.iter().rev().take_while(|&&byte| byte == b'/').count();
+    &path[..path.len() - slashes]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use cap_std::ambient_authority;
+
+    use super::*;
+
+    #[test]
+    fn what_is_below_a_folder_starts_there_and_no_link_leads_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("root/a/b")).unwrap();
+        fs::write(dir.path().join("root/a/file"), b"x").unwrap();
+        fs::write(dir.path().join("file"), b"x").unwrap();
+        symlink("..", dir.path().join("root/out")).unwrap();
+        let root = Dir::open_ambient_dir(dir.path().join("root"), ambient_authority()).unwrap();
+        for (path, name, is_leaf) in [
+            ("", "", false),
+            ("a", "a", false),
+            ("a/", "", false),
+            ("a/b", "b", false),
+            ("a/file", "file", true),
+            ("out", "out", true),
+        ] {
+            let start = Start::below(&root, path.as_bytes()).unwrap();
+            assert_eq!((start.name(), start.is_leaf), (name.as_bytes(), is_leaf), "{path}");
+        }
+        for path in ["out/file", "out/", "a/file/", "none", "a/none/b", "../file"] {
+            assert!(Start::below(&root, path.as_bytes()).is_err(), "{path}");
+        }
     }
 }

@@ -24,11 +24,23 @@
 //! | 21 | [`Control::Compare`] | item, path (bytes), [`Subject`] |
 //! | 22 | [`Control::Expect`] | item, hash (32 bytes, or none) |
 //! | 23 | [`Control::Compared`] | item, [`Verdict`] |
+//! | 24 | [`Control::Pull`] | version, transfer (16 bytes), connection, pull (16 bytes), host (16 bytes), destination (bytes), found (as in a welcome), count, for each source: path (bytes), [`Wish`](super::Wish): N, M, most M, rate, pressure, padding |
+//! | 25 | [`Control::Grant`] | version, instance |
+//! | 26 | [`Control::Wanted`] | lines |
+//! | 27 | [`Control::Unopened`] | connection |
+//! | 28 | [`Control::Sending`] | the fields of [`Sending`], in their order |
+//! | 29 | [`Control::Unsent`] | number, why (0 source, 1 vanished, 2 changed), path (bytes), message (bytes) |
+//! | 30 | [`Control::Sent`] | the fields of [`Sent`], in their order |
 //!
 //! The client begins with a hello or, on a connection that moves no data, with a verify; both are answered
 //! with a welcome. That may be long in coming: then the server says once that the client waits for its turn.
 //! After a verify, each compare is answered by one compared, in any order; that of a file may wait for its
 //! expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
+//!
+//! Or it begins with a pull. Then the roles of what follows are the other way round: where the table's messages
+//! say server, it is the receiver who speaks, and where they say client, the sender. The server grants the
+//! pull, the client welcomes the sender, and the server sends; each connection is opened by the client, when
+//! the server wants it.
 //!
 //! A [`Keep`] is a sum of 1 if modes are not to be kept, 2 if times are not, and 4 if those of folders are
 //! not.
@@ -41,8 +53,9 @@ use bytes::{Buf, BufMut};
 use super::ids::{FileKey, HostNumber, PushNumber, SourceBasis, SourceState, TransferSecret};
 use super::stripe::{get_path, limit};
 use super::{
-    CONTROL_BYTES_MAX, PATH_BYTES_MAX, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array,
-    get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
+    CONTROL_BYTES_MAX, PATH_BYTES_MAX, PullRequest, Sending, Sent, Subject, TEXT_BYTES_MAX,
+    Unsendable, Verdict, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
+    put_varint, within,
 };
 
 /// The transfer is complete.
@@ -71,6 +84,17 @@ pub enum Destination {
     File,
     /// A folder.
     Folder,
+}
+
+impl Destination {
+    pub(super) fn of_number(value: u64) -> Result<Self, WireError> {
+        Ok(match value {
+            0 => Self::Missing,
+            1 => Self::File,
+            2 => Self::Folder,
+            value => return Err(WireError::Unknown { what: "destination", value }),
+        })
+    }
 }
 
 /// What of metadata is to be kept at the receiver.
@@ -257,6 +281,38 @@ pub enum Control {
     },
     /// Server: that was all that is kept.
     KeptEnd,
+    /// Client: this connection belongs to this pull. The first one begins it.
+    Pull(Box<PullRequest>),
+    /// Server: go ahead with a pull.
+    Grant {
+        /// The protocol's version.
+        version: u64,
+        /// Drawn at random when the server began the transfer.
+        instance: u64,
+    },
+    /// Server that sends: so many connections are wanted in all, from the first one on.
+    Wanted {
+        /// How many.
+        lines: u64,
+    },
+    /// Client that receives: a connection that is wanted cannot be opened.
+    Unopened(u32),
+    /// Server that sends: how far it is.
+    Sending(Sending),
+    /// Server that sends: something is not sent. Told when it is known, and again before [`Control::Finish`]
+    /// unless it was [heard](Control::Heard).
+    Unsent {
+        /// Its number among all of these.
+        number: u64,
+        /// What is the matter.
+        why: Unsendable,
+        /// What it is called at the source.
+        path: Vec<u8>,
+        /// Why, for a person.
+        message: Vec<u8>,
+    },
+    /// Server that sends: what it did; answers [`Control::Finished`].
+    Sent(Sent),
 }
 
 /// A file that is there as a whole.
@@ -372,6 +428,26 @@ impl Control {
                 put_all(&mut body, &[23, *item]);
                 verdict.encode(&mut body);
             }
+            Self::Pull(request) => {
+                put_varint(&mut body, 24);
+                request.encode(&mut body);
+            }
+            Self::Grant { version, instance } => put_all(&mut body, &[25, *version, *instance]),
+            Self::Wanted { lines } => put_all(&mut body, &[26, *lines]),
+            Self::Unopened(conn) => put_all(&mut body, &[27, u64::from(*conn)]),
+            Self::Sending(sending) => {
+                put_varint(&mut body, 28);
+                sending.encode(&mut body);
+            }
+            Self::Unsent { number, why, path, message } => {
+                put_all(&mut body, &[29, *number, *why as u64]);
+                put_bytes(&mut body, path);
+                put_bytes(&mut body, message);
+            }
+            Self::Sent(sent) => {
+                put_varint(&mut body, 30);
+                sent.encode(&mut body);
+            }
         }
         put_bytes(out, &body);
     }
@@ -405,12 +481,7 @@ impl Control {
             }
             2 => Self::Welcome {
                 version: get_varint(body)?,
-                destination: match get_varint(body)? {
-                    0 => Destination::Missing,
-                    1 => Destination::File,
-                    2 => Destination::Folder,
-                    value => return Err(WireError::Unknown { what: "destination", value }),
-                },
+                destination: Destination::of_number(get_varint(body)?)?,
                 instance: get_varint(body)?,
                 kept: within("kept flag", get_varint(body)?, 1)? == 1,
             },
@@ -465,6 +536,18 @@ impl Control {
                 reason: get_bytes("message", body, TEXT_BYTES_MAX)?,
             }),
             14 => Self::Waiting { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
+            24 => Self::Pull(Box::new(PullRequest::decode(body)?)),
+            25 => Self::Grant { version: get_varint(body)?, instance: get_varint(body)? },
+            26 => Self::Wanted { lines: get_varint(body)? },
+            27 => Self::Unopened(get_u32("connection", body)?),
+            28 => Self::Sending(Sending::decode(body)?),
+            29 => Self::Unsent {
+                number: get_varint(body)?,
+                why: Unsendable::of_number(get_varint(body)?)?,
+                path: get_bytes("path", body, PATH_BYTES_MAX)?,
+                message: get_bytes("message", body, TEXT_BYTES_MAX)?,
+            },
+            30 => Self::Sent(Sent::decode(body)?),
             20 => Self::Verify {
                 version: get_varint(body)?,
                 destination: get_bytes("path", body, PATH_BYTES_MAX)?,
@@ -519,6 +602,7 @@ impl ControlBuffer {
 #[cfg(test)]
 mod tests {
     use super::super::compare::tests::{subject, verdict};
+    use super::super::pull::tests::request;
     use super::super::stripe::tests::path;
     use super::super::{VARINT_MAX, VERSION, put_varint};
     use super::*;
@@ -606,7 +690,26 @@ mod tests {
                 .prop_map(|(item, path, subject)| Control::Compare { item, path, subject }),
             (number.clone(), any::<Option<[u8; 32]>>())
                 .prop_map(|(item, hash)| Control::Expect { item, hash }),
-            (number, verdict()).prop_map(|(item, verdict)| Control::Compared { item, verdict }),
+            (number.clone(), verdict())
+                .prop_map(|(item, verdict)| Control::Compared { item, verdict }),
+            request().prop_map(|request| Control::Pull(Box::new(request))),
+            (number.clone(), number.clone())
+                .prop_map(|(version, instance)| Control::Grant { version, instance }),
+            number.clone().prop_map(|lines| Control::Wanted { lines }),
+            any::<u32>().prop_map(Control::Unopened),
+            number.clone().prop_map(|found_bytes| {
+                Control::Sending(Sending { found_bytes, takeovers: 3, ..Sending::default() })
+            }),
+            (number.clone(), 0..3_u64, path(), path()).prop_map(|(number, why, path, message)| {
+                let why = Unsendable::of_number(why).unwrap();
+                let message = message[..message.len().min(TEXT_BYTES_MAX)].to_vec();
+                Control::Unsent { number, why, path, message }
+            }),
+            number.prop_map(|files| Control::Sent(Sent {
+                files,
+                stripes_again: 7,
+                ..Sent::default()
+            })),
         ]
     }
 

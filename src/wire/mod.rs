@@ -10,6 +10,7 @@
 mod compare;
 mod control;
 mod ids;
+mod pull;
 mod stripe;
 
 pub use compare::{Content, Subject, Verdict};
@@ -21,6 +22,9 @@ pub use control::{
 pub(crate) use ids::half;
 pub use ids::{
     FileKey, HostNumber, PushNumber, SourceBasis, SourceState, SourceVersion, TransferSecret,
+};
+pub use pull::{
+    PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX, PullRequest, Sending, Sent, Unsendable, Wish,
 };
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,

@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod odd;
 mod output;
+mod pull;
 mod receipt;
 mod relay;
 mod root;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Host, Ran, Serve, names, run, unfinished};
 use crate::relay::{Lanes, Relay, Way};
-use crate::scene::{Frozen, MIB, Scene};
+use crate::scene::{Course, Frozen, MIB, Scene, both_ways};
 
 /// It goes on within three seconds of the network's return; a busy machine may add to that.
 const RETURN_TIME: Duration = Duration::from_secs(5);
@@ -17,13 +17,24 @@ const RETURN_TIME: Duration = Duration::from_secs(5);
 /// of a new one is there in a fraction of that time.
 const PACE: f64 = 1e6;
 
+both_ways!(
+    ports_that_are_dropped_before_the_transfer_are_done_without,
+    ports_that_are_dropped_during_the_transfer_are_replaced,
+    twenty_five_glitches_that_drop_or_reject_are_lived_through,
+    what_is_lost_one_way_only_is_lived_through,
+    a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer,
+    hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer,
+    lanes_that_become_very_slow_hold_nobody_up,
+    a_client_whose_address_changes_goes_on,
+    a_network_that_comes_only_after_the_push_is_waited_for,
+);
+
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-#[test]
-fn ports_that_are_dropped_before_the_transfer_are_done_without() {
-    let scene = Scene::slow(8, 4e5);
+fn ports_that_are_dropped_before_the_transfer_are_done_without(course: Course) {
+    let scene = Scene::slowly(course, 8, 4e5);
     // At first, when the server's key is still to be looked at, and then when it is known.
     for dropped in [2, 5] {
         scene.relay.cut_next(dropped);
@@ -32,9 +43,8 @@ fn ports_that_are_dropped_before_the_transfer_are_done_without() {
     }
 }
 
-#[test]
-fn a_network_that_comes_only_after_the_push_is_waited_for() {
-    let scene = Scene::slow(4, 1e6);
+fn a_network_that_comes_only_after_the_push_is_waited_for(course: Course) {
+    let scene = Scene::slowly(course, 4, 1e6);
     scene.relay.cut(Lanes::All, Way::Both);
     let mut push = scene.push(&[]);
     sleep(ms(1_500));
@@ -107,9 +117,8 @@ fn link_local() -> Option<(Ipv6Addr, String)> {
     })
 }
 
-#[test]
-fn ports_that_are_dropped_during_the_transfer_are_replaced() {
-    let scene = Scene::slow(16, 4e5);
+fn ports_that_are_dropped_during_the_transfer_are_replaced(course: Course) {
+    let scene = Scene::slowly(course, 16, 4e5);
     let mut push = scene.push(&[]);
     push.wait_for(4 * MIB);
     scene.relay.cut(Lanes::Half, Way::Both);
@@ -124,9 +133,9 @@ fn ports_that_are_dropped_during_the_transfer_are_replaced() {
 
 /// 25 glitches, each longer than it takes until a connection counts as silent, and some longer than it
 /// takes until the network counts as gone.
-fn glitch(begin: impl Fn(&Relay, usize)) {
+fn glitch(course: Course, begin: impl Fn(&Relay, usize)) {
     const LENGTHS: [u64; 5] = [300, 400, 600, 900, 1_500];
-    let scene = Scene::slow(64, 4e5);
+    let scene = Scene::slowly(course, 64, 4e5);
     let mut push = scene.push(&[]);
     push.wait_for(MIB / 2);
     for number in 0..25 {
@@ -149,18 +158,16 @@ fn some_or_all(number: usize) -> Lanes {
     if number % 3 == 1 { Lanes::Half } else { Lanes::All }
 }
 
-#[test]
-fn twenty_five_glitches_that_drop_or_reject_are_lived_through() {
+fn twenty_five_glitches_that_drop_or_reject_are_lived_through(course: Course) {
     // They mostly wait: both at a time.
     thread::scope(|scope| {
-        scope.spawn(|| glitch(|relay, number| relay.cut(some_or_all(number), Way::Both)));
-        scope.spawn(|| glitch(|relay, number| relay.reject(some_or_all(number))));
+        scope.spawn(|| glitch(course, |relay, number| relay.cut(some_or_all(number), Way::Both)));
+        scope.spawn(|| glitch(course, |relay, number| relay.reject(some_or_all(number))));
     });
 }
 
-#[test]
-fn what_is_lost_one_way_only_is_lived_through() {
-    let scene = Scene::slow(96, PACE);
+fn what_is_lost_one_way_only_is_lived_through(course: Course) {
+    let scene = Scene::slowly(course, 96, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(MIB);
     for way in [Way::ToServer, Way::ToClient] {
@@ -177,9 +184,8 @@ fn what_is_lost_one_way_only_is_lived_through() {
     scene.assert_undisturbed(&push.finish());
 }
 
-#[test]
-fn a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer() {
-    let scene = Scene::slow(64, PACE);
+fn a_network_that_is_gone_for_seconds_is_waited_for_in_the_same_transfer(course: Course) {
+    let scene = Scene::slowly(course, 64, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for seconds in [4, 8] {
@@ -215,9 +221,8 @@ fn a_network_that_is_gone_until_the_server_has_forgotten_is_waited_for_all_the_s
     assert!(summary["kept_bytes"].as_u64() >= Some(2 * MIB), "{summary}");
 }
 
-#[test]
-fn hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer() {
-    let scene = Scene::slow(64, PACE);
+fn hosts_that_stand_still_for_seconds_go_on_in_the_same_transfer(course: Course) {
+    let scene = Scene::slowly(course, 64, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for is_server in [true, false] {
@@ -299,9 +304,8 @@ fn a_receiver_that_is_slow_is_waited_for() {
     scene.assert_undisturbed(&push.finish());
 }
 
-#[test]
-fn lanes_that_become_very_slow_hold_nobody_up() {
-    let scene = Scene::slow(24, 6e5);
+fn lanes_that_become_very_slow_hold_nobody_up(course: Course) {
+    let scene = Scene::slowly(course, 24, 6e5);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     scene.relay.pace(Lanes::One, 1e3);
@@ -310,9 +314,8 @@ fn lanes_that_become_very_slow_hold_nobody_up() {
     scene.assert_undisturbed(&push.finish());
 }
 
-#[test]
-fn a_client_whose_address_changes_goes_on() {
-    let scene = Scene::slow(96, PACE);
+fn a_client_whose_address_changes_goes_on(course: Course) {
+    let scene = Scene::slowly(course, 96, PACE);
     let mut push = scene.push(&[]);
     push.wait_for(2 * MIB);
     for lanes in [Lanes::One, Lanes::Half, Lanes::All, Lanes::All] {

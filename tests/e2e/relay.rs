@@ -138,9 +138,18 @@ impl Relay {
         command
     }
 
-    /// Bytes that have got through to the server so far.
-    pub(crate) fn delivered(&self) -> u64 {
-        self.net.choose(Lanes::All).iter().map(|flow| flow.to_server.delivered()).sum()
+    /// A pull with `--json` over this network.
+    pub(crate) fn pulling(&self, host: &Host, source: &str, to: &std::path::Path) -> Command {
+        let mut command = host.qbulk();
+        command.args(["pull", "--json", "--mtu", "1472"]).arg(self.url(source)).arg(to);
+        command
+    }
+
+    /// Bytes that have got through so far: to the server, and to the client.
+    pub(crate) fn delivered(&self) -> [u64; 2] {
+        let flows = self.net.choose(Lanes::All);
+        let sum = |lane: fn(&Flow) -> &Lane| flows.iter().map(|flow| lane(flow).delivered()).sum();
+        [sum(|flow| &flow.to_server), sum(|flow| &flow.to_client)]
     }
 
     /// Cuts one connection off for good, in the middle of what it sends, after `bytes` of the whole.

@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -39,7 +40,35 @@ pub(crate) fn beside_the_content() -> [Deed; 3] {
     ]
 }
 
+/// Which end asks for the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Course {
+    Push,
+    Pull,
+}
+
+/// Makes of each a test of a push and one of a pull.
+macro_rules! both_ways {
+    ($($name:ident),* $(,)?) => {
+        mod push {
+            $(#[test]
+            fn $name() {
+                super::$name(crate::scene::Course::Push);
+            })*
+        }
+
+        mod pull {
+            $(#[test]
+            fn $name() {
+                super::$name(crate::scene::Course::Pull);
+            })*
+        }
+    };
+}
+pub(crate) use both_ways;
+
 pub(crate) struct Scene {
+    pub(crate) course: Course,
     pub(crate) host: Host,
     pub(crate) serve: Serve,
     pub(crate) relay: Relay,
@@ -48,25 +77,61 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
-    /// A file of `mib` MiB, to be pushed over `path`.
-    pub(crate) fn new(mib: u64, path: Path) -> Self {
+    /// A file of `mib` MiB, to be moved over `path`.
+    pub(crate) fn of(course: Course, mib: u64, path: Path) -> Self {
         let host = Host::new();
-        fs::write(host.src("file"), random(mib, (mib * MIB) as usize)).unwrap();
+        let source = match course {
+            Course::Push => host.src("file"),
+            Course::Pull => host.root("file"),
+        };
+        fs::write(source, random(mib, (mib * MIB) as usize)).unwrap();
+        if course == Course::Pull {
+            fs::create_dir(host.src("arrived")).unwrap();
+        }
         let serve = Serve::at(&host, free_address());
         let relay = Relay::start(serve.address, path);
         let at_rest = serve.open_files();
-        Self { host, serve, relay, at_rest }
+        Self { course, host, serve, relay, at_rest }
     }
 
     /// The same, over a network on which each connection carries so much per second.
     pub(crate) fn slow(mib: u64, bytes_per_s: f64) -> Self {
+        Self::slowly(Course::Push, mib, bytes_per_s)
+    }
+
+    /// The same, either way.
+    pub(crate) fn slowly(course: Course, mib: u64, bytes_per_s: f64) -> Self {
         let delay = Duration::from_millis(2);
-        Self::new(mib, Path { bytes_per_s, delay, ..Path::default() })
+        Self::of(course, mib, Path { bytes_per_s, delay, ..Path::default() })
     }
 
     pub(crate) fn push(&self, args: &[&str]) -> Push {
-        let mut command = self.relay.pushing(&self.host, &[self.host.src("file").as_ref()]);
+        let mut command = match self.course {
+            Course::Push => self.relay.pushing(&self.host, &[self.host.src("file").as_ref()]),
+            Course::Pull => self.relay.pulling(&self.host, "file", &self.arrived("")),
+        };
         Push::start(command.args(args))
+    }
+
+    /// The folder in which the file arrives, or what is in it.
+    pub(crate) fn arrived(&self, name: &str) -> PathBuf {
+        match self.course {
+            Course::Push => self.host.root(name),
+            Course::Pull => self.host.src("arrived").join(name),
+        }
+    }
+
+    fn source(&self) -> PathBuf {
+        match self.course {
+            Course::Push => self.host.src("file"),
+            Course::Pull => self.host.root("file"),
+        }
+    }
+
+    /// Bytes that have got through to the receiver so far.
+    pub(crate) fn delivered(&self) -> u64 {
+        let [to_server, to_client] = self.relay.delivered();
+        if self.course == Course::Push { to_server } else { to_client }
     }
 
     /// The network lets next to nothing through.
@@ -92,11 +157,11 @@ impl Scene {
     #[track_caller]
     pub(crate) fn assert_arrived(&self, ran: &Ran) {
         assert_eq!(ran.code, 0, "{ran:?}");
-        assert_eq!(hash(&self.host.src("file")), hash(&self.host.root("file")));
+        assert_eq!(hash(&self.source()), hash(&self.arrived("file")));
         let since = Instant::now();
         eventually("the server lets go of everything", || self.serve.open_files() <= self.at_rest);
-        eventually("nothing is unfinished", || unfinished(&self.host.root("")).is_empty());
-        assert_eq!(names(&self.host.root("")), ["file"], "{ran:?}");
+        eventually("nothing is unfinished", || unfinished(&self.arrived("")).is_empty());
+        assert_eq!(names(&self.arrived("")), ["file"], "{ran:?}");
         assert!(since.elapsed() < PATIENCE / 10, "{:?}: {ran:?}", since.elapsed());
     }
 }

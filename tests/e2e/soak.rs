@@ -1,4 +1,4 @@
-//! Rounds of pushes of which either end is killed at random, and run again, until they are done.
+//! Rounds of pushes and pulls of which either end is killed at random, and run again, until they are done.
 //!
 //! A few rounds of a small file in an ordinary run; `QBULK_SOAK_ROUNDS`, `QBULK_SOAK_MIB` and
 //! `QBULK_SOAK_SEED` make it a long one.
@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::common::Serve;
 use crate::relay::Path;
-use crate::scene::{MIB, Push, Scene};
+use crate::scene::{Course, MIB, Push, Scene, both_ways};
 
 /// Of each of the ten connections that there are at first.
 const BYTES_PER_S: f64 = 6e6;
@@ -32,24 +32,23 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-fn scene(mib: u64, seed: u64) -> Scene {
-    Scene::new(mib, Path { bytes_per_s: BYTES_PER_S, delay: DELAY, seed, ..Path::default() })
+fn scene(course: Course, mib: u64, seed: u64) -> Scene {
+    Scene::of(course, mib, Path { bytes_per_s: BYTES_PER_S, delay: DELAY, seed, ..Path::default() })
 }
 
-/// What a push that nobody disturbs brings to the server, in bytes: the file, and what it takes to
-/// move it.
-fn undisturbed(mib: u64) -> u64 {
-    let scene = scene(mib, 0);
+/// What is brought to the receiver if nobody disturbs it, in bytes: the file, and what it takes to move it.
+fn undisturbed(course: Course, mib: u64) -> u64 {
+    let scene = scene(course, mib, 0);
     scene.assert_undisturbed(&scene.push(&[]).finish());
-    scene.relay.delivered()
+    scene.delivered()
 }
 
-/// Kills ends of a push at random moments until it has ended. Returns how often, and what all runs
-/// together have brought to the server, in bytes.
-fn round(mib: u64, seed: u64) -> (u64, u64) {
+/// Kills ends of it at random moments until it has ended. Returns how often, and what all runs
+/// together have brought to the receiver, in bytes.
+fn round(course: Course, mib: u64, seed: u64) -> (u64, u64) {
     eprintln!("seed {seed}");
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut scene = scene(mib, seed);
+    let mut scene = scene(course, mib, seed);
     let mut moments: Vec<u64> = (0..random.random_range(1..=KILLS_MAX))
         .map(|_| random.random_range(0..mib * MIB))
         .collect();
@@ -65,12 +64,12 @@ fn round(mib: u64, seed: u64) -> (u64, u64) {
     }
     let ran = push.finish();
     scene.assert_arrived(&ran);
-    (kills, scene.relay.delivered())
+    (kills, scene.delivered())
 }
 
-/// Waits until so much was brought to the server. False if the push has ended before.
+/// Waits until so much was brought to the receiver. False if the push has ended before.
 fn waited_for(scene: &Scene, push: &mut Push, bytes: u64) -> bool {
-    while scene.relay.delivered() < bytes {
+    while scene.delivered() < bytes {
         if push.child.try_wait().unwrap().is_some() {
             return false;
         }
@@ -80,7 +79,7 @@ fn waited_for(scene: &Scene, push: &mut Push, bytes: u64) -> bool {
 }
 
 fn kill(scene: &mut Scene, push: &mut Push, side: Side) {
-    eprintln!("  {side:?} killed after {} bytes", scene.relay.delivered());
+    eprintln!("  {side:?} killed after {} bytes", scene.delivered());
     if !matches!(side, Side::Client) {
         scene.serve.child.kill().unwrap();
         scene.serve.child.wait().unwrap();
@@ -97,16 +96,17 @@ fn kill(scene: &mut Scene, push: &mut Push, side: Side) {
     }
 }
 
-#[test]
-fn pushes_of_which_either_end_is_killed_at_any_moment_arrive_whole() {
+both_ways!(what_either_end_is_killed_of_at_any_moment_arrives_whole);
+
+fn what_either_end_is_killed_of_at_any_moment_arrives_whole(course: Course) {
     let (rounds, mib) = (number("QBULK_SOAK_ROUNDS", 2), number("QBULK_SOAK_MIB", 48));
     let first = number("QBULK_SOAK_SEED", 1);
-    let once = undisturbed(mib);
+    let once = undisturbed(course, mib);
     // Handshakes, padding and repairs are counted as well: it is at most so much.
     let share = |bytes: u64| 100.0 * bytes as f64 / (mib * MIB) as f64;
     let (mut kills, mut again, mut most) = (0, 0, 0.0_f64);
     for seed in first..first + rounds {
-        let (killed, bytes) = round(mib, seed);
+        let (killed, bytes) = round(course, mib, seed);
         let more = bytes.saturating_sub(once);
         eprintln!("  {killed} kills, {:.2}% of the file brought again", share(more));
         kills += killed;

@@ -1,0 +1,163 @@
+//! What pushing and pulling have in common: metadata, the way to the server, how hard to press, and how many
+//! connections.
+
+use std::time::Duration;
+
+use clap::Args;
+use qbulk::client::RETRY_FOR;
+use qbulk::congestion::{Aggressiveness, Algorithm};
+use qbulk::error::Error;
+use qbulk::net::address::ServerAddress;
+use qbulk::traffic::SetConfig;
+use qbulk::wire::Keep;
+
+use super::url::Destination;
+use super::values::{Choice, duration, name_of, one_of, rate, time};
+
+/// N at most.
+const CONNECTIONS_MAX: u16 = 64;
+
+const AGGRESSIVENESS: [Choice<Aggressiveness>; 3] = [
+    (Aggressiveness::Background, "background", "Take what nobody else wants"),
+    (Aggressiveness::Normal, "normal", "Take what one well-tuned connection would"),
+    (Aggressiveness::Max, "max", "Take all there is"),
+];
+
+const CONGESTION: [Choice<Algorithm>; 2] = [
+    (Algorithm::Model, "model", "Measure the path, and share one budget over all connections"),
+    (Algorithm::Cubic, "cubic", "CUBIC (RFC 9438)"),
+];
+
+/// What of metadata is kept.
+#[derive(Debug, Args)]
+pub(super) struct MetadataArgs {
+    /// Do not keep permission bits: what is new gets what the server's umask leaves of them, and what is
+    /// replaced keeps its own. For file systems that have none.
+    #[arg(long, env = "QBULK_NO_PERMS", help_heading = "Metadata")]
+    no_perms: bool,
+    /// Do not keep modification times.
+    #[arg(long, env = "QBULK_NO_TIMES", help_heading = "Metadata")]
+    no_times: bool,
+    /// Keep modification times of files and links, not of folders.
+    #[arg(long, env = "QBULK_OMIT_DIR_TIMES", help_heading = "Metadata")]
+    omit_dir_times: bool,
+}
+
+/// The way to the server, and back to it.
+#[derive(Debug, Args)]
+pub(super) struct WayArgs {
+    /// A further address of the same server; repeatable: connections take turns.
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        env = "QBULK_SERVER",
+        value_delimiter = ',',
+        help_heading = "Network"
+    )]
+    pub(super) server: Vec<String>,
+    /// How long to try to go on when the server, or the network, is gone under way.
+    #[arg(long, value_name = "TIME", default_value = time(RETRY_FOR), value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
+    pub(super) retry_for: Duration,
+}
+
+/// How hard to press.
+#[derive(Debug, Args)]
+pub(super) struct PaceArgs {
+    /// How hard to compete with the traffic of others.
+    #[arg(
+        long,
+        default_value = name_of(&AGGRESSIVENESS, &Aggressiveness::default()),
+        value_parser = one_of(&AGGRESSIVENESS),
+        env = "QBULK_AGGRESSIVENESS",
+        help_heading = "Network"
+    )]
+    pub(super) aggressiveness: Aggressiveness,
+    /// Send no more than this, in bytes per second: 12.5MB is 100Mbit, which can be said as well.
+    #[arg(
+        long,
+        value_name = "BYTES",
+        value_parser = rate,
+        env = "QBULK_LIMIT",
+        help_heading = "Network"
+    )]
+    pub(super) limit: Option<u64>,
+    /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
+    #[arg(long, default_value = name_of(&CONGESTION, &Algorithm::default()), value_parser = one_of(&CONGESTION), env = "QBULK_CONGESTION", help_heading = "Network")]
+    pub(super) congestion: Algorithm,
+}
+
+/// How many connections.
+#[derive(Debug, Args)]
+pub(super) struct SizeArgs {
+    #[arg(short = 'n', long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
+    connections: Option<u16>,
+    #[arg(short = 'm', long, value_name = "M", help = active_help(), env = "QBULK_ACTIVE", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
+    active: Option<u16>,
+}
+
+impl MetadataArgs {
+    pub(super) fn keep(&self) -> Keep {
+        Keep { modes: !self.no_perms, times: !self.no_times, folder_times: !self.omit_dir_times }
+    }
+}
+
+impl WayArgs {
+    /// All addresses of the server at `place`.
+    pub(super) fn servers(&self, place: &Destination) -> Result<Vec<ServerAddress>, Error> {
+        let mut servers = vec![place.address()];
+        for further in &self.server {
+            let further = ServerAddress::parse(further, place.port);
+            servers.push(further.map_err(|error| Error::Usage(format!("--server: {error}")))?);
+        }
+        Ok(servers)
+    }
+}
+
+impl SizeArgs {
+    /// A set of this size.
+    pub(super) fn set(&self) -> Result<SetConfig, Error> {
+        let defaults = SetConfig::default();
+        let connections = match (self.connections, self.active) {
+            (Some(connections), _) => connections.into(),
+            // With as large a reserve as without options.
+            (None, Some(active)) => {
+                usize::from(active).saturating_mul(5).div_ceil(4).min(CONNECTIONS_MAX.into())
+            }
+            (None, None) => defaults.connections,
+        };
+        let active = self.active.map_or((connections * 4 / 5).max(1), usize::from);
+        if active > connections {
+            return Err(Error::Usage(format!(
+                "--active {active} is more than --connections {connections}: at most all of them can be active"
+            )));
+        }
+        Ok(SetConfig {
+            connections,
+            active,
+            // What was asked for is what is done.
+            active_max: match (self.connections, self.active) {
+                (None, None) => defaults.active_max,
+                _ => active,
+            },
+            ..defaults
+        })
+    }
+}
+
+fn connections_help() -> String {
+    let SetConfig { connections, .. } = SetConfig::default();
+    format!(
+        "N: connections of the set, each from a port of its own [default: {connections} at first, and more \
+         where that brings more]"
+    )
+}
+
+fn active_help() -> String {
+    let SetConfig { active, connections, .. } = SetConfig::default();
+    format!(
+        "M: how many of them carry data at a time; the others are the reserve [default: {active} of \
+         {connections}]. Without N, there are a quarter more connections"
+    )
+}

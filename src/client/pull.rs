@@ -1,0 +1,92 @@
+//! A pull, over as many attempts as it takes.
+
+use std::sync::Arc;
+
+use super::attempts::{Attempts, Failed};
+use super::config::PullConfig;
+use super::find;
+use super::place::Place;
+use super::puller::Puller;
+use crate::clock;
+use crate::error::Error;
+use crate::event::{PushEvent, PushReporter, Summary};
+use crate::net::lookup::Addresses;
+use crate::store::descriptors::raise_limit;
+use crate::wire::{PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX};
+
+/// Pulls, until everything is durable on this host or `stop` resolves. What is here of an earlier run of the
+/// same pull is not sent again; an interruption that may pass is waited out.
+///
+/// Single files that fail are in the summary; an error means that the transfer as a whole failed.
+pub async fn pull(
+    config: PullConfig,
+    report: PushReporter,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<Summary, Error> {
+    let began = clock::now();
+    // Sockets, and files that are written.
+    raise_limit();
+    check(&config)?;
+    let mut attempts = Attempts::new(config.retry_for, Arc::clone(&report));
+    tokio::pin!(stop);
+    loop {
+        let connect_timeout = attempts.reach_time(config.connect_timeout);
+        let config = PullConfig { connect_timeout, ..config.clone() };
+        let found = tokio::select! {
+            found = find(&config.servers, &config.resolver, &config.bind) => found,
+            () = &mut stop => return Err(Error::Interrupted),
+        };
+        let begun = match found {
+            Err(error) => Err(error),
+            Ok(addresses) => begin(config, addresses, &report).await,
+        };
+        let failed = match begun {
+            Err(error) => error.into(),
+            Ok(mut puller) => {
+                puller.began = began;
+                match puller.run_until(&mut stop).await {
+                    Ok(summary) => {
+                        let summary = attempts.done(summary);
+                        report(PushEvent::Summary(summary.clone()));
+                        return Ok(summary);
+                    }
+                    Err(error) => {
+                        Failed { error, alive_at: puller.alive_at(), summary: puller.summary() }
+                    }
+                }
+            }
+        };
+        let wait = attempts.failed(failed)?;
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = &mut stop => return Err(Error::Interrupted),
+        }
+    }
+}
+
+fn check(config: &PullConfig) -> Result<(), Error> {
+    let bytes: usize = config.sources.iter().map(Vec::len).sum();
+    if config.sources.len() > PULL_SOURCES_MAX || bytes > PULL_SOURCES_BYTES_MAX {
+        return Err(Error::Usage(format!(
+            "these are too many sources for one pull: {PULL_SOURCES_MAX} of {PULL_SOURCES_BYTES_MAX} bytes in \
+             all are possible"
+        )));
+    }
+    Ok(())
+}
+
+async fn begin(
+    config: PullConfig,
+    addresses: Addresses,
+    report: &PushReporter,
+) -> Result<Puller, Error> {
+    let transfer = crate::wire::TransferSecret(rand::random());
+    let looked = tokio::task::spawn_blocking(move || {
+        let place = Place::look(&config)?;
+        let sink = place.sink(&config, transfer.name())?;
+        Ok((config, place, sink))
+    });
+    let (config, place, sink) =
+        looked.await.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))?;
+    Puller::new(&config, addresses, transfer, &place, sink, Arc::clone(report))
+}

@@ -1,0 +1,650 @@
+//! One attempt at a pull: dials the lines that the server wants, and has what comes over them written.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quinn::{Connection, VarInt};
+use tokio::sync::mpsc::{self, Receiver as Inbox, Sender};
+use tokio::task::JoinSet;
+
+use super::config::PullConfig;
+use super::number::host_number;
+use super::place::Place;
+use super::reach::Reach;
+use crate::clock;
+use crate::congestion::{Aggressiveness, Algorithm, cubic};
+use crate::error::Error;
+use crate::event::{
+    ConnectionTotal, Failure, FailureKind, Progress, PushEvent, PushReporter, Summary,
+};
+use crate::net::control::ControlReader;
+use crate::net::line::{CLOSE_TIME, LineError};
+use crate::net::lookup::Addresses;
+use crate::net::route::{Route, Siblings};
+use crate::net::tls;
+use crate::rate::Rate;
+use crate::receive::{Bounded, Inflow, Left, Receiver};
+use crate::store::shown;
+use crate::store::sink::Sink;
+use crate::traffic::ConnId;
+use crate::wire::{
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_PROTOCOL, Control, PullRequest, Sending, Sent,
+    TransferSecret, Unkept, Unsendable, VARINT_MAX, VERSION, What, Wish,
+};
+
+/// How often it is looked at lines and time.
+const TICK: Duration = Duration::from_millis(50);
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+/// Nothing comes for so long, although the server tells how far it is several times a second: perhaps all
+/// lines are dead. Then so many are dialled at a time, and one so often.
+const DARK_TIME: Duration = Duration::from_secs(1);
+const DARK_DIALLING_MAX: usize = 8;
+const DARK_INTERVAL: Duration = Duration::from_millis(250);
+/// The waits between lines that are dialled because all were lost.
+const REDIAL_MIN: Duration = Duration::from_millis(200);
+const REDIAL_MAX: Duration = Duration::from_secs(1);
+/// How long it is waited for what the sender did, once all is durable.
+const SENT_TIME: Duration = Duration::from_secs(3);
+/// Lines that are being dialled, at most.
+const DIALLING_MAX: usize = 64;
+/// What the server has said and was not looked at yet, at most.
+const NEWS_MAX: usize = 1 << 12;
+/// What has failed and is told by name, at most.
+const FAILURES_MAX: usize = 1_000;
+/// Memory for stripes that are being received, and for what comes of them before their headers.
+const STRIPES_BYTES: usize = 128 << 20;
+const EARLY_BYTES: usize = 16 << 20;
+
+enum Event {
+    Up(u32, Up),
+    Gone(u32, LineError),
+}
+
+/// A line that is up.
+struct Up {
+    connection: Connection,
+    local: SocketAddr,
+    speaker: Sender<Control>,
+    since: Instant,
+}
+
+/// What each line of an attempt is dialled with.
+struct Dial {
+    route: Arc<Route>,
+    request: PullRequest,
+    welcome: Control,
+    receiver: Arc<Receiver>,
+    news: Sender<Control>,
+    events: Sender<Event>,
+}
+
+/// One attempt.
+pub(super) struct Puller {
+    report: PushReporter,
+    pub(super) began: Instant,
+    transfer: TransferSecret,
+    server: String,
+    retry_for: Duration,
+    reach: Reach,
+    dial: Arc<Dial>,
+    inbox: Inbox<Event>,
+    news: Inbox<Control>,
+    tasks: JoinSet<()>,
+    lines: BTreeMap<u32, Up>,
+    gone: Vec<ConnectionTotal>,
+    /// The next line's number.
+    next: u32,
+    /// Lines with lower numbers are wanted.
+    wanted: u32,
+    dialling: usize,
+    opened: u64,
+    redial_at: Instant,
+    redial_wait: Duration,
+    /// Datagrams that have come, and when there were more last.
+    heard: u64,
+    heard_at: Instant,
+    alive_at: Instant,
+    instance: Option<u64>,
+    sending: Sending,
+    sent: Option<Sent>,
+    finished_at: Option<Instant>,
+    failures: Vec<Failure>,
+    /// Numbers of what could not be sent, and of what could not be written.
+    unsent: HashSet<u64>,
+    unwritten: HashSet<u64>,
+    rate: Rate,
+    progress_at: Instant,
+}
+
+impl Puller {
+    /// An attempt under the name `transfer`, which writes to `sink`, at `place`.
+    pub(super) fn new(
+        config: &PullConfig,
+        addresses: Addresses,
+        transfer: TransferSecret,
+        place: &Place,
+        sink: Sink,
+        report: PushReporter,
+    ) -> Result<Self, Error> {
+        let now = clock::now();
+        let server = config.server_name.clone();
+        let (all, places) = (addresses.all(), addresses.places());
+        let reach = Reach::new(server.clone(), all, places, config.connect_timeout, now);
+        let receiver = Arc::new(Receiver::new(sink, Bounded::new(STRIPES_BYTES, EARLY_BYTES)));
+        let route = Route {
+            addresses,
+            server_name: server.clone(),
+            bind: config.bind.clone(),
+            sockets: Arc::clone(&config.sockets),
+            tls: Arc::new(tls::client_config(&config.identity, config.trust.clone())?),
+            datagram_bytes_max: config.datagram_bytes_max,
+            // What is said is little, whatever the path.
+            congestion: cubic(),
+        };
+        let (events, inbox) = mpsc::channel(DIALLING_MAX);
+        let (news_in, news) = mpsc::channel(NEWS_MAX);
+        let dial = Dial {
+            route: Arc::new(route),
+            request: request(config, transfer, place),
+            welcome: Control::Welcome {
+                version: VERSION,
+                destination: place.found,
+                instance: rand::random::<u64>() & VARINT_MAX,
+                kept: receiver.has_kept(),
+            },
+            receiver,
+            news: news_in,
+            events,
+        };
+        Ok(Self {
+            report,
+            began: now,
+            transfer,
+            server,
+            retry_for: config.retry_for,
+            reach,
+            wanted: dial.request.wish.connections,
+            dial: Arc::new(dial),
+            inbox,
+            news,
+            tasks: JoinSet::new(),
+            lines: BTreeMap::new(),
+            gone: Vec::new(),
+            next: 0,
+            dialling: 0,
+            opened: 0,
+            redial_at: now,
+            redial_wait: REDIAL_MIN,
+            heard: 0,
+            heard_at: now,
+            alive_at: now,
+            instance: None,
+            sending: Sending::default(),
+            sent: None,
+            finished_at: None,
+            failures: Vec::new(),
+            unsent: HashSet::new(),
+            unwritten: HashSet::new(),
+            rate: Rate::default(),
+            progress_at: now,
+        })
+    }
+
+    /// When there was a line last, if the server has ever granted the pull.
+    pub(super) fn alive_at(&self) -> Option<Instant> {
+        self.instance.map(|_| self.alive_at)
+    }
+
+    /// Goes on until all is durable here, or `stop` resolves.
+    pub(super) async fn run_until(
+        &mut self,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
+        (self.report)(PushEvent::Begun { transfer: self.transfer.name() });
+        let result = tokio::select! {
+            biased;
+            result = self.run() => result,
+            () = stop => Err(Error::Interrupted),
+        };
+        self.close(&result).await;
+        result.map(|()| self.summary())
+    }
+
+    async fn run(&mut self) -> Result<(), Error> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                Some(event) = self.inbox.recv() => self.on_event(event)?,
+                Some(news) = self.news.recv() => self.on_news(news)?,
+                _ = tick.tick() => self.on_time()?,
+            }
+            self.dial_wanted();
+            if self.is_done()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether all is durable. An error if it never will be.
+    fn is_done(&mut self) -> Result<bool, Error> {
+        let receiver = &self.dial.receiver;
+        let now = clock::now();
+        if receiver.outcome().is_some() {
+            let finished_at = *self.finished_at.get_or_insert(now);
+            return Ok(self.sent.is_some()
+                || self.lines.is_empty()
+                || now - finished_at >= SENT_TIME);
+        }
+        match receiver.end_reason() {
+            None => Ok(false),
+            Some(reason) if receiver.is_broken() => {
+                Err(Error::Peer(format!("{} broke the protocol: {reason}", self.server)))
+            }
+            Some(reason) => Err(Error::Disk(reason)),
+        }
+    }
+
+    fn dial_wanted(&mut self) {
+        while self.next < self.wanted && self.dialling < DIALLING_MAX {
+            self.dial(Siblings::Well);
+        }
+    }
+
+    fn dial(&mut self, siblings: Siblings) {
+        let conn = self.next;
+        self.next += 1;
+        self.wanted = self.wanted.max(self.next);
+        self.dialling += 1;
+        self.opened += 1;
+        while self.tasks.try_join_next().is_some() {}
+        self.tasks.spawn(Arc::clone(&self.dial).run(conn, siblings));
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<(), Error> {
+        let now = clock::now();
+        match event {
+            Event::Up(conn, up) => {
+                self.dialling -= 1;
+                self.reach.up(now);
+                (self.alive_at, self.redial_wait) = (now, REDIAL_MIN);
+                let (local, remote) = (up.local, up.connection.remote_address());
+                (self.report)(PushEvent::Connected { conn, local, remote });
+                self.lines.insert(conn, up);
+            }
+            Event::Gone(conn, error) => self.on_gone(conn, error, now)?,
+        }
+        Ok(())
+    }
+
+    fn on_gone(&mut self, conn: u32, error: LineError, now: Instant) -> Result<(), Error> {
+        tracing::info!(conn, %error, "connection lost");
+        if let Some(up) = self.lines.remove(&conn) {
+            self.gone.push(total(&self.transfer, conn, &up, "lost", now));
+        } else {
+            self.dialling -= 1;
+            self.say(Control::Unopened(conn));
+        }
+        if self.finished_at.is_some() || is_condemned(&error) {
+            return Ok(());
+        }
+        if self.is_dark(now) {
+            self.reach.refused(&error, now)?;
+        }
+        self.reach.lost(error, self.opened)
+    }
+
+    fn on_news(&mut self, message: Control) -> Result<(), Error> {
+        match message {
+            Control::Grant { version: VERSION, instance } => {
+                self.reach.accepted();
+                if *self.instance.get_or_insert(instance) != instance {
+                    return Err(Error::Connect(format!(
+                        "{} has lost the transfer (was it restarted?)",
+                        self.server
+                    )));
+                }
+            }
+            Control::Grant { version, .. } => {
+                return Err(Error::Peer(format!(
+                    "{} speaks version {version} of the protocol, this host version {VERSION}",
+                    self.server
+                )));
+            }
+            Control::Waiting { message } if self.reach.waits() => {
+                (self.report)(PushEvent::Waiting { reason: shown(&message) });
+            }
+            Control::Wanted { lines } => {
+                // It may ask for one more than there were, again and again, and not for all at once.
+                let most = self.next + DIALLING_MAX as u32;
+                let lines = u32::try_from(lines).unwrap_or(u32::MAX);
+                self.wanted = self.wanted.max(lines.min(most));
+            }
+            Control::Sending(sending) => self.sending = sending,
+            Control::Sent(sent) => self.sent = Some(sent),
+            Control::Drop(conn) => {
+                (self.report)(PushEvent::Condemned { conn, verdict: "given_up", stripes: 0 });
+            }
+            Control::Unsent { number, why, path, message } => {
+                self.say(Control::Heard(number));
+                if self.unsent.len() < FAILURES_MAX && self.unsent.insert(number) {
+                    let kind = match why {
+                        Unsendable::Source => FailureKind::Source,
+                        Unsendable::Vanished => FailureKind::Vanished,
+                        Unsendable::Changed => FailureKind::Changed,
+                    };
+                    self.fail(Failure { kind, path: shown(&path), reason: shown(&message) });
+                }
+            }
+            Control::Failed { number, path, message, .. } => {
+                self.fail_here(number, &path, &message);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn fail_here(&mut self, number: u64, path: &[u8], reason: &[u8]) {
+        if self.unwritten.len() < FAILURES_MAX && self.unwritten.insert(number) {
+            let (path, reason) = (shown(path), shown(reason));
+            self.fail(Failure { kind: FailureKind::Destination, path, reason });
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        (self.report)(PushEvent::Failed(failure.clone()));
+        self.failures.push(failure);
+    }
+
+    /// Says something over some line.
+    fn say(&self, message: Control) {
+        if let Some(up) = self.lines.values().next_back() {
+            // One that takes nothing more is as good as lost.
+            drop(up.speaker.try_send(message));
+        }
+    }
+
+    fn on_time(&mut self) -> Result<(), Error> {
+        let now = clock::now();
+        if !self.lines.is_empty() {
+            self.alive_at = now;
+        }
+        let heard: u64 = self.lines.values().map(|up| up.connection.stats().udp_rx.datagrams).sum();
+        if heard != self.heard {
+            (self.heard, self.heard_at) = (heard, now);
+            self.reach.heard();
+        }
+        if self.finished_at.is_none() {
+            self.reach.check(now)?;
+            self.redial(now)?;
+        }
+        if now >= self.progress_at {
+            self.progress_at = now + PROGRESS_INTERVAL;
+            let progress = self.progress(now);
+            (self.report)(PushEvent::Progress(progress));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing comes any more, and something should.
+    fn is_dark(&self, now: Instant) -> bool {
+        self.instance.is_some() && (self.lines.is_empty() || now - self.heard_at >= DARK_TIME)
+    }
+
+    /// The server may not get it through which lines it wants.
+    fn redial(&mut self, now: Instant) -> Result<(), Error> {
+        if now < self.redial_at || self.next < self.wanted {
+            return Ok(());
+        }
+        if self.lines.is_empty() && self.dialling == 0 {
+            if self.instance.is_some() && now - self.alive_at >= self.retry_for {
+                return Err(self.reach.unreachable("every connection was lost"));
+            }
+            self.redial_at = now + self.redial_wait;
+            self.redial_wait = (2 * self.redial_wait).min(REDIAL_MAX);
+            self.dial(if self.instance.is_some() { Siblings::Dark } else { Siblings::Lost });
+        } else if self.is_dark(now) && self.dialling < DARK_DIALLING_MAX {
+            self.redial_at = now + DARK_INTERVAL;
+            self.dial(Siblings::Dark);
+        }
+        Ok(())
+    }
+
+    fn progress(&mut self, now: Instant) -> Progress {
+        let Sending { found_items, found_bytes, kept_bytes, takeovers, .. } = self.sending;
+        let written_bytes = self.dial.receiver.written_bytes();
+        Progress {
+            elapsed_s: (now - self.began).as_secs_f64(),
+            found_items,
+            found_bytes,
+            scan_done: self.sending.scan_done != 0,
+            confirmed_items: self.sending.confirmed_items,
+            confirmed_bytes: kept_bytes + written_bytes,
+            kept_bytes,
+            bytes_per_s: self.rate.update(now, written_bytes),
+            connections: self.lines.len(),
+            active: self.sending.active as usize,
+            reserve: self.sending.reserve as usize,
+            takeovers,
+            finishing: self.sending.scan_done != 0
+                && found_bytes > 0
+                && self.sending.confirmed_bytes >= found_bytes,
+        }
+    }
+
+    /// What this end knows of it.
+    pub(super) fn summary(&mut self) -> Summary {
+        let now = clock::now();
+        let seconds = (now - self.began).as_secs_f64();
+        let outcome = self.dial.receiver.outcome().cloned();
+        if let Some(outcome) = &outcome {
+            for failed in &outcome.failures {
+                self.fail_here(failed.number, &failed.path, failed.reason.as_bytes());
+            }
+        }
+        let mut connections = std::mem::take(&mut self.gone);
+        let ends = if outcome.is_some() { "done" } else { "interrupted" };
+        let up = self.lines.iter();
+        connections.extend(up.map(|(&conn, up)| total(&self.transfer, conn, up, ends, now)));
+        connections.sort_by_key(|total| total.conn);
+        let sent = self.sent.unwrap_or_else(|| {
+            let outcome = outcome.as_ref();
+            Sent {
+                files: outcome.map_or(0, |outcome| outcome.files),
+                bytes: outcome.map_or(0, |outcome| outcome.bytes),
+                kept_bytes: self.sending.kept_bytes,
+                sent_bytes: self.dial.receiver.written_bytes(),
+                takeovers: self.sending.takeovers,
+                unsent: self.unsent.len() as u64,
+                ..Sent::default()
+            }
+        });
+        let unwritten = outcome.as_ref().map_or(0, |it| it.failed_files + it.failed_others);
+        let unkept = |what| {
+            let all = outcome.iter().flat_map(|outcome| &outcome.unkept);
+            all.filter(|unkept| unkept.what == what).map(|unkept| unkept.count).sum()
+        };
+        let padding_received_bytes = self.dial.receiver.padding_bytes();
+        let all_bytes = padding_received_bytes + sent.sent_bytes;
+        Summary {
+            transfer: self.transfer.name(),
+            files: sent.files,
+            others: sent.others,
+            bytes: sent.bytes,
+            kept_files: sent.kept_files,
+            kept_bytes: sent.kept_bytes,
+            sent_bytes: sent.sent_bytes,
+            interruptions: 0,
+            failures: std::mem::take(&mut self.failures),
+            failed: sent.unsent + unwritten,
+            vanished: sent.vanished,
+            changed: sent.changed,
+            failed_unnamed: (sent.unsent + unwritten)
+                .saturating_sub((self.unsent.len() + self.unwritten.len()) as u64),
+            modes_not_kept: unkept(What::Modes),
+            times_not_kept: unkept(What::Times),
+            seconds,
+            bytes_per_s: sent.bytes.saturating_sub(sent.kept_bytes) as f64 / seconds,
+            padding_sent_bytes: sent.padding_bytes,
+            padding_received_bytes,
+            padding_percent: if all_bytes == 0 {
+                0.0
+            } else {
+                100.0 * padding_received_bytes as f64 / all_bytes as f64
+            },
+            connections_opened: sent.opened.max(self.opened),
+            connections_condemned: sent.condemned,
+            takeovers: sent.takeovers,
+            stripes: sent.stripes,
+            stripes_again: sent.stripes_again,
+            sub_transfers: sent.sub_transfers,
+            connections,
+        }
+    }
+
+    /// Ends all lines, and what was to be written.
+    async fn close(&mut self, result: &Result<(), Error>) {
+        let receiver = &self.dial.receiver;
+        if let Some(outcome) = receiver.outcome() {
+            for unkept in &outcome.unkept {
+                (self.report)(not_kept(unkept));
+            }
+        }
+        match result {
+            Ok(()) => receiver.end("all is done"),
+            Err(Error::Interrupted) => {
+                for up in self.lines.values() {
+                    up.connection.close(VarInt::from_u32(CLOSE_ABORTED), b"");
+                }
+                receiver.end("interrupted");
+            }
+            Err(error) => receiver.end(&error.to_string()),
+        }
+        if !self.lines.is_empty() {
+            tokio::time::sleep(CLOSE_TIME).await;
+        }
+        let released = receiver.released();
+        self.tasks.shutdown().await;
+        drop(released);
+    }
+}
+
+impl Dial {
+    /// Dials a line and takes what comes over it, to its end.
+    async fn run(self: Arc<Self>, conn: u32, siblings: Siblings) {
+        let gone = match self.attend(conn, siblings).await {
+            Ok(gone) | Err(gone) => gone,
+        };
+        drop(self.events.send(Event::Gone(conn, gone)).await);
+    }
+
+    async fn attend(&self, conn: u32, siblings: Siblings) -> Result<LineError, LineError> {
+        let dialled = self.route.connect(ConnId(conn), siblings).await?;
+        let (connection, endpoint) = (dialled.connection, dialled.endpoint);
+        let (mut control_out, control_in) = connection.open_bi().await?;
+        let mut introduction = Vec::new();
+        let request = PullRequest { conn, ..self.request.clone() };
+        Control::Pull(Box::new(request)).encode(&mut introduction);
+        self.welcome.encode(&mut introduction);
+        if control_out.write_all(&introduction).await.is_err() {
+            return Err(connection.closed().await.into());
+        }
+        let messages = ControlReader::new(control_in);
+        let inflow =
+            Inflow::new(connection.clone(), conn, messages, control_out).telling(self.news.clone());
+        if !self.receiver.join(conn, &connection) {
+            return Err(LineError::NotOpened);
+        }
+        let remote = connection.remote_address();
+        let local = endpoint.local_addr();
+        let up = Up {
+            connection: connection.clone(),
+            local: local.unwrap_or_else(|_| crate::net::path::any_local(remote)),
+            speaker: inflow.speaker(),
+            since: clock::now(),
+        };
+        drop(self.events.send(Event::Up(conn, up)).await);
+        if let Left::Protocol(fault) = inflow.run(&self.receiver).await {
+            connection.close(VarInt::from_u32(CLOSE_PROTOCOL), fault.as_bytes());
+            self.receiver.end_broken(&fault);
+        }
+        self.receiver.leave(conn);
+        Ok(connection.closed().await.into())
+    }
+}
+
+fn request(config: &PullConfig, transfer: TransferSecret, place: &Place) -> PullRequest {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let pressure = match (config.congestion, config.aggressiveness) {
+        (Algorithm::Cubic, _) => 0,
+        (Algorithm::Model, Aggressiveness::Background) => 1,
+        (Algorithm::Model, Aggressiveness::Normal) => 2,
+        (Algorithm::Model, Aggressiveness::Max) => 3,
+    };
+    PullRequest {
+        version: VERSION,
+        transfer,
+        conn: 0,
+        pull: place.number,
+        host: host_number(),
+        destination: place.path.clone(),
+        found: place.found,
+        sources: config.sources.clone(),
+        wish: Wish {
+            connections: count(config.set.connections),
+            active: count(config.set.active),
+            active_max: count(config.set.active_max),
+            rate_max: config.rate_max.unwrap_or(0),
+            pressure,
+            prime_bytes: config.set.prime.budget_bytes,
+        },
+    }
+}
+
+/// Whether the sender goes on over others.
+fn is_condemned(error: &LineError) -> bool {
+    use quinn::ConnectionError::ApplicationClosed;
+    matches!(error, LineError::Connection(ApplicationClosed(close))
+        if close.error_code == VarInt::from_u32(CLOSE_CONDEMNED))
+}
+
+fn not_kept(unkept: &Unkept) -> PushEvent {
+    PushEvent::NotKept {
+        what: match unkept.what {
+            What::Modes => "modes",
+            What::Times => "times",
+        },
+        count: unkept.count,
+        path: shown(&unkept.path),
+        reason: shown(&unkept.reason),
+    }
+}
+
+fn total(
+    transfer: &TransferSecret,
+    conn: u32,
+    up: &Up,
+    end: &'static str,
+    now: Instant,
+) -> ConnectionTotal {
+    let (stats, up_s) = (up.connection.stats(), (now - up.since).as_secs_f64());
+    let rtt_ms = up.connection.rtt().as_secs_f64() * 1e3;
+    ConnectionTotal {
+        transfer: transfer.name(),
+        conn,
+        local: up.local,
+        remote: up.connection.remote_address(),
+        end,
+        up_s,
+        rtt_ms,
+        rtt_min_ms: rtt_ms,
+        goodput_bytes_per_s: if up_s > 0.0 { stats.udp_rx.bytes as f64 / up_s } else { 0.0 },
+        delivered_bytes: stats.udp_rx.bytes,
+        lost_bytes: 0,
+        padding_bytes: 0,
+        stripes: 0,
+    }
+}

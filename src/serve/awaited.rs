@@ -1,0 +1,281 @@
+//! The lines of a transfer that this server sends: it says how many it wants, and the client opens them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quinn::{ConnectionError, VarInt};
+use tokio::task::JoinSet;
+
+use super::drain::STOPPED;
+use crate::error::Error;
+use crate::event::{Failure, FailureKind, Progress, PushEvent, Summary};
+use crate::mutex::lock;
+use crate::net::control::ControlReader;
+use crate::net::line::{Line, LineError, LineEvent, listen};
+use crate::net::route::Siblings;
+use crate::send::{LineReport, Lines};
+use crate::traffic::ConnId;
+use crate::wire::{
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, CLOSE_STOPPING, Control, Sending,
+    Sent, TEXT_BYTES_MAX, Unsendable,
+};
+
+/// How long a client may take to open a line, or to say that it cannot.
+const OPEN_TIME: Duration = Duration::from_secs(10);
+/// Lines that may be there before they are wanted.
+const EARLY_MAX: usize = 64;
+/// What could not be sent and is told by name, at most.
+const UNSENT_MAX: usize = 1_000;
+
+/// Where the lines of a transfer come together: those that are wanted, and those that were opened.
+#[derive(Default)]
+pub(super) struct Awaited {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Wanted, and not there yet: who is told, and since when.
+    wanted: BTreeMap<u32, (LineReport, Instant)>,
+    /// There before they were wanted.
+    early: BTreeMap<u32, (Line, ControlReader)>,
+    /// Lines with lower numbers were wanted.
+    next: u32,
+    /// Those of them that the client opens without being asked.
+    first: u32,
+    /// What is to be said to the client.
+    news: Vec<Control>,
+    /// What could not be sent and the client has not heard of, by number.
+    unsent: BTreeMap<u64, Control>,
+    unsent_count: u64,
+    /// A task for each line that is up.
+    lines: JoinSet<()>,
+}
+
+impl Awaited {
+    /// The client opens the `first` lines by itself.
+    pub(super) fn new(first: usize) -> Arc<Self> {
+        let state = State { first: u32::try_from(first).unwrap_or(u32::MAX), ..State::default() };
+        Arc::new(Self { state: Mutex::new(state) })
+    }
+
+    /// The client has opened line `number`.
+    pub(super) fn arrived(self: &Arc<Self>, number: u32, line: Line, messages: ControlReader) {
+        let mut state = lock(&self.state);
+        if let Some((report, _)) = state.wanted.remove(&number) {
+            let this = Arc::clone(self);
+            state.lines.spawn(this.attend(line, messages, report));
+        } else if number < state.next {
+            line.close(CLOSE_CONDEMNED); // given up meanwhile
+        } else if state.early.len() < EARLY_MAX {
+            state.early.insert(number, (line, messages));
+        } else {
+            line.close(CLOSE_CROWDED);
+        }
+    }
+
+    /// Whether a line is up.
+    pub(super) fn is_served(&self) -> bool {
+        let mut state = lock(&self.state);
+        while state.lines.try_join_next().is_some() {}
+        !state.lines.is_empty()
+    }
+
+    /// Takes in what the sender tells, for the client to hear.
+    pub(super) fn note(&self, event: &PushEvent) {
+        let mut state = lock(&self.state);
+        match event {
+            PushEvent::Progress(progress) => {
+                state.news.retain(|message| !matches!(message, Control::Sending(_)));
+                state.news.push(Control::Sending(sending(progress)));
+            }
+            PushEvent::Failed(Failure { kind, path, reason }) => {
+                let why = match kind {
+                    FailureKind::Source => Unsendable::Source,
+                    FailureKind::Vanished => Unsendable::Vanished,
+                    FailureKind::Changed => Unsendable::Changed,
+                    // The client's own end has told of it.
+                    FailureKind::Destination => return,
+                };
+                let number = state.unsent_count;
+                state.unsent_count += 1;
+                if state.unsent.len() >= UNSENT_MAX {
+                    return;
+                }
+                let mut message = reason.clone().into_bytes();
+                message.truncate(TEXT_BYTES_MAX);
+                let path = path.clone().into_bytes();
+                let unsent = Control::Unsent { number, why, path, message };
+                state.unsent.insert(number, unsent.clone());
+                state.news.push(unsent);
+            }
+            _ => {}
+        }
+    }
+
+    /// Listens to a line until it is lost.
+    async fn attend(self: Arc<Self>, line: Line, messages: ControlReader, report: LineReport) {
+        let connection = line.connection().clone();
+        report(LineEvent::Up(line));
+        let heard = |event| match event {
+            LineEvent::Control(Control::Heard(number)) => {
+                lock(&self.state).unsent.remove(&number);
+            }
+            LineEvent::Control(Control::Unopened(number)) => self.not_opened(number),
+            event => report(event),
+        };
+        let lost = listen(&connection, messages, heard).await;
+        report(LineEvent::Lost(lost));
+    }
+
+    fn not_opened(&self, number: u32) {
+        let wanted = lock(&self.state).wanted.remove(&number);
+        if let Some((report, _)) = wanted {
+            report(LineEvent::Lost(LineError::NotOpened));
+        }
+    }
+}
+
+/// A sender's lines to a client that pulls.
+pub(super) struct PulledLines {
+    client: String,
+    awaited: Arc<Awaited>,
+}
+
+impl PulledLines {
+    /// Those that come together in `awaited`, to a client that is called so.
+    pub(super) fn new(client: String, awaited: Arc<Awaited>) -> Self {
+        Self { client, awaited }
+    }
+}
+
+impl Lines for PulledLines {
+    fn peer(&self) -> &str {
+        &self.client
+    }
+
+    fn open(&mut self, conn: ConnId, _: Siblings, report: LineReport) {
+        let mut state = lock(&self.awaited.state);
+        state.next = state.next.max(conn.0 + 1);
+        while state.lines.try_join_next().is_some() {}
+        if let Some((line, messages)) = state.early.remove(&conn.0) {
+            let this = Arc::clone(&self.awaited);
+            state.lines.spawn(this.attend(line, messages, report));
+            return;
+        }
+        state.wanted.insert(conn.0, (report, Instant::now()));
+        if state.next > state.first {
+            let lines = u64::from(state.next);
+            state.news.retain(|message| !matches!(message, Control::Wanted { .. }));
+            state.news.push(Control::Wanted { lines });
+        }
+    }
+
+    fn up(&mut self, _: Instant) {}
+
+    fn accepted(&mut self) {}
+
+    fn waits(&mut self) -> bool {
+        false
+    }
+
+    fn lost(&mut self, error: LineError, _: u64, _: bool, _: Instant) -> Result<(), Error> {
+        match error {
+            LineError::Connection(ConnectionError::ApplicationClosed(close))
+                if close.error_code == VarInt::from_u32(CLOSE_ABORTED) =>
+            {
+                Err(Error::Peer("its client has given it up".into()))
+            }
+            LineError::Protocol(fault) => {
+                Err(Error::Peer(format!("its client broke the protocol: {fault}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn due_at(&self) -> Option<Instant> {
+        let state = lock(&self.awaited.state);
+        state.wanted.values().map(|(_, since)| *since + OPEN_TIME).min()
+    }
+
+    fn check(&mut self, _: bool, now: Instant) -> Result<(), Error> {
+        let late: Vec<_> = {
+            let mut state = lock(&self.awaited.state);
+            let is_late = |(_, since): &(LineReport, Instant)| now - *since >= OPEN_TIME;
+            let numbers: Vec<_> = state
+                .wanted
+                .iter()
+                .filter(|(_, wanted)| is_late(wanted))
+                .map(|(&n, _)| n)
+                .collect();
+            numbers.into_iter().filter_map(|number| state.wanted.remove(&number)).collect()
+        };
+        for (report, _) in late {
+            report(LineEvent::Lost(LineError::NotOpened));
+        }
+        Ok(())
+    }
+
+    fn news(&mut self) -> Vec<Control> {
+        std::mem::take(&mut lock(&self.awaited.state).news)
+    }
+
+    fn last_words(&self) -> Vec<Control> {
+        lock(&self.awaited.state).unsent.values().cloned().collect()
+    }
+
+    fn farewell(&self, summary: &Summary) -> Option<Control> {
+        Some(Control::Sent(Sent {
+            files: summary.files,
+            others: summary.others,
+            bytes: summary.bytes,
+            unsent: lock(&self.awaited.state).unsent_count,
+            vanished: summary.vanished,
+            changed: summary.changed,
+            kept_files: summary.kept_files,
+            kept_bytes: summary.kept_bytes,
+            sent_bytes: summary.sent_bytes,
+            padding_bytes: summary.padding_sent_bytes,
+            opened: summary.connections_opened,
+            condemned: summary.connections_condemned,
+            takeovers: summary.takeovers,
+            stripes: summary.stripes,
+            stripes_again: summary.stripes_again,
+            sub_transfers: summary.sub_transfers,
+        }))
+    }
+
+    fn closing(&self, error: &Error) -> (u32, String) {
+        match error {
+            Error::Interrupted => (CLOSE_STOPPING, STOPPED.into()),
+            error => (CLOSE_REFUSED, error.to_string()),
+        }
+    }
+
+    fn unreachable(&self, what: &str) -> Error {
+        Error::Connect(format!("its client was lost: {what}"))
+    }
+
+    async fn end(&mut self) {
+        let mut lines = std::mem::take(&mut lock(&self.awaited.state).lines);
+        lines.shutdown().await;
+        let mut state = lock(&self.awaited.state);
+        state.wanted.clear();
+        state.early.clear();
+    }
+}
+
+fn sending(progress: &Progress) -> Sending {
+    Sending {
+        found_items: progress.found_items,
+        found_bytes: progress.found_bytes,
+        scan_done: u64::from(progress.scan_done),
+        confirmed_items: progress.confirmed_items,
+        confirmed_bytes: progress.confirmed_bytes,
+        kept_bytes: progress.kept_bytes,
+        active: progress.active as u64,
+        reserve: progress.reserve as u64,
+        takeovers: progress.takeovers,
+    }
+}

@@ -1,0 +1,349 @@
+//! Transfers that clients pull: what they ask for is sent over the connections that they open.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use quinn::VarInt;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::awaited::{Awaited, PulledLines};
+use super::config::ServeReporter;
+use super::drain::{Drain, STOPPED};
+use super::greeting::PullAsked;
+use super::lately::TransferKey;
+use super::limits::{Clients, ConnectionSeat, TransferSeat};
+use super::memory::Parts;
+use super::refusal::Refusal;
+use super::turned_away::{TurnedAway, has_heard};
+use super::turns::Turns;
+use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig, Controllers, SharedBudget};
+use crate::error::{Error, reason};
+use crate::event::{ServeEvent, Summary};
+use crate::identity::Fingerprint;
+use crate::mutex::lock;
+use crate::net::controllers::Late;
+use crate::net::limit::Limit;
+use crate::net::line::Line;
+use crate::net::telemetry::Telemetry;
+use crate::send::{Job, Sender, distinct};
+use crate::store::own::{RESERVED, has_reserved};
+use crate::store::root::Root;
+use crate::store::source::ReadOptions;
+use crate::store::start::Start;
+use crate::store::{named, shown};
+use crate::traffic::{PrimeConfig, SetConfig};
+use crate::wire::{
+    Control, HostNumber, PullRequest, PushNumber, VARINT_MAX, VERSION, Wish, is_path_safe,
+};
+
+/// A transfer that no line is up for ends after this time: its client may come back until then.
+const DESERTED_TIME: Duration = Duration::from_secs(30);
+/// Why an earlier run ends.
+const TAKEN_OVER: &str = "the same pull was started again and has taken over";
+/// Connections of one set, at most.
+const CONNECTIONS_MAX: u32 = 64;
+/// What may be sent and not confirmed of one transfer, at least, in bytes.
+const FLYING_BYTES_MIN: usize = 4 << 20;
+
+/// Sends what clients pull.
+pub(super) struct Giver {
+    root: Arc<Root>,
+    address: SocketAddr,
+    report: ServeReporter,
+    clients: Arc<Clients>,
+    parts: Parts,
+    drain: Arc<Drain>,
+    turned_away: Arc<TurnedAway>,
+    pulls: Arc<Mutex<HashMap<TransferKey, Arc<Pull>>>>,
+    admissions: Turns<TransferKey>,
+    /// One for each transfer.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// A transfer that is being sent.
+struct Pull {
+    instance: u64,
+    /// Which of its client's pulls it is a run of, and where that runs.
+    run: (PushNumber, HostNumber),
+    awaited: Arc<Awaited>,
+    congestion: Controllers,
+    /// Ends it, with a reason.
+    end: watch::Sender<Option<&'static str>>,
+}
+
+/// A connection whose client pulls, and what is known of it.
+pub(super) struct Caller {
+    pub(super) client: Fingerprint,
+    pub(super) seat: ConnectionSeat,
+    pub(super) telemetry: Arc<Telemetry>,
+    pub(super) controllers: Arc<Late>,
+}
+
+impl Giver {
+    pub(super) fn new(
+        root: Arc<Root>,
+        address: SocketAddr,
+        report: ServeReporter,
+        clients: Arc<Clients>,
+        parts: Parts,
+        (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
+    ) -> Self {
+        Self {
+            root,
+            address,
+            report,
+            clients,
+            parts,
+            drain,
+            turned_away,
+            pulls: Arc::default(),
+            admissions: Turns::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    /// Serves a connection of a transfer to its end.
+    pub(super) async fn serve(&self, caller: Caller, asked: PullAsked) {
+        let Caller { client, seat, telemetry, controllers } = caller;
+        let PullAsked { connection, answers, messages, request } = asked;
+        let line = Line::new(connection.clone(), self.address, telemetry, answers);
+        let key = (client, request.transfer);
+        let gone = async { drop(connection.closed().await) };
+        let admitted = self.admissions.take(key, gone, self.admit(key, &request, &line)).await;
+        match admitted {
+            None => {}
+            Some(Ok(pull)) => {
+                controllers.bind(Arc::clone(&pull.congestion), Instant::now());
+                line.say(Control::Grant { version: VERSION, instance: pull.instance });
+                pull.awaited.arrived(request.conn, line, messages);
+                connection.closed().await;
+            }
+            Some(Err(refusal)) => {
+                let reason = refusal.to_string();
+                connection.close(VarInt::from_u32(refusal.code()), reason.as_bytes());
+                self.turned_away.tell(connection.remote_address(), reason);
+                has_heard(&connection).await;
+            }
+        }
+        drop(seat);
+    }
+
+    /// How many transfers are being sent.
+    pub(super) fn served(&self) -> usize {
+        lock(&self.pulls).values().filter(|pull| pull.awaited.is_served()).count()
+    }
+
+    /// Ends all of them, and tells of it.
+    pub(super) async fn stop(&self) {
+        for pull in lock(&self.pulls).values() {
+            pull.end.send_replace(Some(STOPPED));
+        }
+        let mut tasks = std::mem::take(&mut *lock(&self.tasks));
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// The transfer that a connection belongs to; the first one begins it.
+    async fn admit(
+        &self,
+        key: TransferKey,
+        request: &PullRequest,
+        line: &Line,
+    ) -> Result<Arc<Pull>, Refusal> {
+        if request.version != VERSION {
+            let theirs = request.version;
+            return Err(Refusal::Final(format!(
+                "the server speaks version {VERSION} of the protocol, not {theirs}"
+            )));
+        }
+        if let Some(pull) = lock(&self.pulls).get(&key) {
+            return Ok(Arc::clone(pull));
+        }
+        if self.drain.is_on() {
+            return Err(Refusal::Stopping);
+        }
+        self.end_earlier(key.0, (request.pull, request.host));
+        let seat = match self.clients.begin(key.0) {
+            Ok(seat) => seat,
+            Err(reason) => self.turn(key.0, line, reason).await?,
+        };
+        let starts = self.starts(&request.sources).await?;
+        Ok(self.begin(key, request, starts, seat, line))
+    }
+
+    /// A pull that is run again takes over from its earlier run, of which this host may not know yet that it
+    /// has ended.
+    fn end_earlier(&self, client: Fingerprint, run: (PushNumber, HostNumber)) {
+        for ((other, _), pull) in lock(&self.pulls).iter() {
+            if *other == client && pull.run == run {
+                pull.end.send_replace(Some(TAKEN_OVER));
+            }
+        }
+    }
+
+    /// Has a client wait for its turn, as long as it is there, and tells it why.
+    async fn turn(
+        &self,
+        client: Fingerprint,
+        line: &Line,
+        reason: String,
+    ) -> Result<TransferSeat, Refusal> {
+        line.say(Control::Waiting { message: reason.into_bytes() });
+        tokio::select! {
+            seat = self.clients.turn(client) => Ok(seat?),
+            error = line.connection().closed() => Err(error.to_string().into()),
+            () = self.drain.begun() => Err(Refusal::Stopping),
+        }
+    }
+
+    /// Looks at what is asked for. Nobody is told more of what cannot be had than that.
+    async fn starts(&self, sources: &[Vec<u8>]) -> Result<Vec<Start>, Refusal> {
+        let (root, sources) = (Arc::clone(&self.root), sources.to_vec());
+        let look = move || {
+            let folder = root.current().map_err(|error| error.to_string())?;
+            if sources.is_empty() {
+                return Err("it names nothing to send".to_owned());
+            }
+            let mut starts = Vec::with_capacity(sources.len());
+            for source in sources {
+                let trimmed = source.strip_suffix(b"/").unwrap_or(&source);
+                if !trimmed.is_empty() && !is_path_safe(trimmed) {
+                    return Err(format!("the path {:?} is not allowed", shown(&source)));
+                }
+                if has_reserved(trimmed) {
+                    return Err(format!(
+                        "the path {:?} is not allowed: {RESERVED}",
+                        shown(&source)
+                    ));
+                }
+                let start = Start::below(&folder, &source);
+                let cannot = |error| format!("cannot read {}: {}", named(&source), reason(&error));
+                starts.push(start.map_err(cannot)?);
+            }
+            distinct(&starts).map_err(|error| error.to_string())?;
+            Ok(starts)
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.map_err(|error| error.to_string())?.map_err(Refusal::Final)
+    }
+
+    fn begin(
+        &self,
+        key: TransferKey,
+        request: &PullRequest,
+        starts: Vec<Start>,
+        seat: TransferSeat,
+        line: &Line,
+    ) -> Arc<Pull> {
+        let now = Instant::now();
+        let (set, wish) = (self.set(key.0, &request.wish), &request.wish);
+        let (algorithm, aggressiveness) = pressure(wish.pressure);
+        let budget = BudgetConfig { aggressiveness, memory: None };
+        let awaited = Awaited::new(set.connections);
+        let pull = Arc::new(Pull {
+            instance: rand::random::<u64>() & VARINT_MAX,
+            run: (request.pull, request.host),
+            awaited: Arc::clone(&awaited),
+            end: watch::Sender::new(None),
+            congestion: algorithm.controllers(&SharedBudget::new(budget, now)),
+        });
+        lock(&self.pulls).insert(key, Arc::clone(&pull));
+        let remote = line.connection().remote_address();
+        let name = request.transfer.name();
+        (self.report)(ServeEvent::Sending {
+            transfer: name.clone(),
+            client: key.0.to_string(),
+            remote,
+            sources: request.sources.iter().map(|source| shown(source)).collect(),
+        });
+        let job = Job {
+            transfer: request.transfer,
+            starts,
+            destination: request.destination.clone(),
+            set,
+            limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
+            read: ReadOptions::default(),
+            receipt: None,
+            began: now,
+        };
+        let note = {
+            let awaited = Arc::clone(&awaited);
+            move |event| awaited.note(&event)
+        };
+        let mut sender =
+            Sender::new(job, PulledLines::new(remote.to_string(), awaited), Arc::new(note));
+        let (pulls, report) = (Arc::clone(&self.pulls), Arc::clone(&self.report));
+        let mut tasks = lock(&self.tasks);
+        while tasks.try_join_next().is_some() {}
+        let mut end = pull.end.subscribe();
+        tasks.spawn(async move {
+            let ended = async { drop(end.wait_for(Option::is_some).await) };
+            let result = sender.run_until(ended).await;
+            lock(&pulls).remove(&key);
+            let result = match (result, *end.borrow()) {
+                (Err(Error::Interrupted), Some(reason)) => Err(Error::Peer(reason.into())),
+                (result, _) => result,
+            };
+            report(over(name, result, &sender.summary(), now));
+            drop(seat);
+        });
+        pull
+    }
+
+    /// The set that is asked for, within what this server gives.
+    fn set(&self, client: Fingerprint, wish: &Wish) -> SetConfig {
+        let most = |count: u32| count.clamp(1, CONNECTIONS_MAX) as usize;
+        let (clients, transfers) = self.clients.count(client);
+        let share = self.parts.stripes / (clients + 1) / transfers.max(1);
+        let share = share.min(self.parts.transfer_stripes).max(FLYING_BYTES_MIN) as u64;
+        let defaults = SetConfig::default();
+        let connections = most(wish.connections);
+        let active = most(wish.active).min(connections);
+        SetConfig {
+            connections,
+            active,
+            active_max: most(wish.active_max).max(active),
+            flying_bytes_max: share.min(defaults.flying_bytes_max),
+            stuck_after: DESERTED_TIME,
+            up_within: DESERTED_TIME,
+            prime: PrimeConfig {
+                budget_bytes: wish.prime_bytes.min(defaults.prime.budget_bytes),
+                ..defaults.prime
+            },
+            ..defaults
+        }
+    }
+}
+
+fn pressure(number: u64) -> (Algorithm, Aggressiveness) {
+    match number {
+        0 => (Algorithm::Cubic, Aggressiveness::default()),
+        1 => (Algorithm::Model, Aggressiveness::Background),
+        2 => (Algorithm::Model, Aggressiveness::Normal),
+        _ => (Algorithm::Model, Aggressiveness::Max),
+    }
+}
+
+/// What is told when a transfer is over.
+fn over(
+    transfer: String,
+    result: Result<Summary, Error>,
+    so_far: &Summary,
+    began: Instant,
+) -> ServeEvent {
+    match result {
+        Ok(summary) => ServeEvent::Sent {
+            transfer,
+            files: summary.files,
+            bytes: summary.bytes,
+            failed: summary.failed,
+            seconds: began.elapsed().as_secs_f64(),
+            padding_bytes: summary.padding_sent_bytes,
+        },
+        Err(error) => {
+            ServeEvent::Aborted { transfer, reason: error.to_string(), bytes: so_far.sent_bytes }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What is said where the server sends: what a client asks for, and what it hears beside the data.
+
+use super::{
+    Destination, HostNumber, PATH_BYTES_MAX, PushNumber, TransferSecret, WireError, get_bytes,
+    get_u32, get_varint, put_all, put_bytes, put_varint, within,
+};
+
+/// Sources that one request names, at most.
+pub const PULL_SOURCES_MAX: usize = 64;
+/// What they are called, in bytes, at most: they are told over each connection, in one message.
+pub const PULL_SOURCES_BYTES_MAX: usize = 3 << 10;
+
+/// What a client wants to have, and how. Every connection of a pull begins with the same one, but for its
+/// number: all that follows goes as in a push, with the server at the sender's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullRequest {
+    /// The protocol's version.
+    pub version: u64,
+    /// A secret that the client drew at random.
+    pub transfer: TransferSecret,
+    /// The connection's number within the transfer.
+    pub conn: u32,
+    /// Which pull it is: the same sources to the same place, run again, have the same number.
+    pub pull: PushNumber,
+    /// Where the client runs: an earlier run of the same pull is ended if it is of the same host.
+    pub host: HostNumber,
+    /// Where to, relative to the folder that the client writes below.
+    pub destination: Vec<u8>,
+    /// What is there.
+    pub found: Destination,
+    /// Paths below the server's root; a trailing slash means a folder's contents.
+    pub sources: Vec<Vec<u8>>,
+    /// How it is to be sent.
+    pub wish: Wish,
+}
+
+/// How a client wants to be sent to; the server's own bounds hold as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// N, the connections of the set.
+    pub connections: u32,
+    /// M, how many of them carry data at a time.
+    pub active: u32,
+    /// Up to which M may grow.
+    pub active_max: u32,
+    /// The most to send, in bytes per second; none if 0.
+    pub rate_max: u64,
+    /// 0 for CUBIC on each connection; else one more than how hard to press: 1 background, 2 normal, 3 max.
+    pub pressure: u64,
+    /// Padding that one priming may cost at most, in bytes.
+    pub prime_bytes: u64,
+}
+
+/// Why something at the source is not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsendable {
+    /// It cannot be read, or not be sent.
+    Source,
+    /// It is not there any more.
+    Vanished,
+    /// It was written to under way.
+    Changed,
+}
+
+/// How far a sender is, told a few times a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sending {
+    /// Files, folders and links that were found at the source.
+    pub found_items: u64,
+    /// Bytes of these files.
+    pub found_bytes: u64,
+    /// 1 if that is all.
+    pub scan_done: u64,
+    /// How many of these items the receiver has dealt with.
+    pub confirmed_items: u64,
+    /// Bytes that the receiver has, of earlier runs as well.
+    pub confirmed_bytes: u64,
+    /// Bytes that the receiver had of earlier runs.
+    pub kept_bytes: u64,
+    /// Connections that carry data.
+    pub active: u64,
+    /// Connections that stand by.
+    pub reserve: u64,
+    /// Connections that others took over from.
+    pub takeovers: u64,
+}
+
+/// What the sender did, told when all is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Files that are there.
+    pub files: u64,
+    /// Folders and links that are there.
+    pub others: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// What could not be sent.
+    pub unsent: u64,
+    /// Of these, what was not there any more.
+    pub vanished: u64,
+    /// Of these, what was written to under way.
+    pub changed: u64,
+    /// Files that the receiver had already.
+    pub kept_files: u64,
+    /// Bytes that were not sent again.
+    pub kept_bytes: u64,
+    /// Bytes of content that were sent.
+    pub sent_bytes: u64,
+    /// Padding that was sent, in bytes.
+    pub padding_bytes: u64,
+    /// Connections opened.
+    pub opened: u64,
+    /// Connections given up.
+    pub condemned: u64,
+    /// Connections given up while they carried stripes.
+    pub takeovers: u64,
+    /// Stripes confirmed.
+    pub stripes: u64,
+    /// Stripes sent again.
+    pub stripes_again: u64,
+    /// Sub-transfers.
+    pub sub_transfers: u64,
+}
+
+/// A message that is nothing but numbers, in the order of its fields.
+macro_rules! numbers {
+    ($name:ident: $($field:ident),*) => {
+        impl $name {
+            pub(super) fn encode(self, body: &mut Vec<u8>) {
+                put_all(body, &[$(self.$field),*]);
+            }
+
+            pub(super) fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
+                Ok(Self { $($field: get_varint(body)?),* })
+            }
+        }
+    };
+}
+
+numbers!(Sending: found_items, found_bytes, scan_done, confirmed_items, confirmed_bytes, kept_bytes, active, reserve, takeovers);
+numbers!(Sent: files, others, bytes, unsent, vanished, changed, kept_files, kept_bytes, sent_bytes, padding_bytes, opened, condemned, takeovers, stripes, stripes_again, sub_transfers);
+
+impl PullRequest {
+    pub(super) fn encode(&self, body: &mut Vec<u8>) {
+        put_varint(body, self.version);
+        self.transfer.encode(body);
+        put_varint(body, u64::from(self.conn));
+        self.pull.encode(body);
+        self.host.encode(body);
+        put_bytes(body, &self.destination);
+        put_all(body, &[self.found as u64, self.sources.len() as u64]);
+        for source in &self.sources {
+            put_bytes(body, source);
+        }
+        let Wish { connections, active, active_max, rate_max, pressure, prime_bytes } = self.wish;
+        put_all(body, &[connections, active, active_max].map(u64::from));
+        put_all(body, &[rate_max, pressure, prime_bytes]);
+    }
+
+    pub(super) fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
+        let version = get_varint(body)?;
+        let transfer = TransferSecret::decode(body)?;
+        let conn = get_u32("connection", body)?;
+        let (pull, host) = (PushNumber::decode(body)?, HostNumber::decode(body)?);
+        let destination = get_bytes("path", body, PATH_BYTES_MAX)?;
+        let found = Destination::of_number(get_varint(body)?)?;
+        let count = within("number of sources", get_varint(body)?, PULL_SOURCES_MAX)?;
+        let source = |_| get_bytes("path", body, PATH_BYTES_MAX);
+        let sources = (0..count).map(source).collect::<Result<_, _>>()?;
+        let wish = Wish {
+            connections: get_u32("connections", body)?,
+            active: get_u32("connections", body)?,
+            active_max: get_u32("connections", body)?,
+            rate_max: get_varint(body)?,
+            pressure: within("pressure", get_varint(body)?, 3)? as u64,
+            prime_bytes: get_varint(body)?,
+        };
+        Ok(Self { version, transfer, conn, pull, host, destination, found, sources, wish })
+    }
+}
+
+impl Unsendable {
+    pub(super) fn of_number(value: u64) -> Result<Self, WireError> {
+        Ok(match value {
+            0 => Self::Source,
+            1 => Self::Vanished,
+            2 => Self::Changed,
+            value => return Err(WireError::Unknown { what: "reason", value }),
+        })
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{VARINT_MAX, VERSION};
+    use super::*;
+
+    /// Any request.
+    pub(in crate::wire) fn request() -> impl Strategy<Value = PullRequest> {
+        let name = || proptest::collection::vec(any::<u8>(), 0..40);
+        let numbers = (any::<[u32; 3]>(), 0..=VARINT_MAX, 0..4_u64, 0..=VARINT_MAX);
+        let wish =
+            numbers.prop_map(|([connections, active, active_max], rate_max, pressure, bytes)| {
+                Wish { connections, active, active_max, rate_max, pressure, prime_bytes: bytes }
+            });
+        let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
+        (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish).prop_map(
+            |([transfer, pull, host], conn, destination, found, sources, wish)| PullRequest {
+                version: VERSION,
+                transfer: TransferSecret(transfer),
+                conn,
+                pull: PushNumber(pull),
+                host: HostNumber(host),
+                destination,
+                found: Destination::of_number(found).unwrap(),
+                sources,
+                wish,
+            },
+        )
+    }
+}
