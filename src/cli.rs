@@ -7,6 +7,7 @@ mod peer;
 mod pull;
 mod push;
 mod question;
+mod roots;
 mod serve;
 mod transfer;
 pub(crate) mod trust;

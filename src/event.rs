@@ -353,6 +353,18 @@ impl VerifySummary {
     }
 }
 
+/// A folder that a server serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServedRoot {
+    /// The name that paths begin with, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it is.
+    pub path: String,
+    /// The most that anybody may do below it: `read`, `write`, `both` or `append`.
+    pub access: String,
+}
+
 /// What happens at a server.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -362,6 +374,8 @@ pub enum ServeEvent {
     Listening {
         /// The UDP address.
         address: SocketAddr,
+        /// What is served.
+        roots: Vec<ServedRoot>,
     },
     /// A transfer's first connection was accepted.
     Started {
@@ -371,7 +385,7 @@ pub enum ServeEvent {
         client: String,
         /// The client's address.
         remote: SocketAddr,
-        /// The destination, relative to the root.
+        /// The destination, as the client says it: relative to the root, or with the name of one in front.
         destination: String,
     },
     /// A transfer is done and durable.
@@ -435,7 +449,7 @@ pub enum ServeEvent {
         client: String,
         /// Its address.
         remote: SocketAddr,
-        /// Where it looked, relative to the root.
+        /// Where it looked, as the client says it.
         destination: String,
         /// Files, folders and links that were compared.
         compared: u64,

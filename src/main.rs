@@ -103,8 +103,7 @@ async fn verify(args: VerifyArgs) -> Result<u8, Error> {
 async fn serve(args: ServeArgs) -> Result<u8, Error> {
     let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
-    let root = args.root.canonicalize().unwrap_or(args.root).display().to_string();
-    let report = ServeReport::new(args.output.report(), root, own);
+    let report = ServeReport::new(args.output.report(), own);
     let tell = Arc::new(move |event: ServeEvent| report.tell(&event));
     server.run_and_drain(tell, drain, stop).await?;
     Ok(0)

@@ -1,5 +1,6 @@
-//! Taking transfers into a folder.
+//! Taking transfers into folders.
 
+mod access;
 mod awaited;
 mod config;
 mod conn;
@@ -30,7 +31,8 @@ use quinn::{Endpoint, VarInt};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-pub use self::config::{KEEP_UNFINISHED, ServeConfig, ServeReporter};
+use self::access::Access;
+pub use self::config::{KEEP_UNFINISHED, Roots, ServeConfig, ServeReporter, ServedFolder};
 use self::conn::Services;
 use self::desk::Desk;
 use self::door::Door;
@@ -42,8 +44,8 @@ use self::memory::Parts;
 use self::turned_away::TurnedAway;
 use self::verify::Verifier;
 use crate::error::Error;
-use crate::event::ServeEvent;
-use crate::identity::Identity;
+use crate::event::{ServeEvent, ServedRoot};
+use crate::identity::{Identity, RootName};
 use crate::net::endpoint::{self, RECEIVE_BUFFER_LIMIT};
 use crate::net::tls;
 use crate::store::clean::{Left, clean};
@@ -64,26 +66,25 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// How long transfers that were ended may take to be seen off.
 const END_TIME: Duration = Duration::from_secs(2);
 
-/// A server that has its socket and root folder.
+/// A server that has its socket and root folders.
 pub struct Server {
     endpoint: Endpoint,
     address: SocketAddr,
     tls: Arc<QuicServerConfig>,
     datagram_bytes_max: u16,
     keep_unfinished: Duration,
-    root: Arc<Root>,
+    access: Arc<Access>,
+    /// What is told of the roots.
+    served: Vec<ServedRoot>,
     names: OwnNames,
     means: Means,
     discards: bool,
 }
 
 impl Server {
-    /// Opens the root folder and the socket. Needs a tokio runtime.
+    /// Opens the root folders and the socket. Needs a tokio runtime.
     pub fn bind(config: ServeConfig) -> Result<Self, Error> {
-        let root = Root::open(&config.root).map_err(|error| {
-            let root = config.root.display();
-            Error::Disk(format!("cannot open the root folder {root}: {}", reason(&error)))
-        })?;
+        let access = Access::open(&config.roots, config.trust.clone())?;
         let secret = config.identity.secret("qbulk server endpoint 1");
         let names = own_names(&config.identity);
         let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
@@ -107,7 +108,8 @@ impl Server {
             tls,
             datagram_bytes_max: config.datagram_bytes_max,
             keep_unfinished: config.keep_unfinished,
-            root: Arc::new(root),
+            access: Arc::new(access),
+            served: served(&config.roots),
             names,
             means: Means { limits, parts, descriptors: Descriptors::new(open_max) },
             discards: false,
@@ -143,7 +145,7 @@ impl Server {
         drain: impl Future<Output = ()> + Send,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
-        report(ServeEvent::Listening { address: self.address });
+        report(ServeEvent::Listening { address: self.address, roots: self.served.clone() });
         if let Some(limit) = endpoint::small_receive_buffer(Path::new(RECEIVE_BUFFER_LIMIT)) {
             tracing::warn!(
                 "the system limits receive buffers to {limit} bytes, which is too small for fast paths; \
@@ -153,8 +155,10 @@ impl Server {
         let (door, services) = self.open(report);
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
-        let stop_clean = Arc::clone(&stop_cleaning);
-        cleaning.spawn(clean_often(self.root, self.names, self.keep_unfinished, stop_clean));
+        for root in self.access.roots() {
+            let (root, stop) = (Arc::clone(root), Arc::clone(&stop_cleaning));
+            cleaning.spawn(clean_often(root, self.names.clone(), self.keep_unfinished, stop));
+        }
         let mut tasks = JoinSet::new();
         tokio::pin!(drain, stop);
         let mut drain_tick = tokio::time::interval(DRAIN_TICK);
@@ -219,7 +223,7 @@ impl Server {
         let turned_away = Arc::new(TurnedAway::new(Arc::clone(&report)));
         let drain = Arc::new(Drain::default());
         let desk = Desk::new(
-            Arc::clone(&self.root),
+            Arc::clone(&self.access),
             self.names.clone(),
             self.discards,
             Arc::clone(&report),
@@ -228,7 +232,7 @@ impl Server {
             (Arc::clone(&drain), Arc::clone(&turned_away)),
         );
         let giver = Giver::new(
-            Arc::clone(&self.root),
+            Arc::clone(&self.access),
             self.address,
             Arc::clone(&report),
             Arc::clone(&clients),
@@ -246,7 +250,7 @@ impl Server {
         let services = Services {
             desk,
             giver,
-            verifier: Verifier::new(Arc::clone(&self.root), &self.means, Arc::clone(&drain)),
+            verifier: Verifier::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
             drain,
             turned_away,
             report,
@@ -254,6 +258,16 @@ impl Server {
         };
         (Arc::new(door), Arc::new(services))
     }
+}
+
+/// What is told of what is served.
+fn served(roots: &Roots) -> Vec<ServedRoot> {
+    let told = |(name, folder): (Option<&RootName>, &ServedFolder)| ServedRoot {
+        name: name.map(ToString::to_string),
+        path: folder.path.canonicalize().as_ref().unwrap_or(&folder.path).display().to_string(),
+        access: folder.rights.to_string(),
+    };
+    roots.folders().map(told).collect()
 }
 
 /// The names that the server with this identity gives to what is not finished.

@@ -81,7 +81,7 @@ fn every_event_is_documented_as_it_is() {
         PushEvent::Summary(Summary::default()),
     ];
     let serve = [
-        ServeEvent::Listening { address: address() },
+        ServeEvent::Listening { address: address(), roots: Vec::new() },
         ServeEvent::Started {
             transfer: text(),
             client: text(),

@@ -8,6 +8,8 @@ use clap::{Arg, ArgAction, Command};
 use qbulk::identity::config_dir;
 use toml::{Table, Value};
 
+use super::roots;
+
 /// The user's `config.toml` with its contents, if there is one.
 pub(super) fn load() -> Result<Option<(PathBuf, String)>, String> {
     let Ok(dir) = config_dir() else { return Ok(None) };
@@ -32,7 +34,16 @@ pub(super) fn apply(
 ) -> Result<Command, String> {
     let Some(&own) = names.first() else { return Ok(command) };
     let sections = sections(&command);
-    for (section, values) in parse(text, own, &sections)? {
+    let mut all = parse(text, own, &sections)?;
+    let tables = all.remove(roots::TABLES).filter(|_| own == roots::COMMAND);
+    if let Some(tables) = &tables
+        && all.get(own).is_some_and(|values| values.get(roots::TABLES).is_some())
+    {
+        let named =
+            roots::of_tables(tables).map(|_| "root in [serve] and [root.NAME] cannot be together");
+        return Err(named?.into());
+    }
+    for (section, values) in all {
         if section == own {
             let Value::Table(values) = values else {
                 return Err(format!("{section:?} must be a section: [{section}]"));
@@ -41,7 +52,8 @@ pub(super) fn apply(
                 command = set(command, names, &key, &value, &skips)?;
             }
         } else if !sections.contains(&section) {
-            let known: Vec<_> = sections.iter().map(|section| format!("[{section}]")).collect();
+            let known = sections.iter().map(|section| format!("[{section}]"));
+            let known: Vec<_> = known.chain([format!("[{}.NAME]", roots::TABLES)]).collect();
             let known = known.join(", ");
             return Err(match values {
                 Value::Table(_) => format!("unknown section [{section}]: expected one of {known}"),
@@ -49,7 +61,10 @@ pub(super) fn apply(
             });
         }
     }
-    Ok(command)
+    match tables {
+        Some(tables) => set(command, names, roots::TABLES, &roots::of_tables(&tables)?, &skips),
+        None => Ok(command),
+    }
 }
 
 /// What has options: subcommands, and those that have such.
@@ -82,7 +97,12 @@ fn without_others(text: &str, own: &str, sections: &[String]) -> String {
         if let Some(header) = line.trim_start().strip_prefix('[') {
             let name = header.trim_start_matches('[').split([']', '.']).next().unwrap_or_default();
             let name = name.trim().trim_matches(['"', '\'']);
-            is_others = name != own && sections.iter().any(|section| section == name);
+            let (is_own, is_known) = if name == roots::TABLES {
+                (own == roots::COMMAND, true)
+            } else {
+                (name == own, sections.iter().any(|section| section == name))
+            };
+            is_others = is_known && !is_own;
         }
         if !is_others {
             out.push_str(line);

@@ -13,16 +13,24 @@ use qbulk::net::path::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{KEEP_UNFINISHED, Limits, ServeConfig, Server};
 
+use super::roots::{AccessArg, RootArg, root, roots};
 use super::url::DEFAULT_PORT;
 use super::values::{bytes, count, datagram_bytes, duration, listen, time};
 use super::{IdentityArgs, OutputArgs, trust};
 
 const EXAMPLES: &str = "\
-Who may write: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
+Who is let in: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
 configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
 Nobody else gets as far as naming a file. authorized_keys is read again when it has changed: a key that is \
 taken out lets nobody in from then on.
   qbulk serve --root /srv/data --authorize SHA256:...
+What they may do below the root is what --access says: both (the default), only read, only write, or append: \
+then nothing that is there is replaced, removed or changed. Several folders are served by names, which paths then \
+begin with, as in qbulk://HOST/media/film.mkv, each with an access of its own:
+  qbulk serve --root media=/srv/media --access media=read --root in=/srv/in --access in=append
+or in config.toml, where [root.media] has path = \"/srv/media\" and access = \"read\". A key in authorized_keys \
+that is to do less has that in front of it, and counts at once:
+  access=read root=media SHA256:... alice
 Stop it with Ctrl-C or SIGTERM: transfers that run may still end within --drain-time, and new ones are turned \
 away; a second signal ends it at once. Finished files stay, and unfinished transfers go on when it runs again.";
 
@@ -32,10 +40,15 @@ pub(crate) struct ServeArgs {
     /// The UDP address to listen on; without an IP all of them, and without a port 4433.
     #[arg(long, value_name = "IP:PORT", default_value = format!("[::]:{DEFAULT_PORT}"), value_parser = listen, env = "QBULK_LISTEN")]
     listen: SocketAddr,
-    /// The folder that all transfers are written below.
-    #[arg(long, value_name = "DIR", default_value = ".", env = "QBULK_ROOT")]
-    pub(crate) root: PathBuf,
-    /// A client's fingerprint that may write; repeatable.
+    /// The folder that is served; or, repeatable, several with names that paths begin with. A folder with a =
+    /// before any / in its path is written as ./DIR.
+    #[arg(long, value_name = "[NAME=]DIR", default_value = ".", value_parser = root(), env = "QBULK_ROOT")]
+    root: Vec<RootArg>,
+    /// What may be done below the root, or below the one of that name: read, write, both or append; repeatable
+    /// [default: both].
+    #[arg(long, value_name = "[NAME=]MODE", value_delimiter = ',', env = "QBULK_ACCESS")]
+    access: Vec<AccessArg>,
+    /// A client's fingerprint that is let in, and may do all that the roots allow; repeatable.
     #[arg(
         long,
         value_name = "SHA256:...",
@@ -79,8 +92,9 @@ pub(crate) struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Opens the socket and the root. Returns the server and its own fingerprint.
+    /// Opens the socket and the roots. Returns the server and its own fingerprint.
     pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
+        let roots = roots(&self.root, &self.access)?;
         let identity = Arc::new(trust::identity(&self.identity)?);
         let own = identity.fingerprint();
         let listed = match config_dir() {
@@ -91,7 +105,8 @@ impl ServeArgs {
         };
         let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
-        let trust = ServerTrust { allowed, listed: listed.map(Arc::new), ca };
+        let trust =
+            ServerTrust { allowed, listed: listed.map(Arc::new), ca, ..ServerTrust::default() };
         let server = Server::bind(ServeConfig {
             datagram_bytes_max: self.mtu,
             limits: Limits {
@@ -102,7 +117,7 @@ impl ServeArgs {
             },
             memory: self.memory,
             keep_unfinished: self.keep_unfinished,
-            ..ServeConfig::new(self.listen, self.root.clone(), identity, trust)
+            ..ServeConfig::new(self.listen, roots, identity, trust)
         })?;
         Ok((server, own))
     }

@@ -5,8 +5,10 @@
 //! the key because TLS wants one; no certificate authority is needed (see [`crate::certs`] for
 //! those who want one).
 
+mod authorized;
 mod files;
 mod fingerprint;
+mod grant;
 mod trust;
 
 use std::{
@@ -22,9 +24,11 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+pub use authorized::{AuthorizedKeys, AuthorizedKeysFile};
 pub(crate) use files::{NewFiles, create_private_dir, make_private_dir, read, read_private};
 pub use fingerprint::Fingerprint;
-pub use trust::{AuthorizedKeys, AuthorizedKeysFile, KnownHosts};
+pub use grant::{Grant, Rights, RootName, Writes};
+pub use trust::KnownHosts;
 
 /// What can go wrong with identities, trust files and certificates.
 #[derive(Debug, thiserror::Error)]

@@ -1,20 +1,17 @@
-//! The files that say whom to trust: servers in `known_hosts`, clients in `authorized_keys`.
+//! The servers whose keys are known, in `known_hosts`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs::{self, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Mutex,
-    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use super::{
     Fingerprint, IdentityError,
     files::{create_private_dir, failed, is_missing},
 };
-use crate::mutex::lock;
 
 /// The servers whose keys are known: lines of `host:port SHA256:...`, with `#` comments and blank
 /// lines.
@@ -99,156 +96,9 @@ impl KnownHosts {
     }
 }
 
-/// The clients a server lets in: lines of `SHA256:...` and an optional comment, with `#` comments
-/// and blank lines.
-#[derive(Debug)]
-pub struct AuthorizedKeys {
-    keys: BTreeSet<Fingerprint>,
-}
-
-impl AuthorizedKeys {
-    /// Loads a file; one that does not exist authorises nobody.
-    pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let mut keys = BTreeSet::new();
-        for_each_entry(path, |_, line| {
-            keys.insert(authorized_key(line)?);
-            Ok(())
-        })?;
-        Ok(Self { keys })
-    }
-
-    /// Whether this key may come in.
-    pub fn contains(&self, key: &Fingerprint) -> bool {
-        self.keys.contains(key)
-    }
-
-    /// All keys that may come in.
-    pub fn fingerprints(&self) -> &BTreeSet<Fingerprint> {
-        &self.keys
-    }
-}
-
-/// An `authorized_keys` that is read again when it has changed, so that a key that is taken out of it
-/// lets nobody in from then on.
-#[derive(Debug)]
-pub struct AuthorizedKeysFile {
-    path: PathBuf,
-    read: Mutex<ReadKeys>,
-}
-
-#[derive(Debug, Default)]
-struct ReadKeys {
-    /// Of the file that the keys are from; without it, the file is read again.
-    stamp: Option<Stamp>,
-    keys: BTreeSet<Fingerprint>,
-    /// What is wrong with it, which has been said.
-    told: BTreeSet<String>,
-}
-
-/// What changes with a file: device, inode, length, and when its content and it were changed.
-type Stamp = (u64, u64, u64, [i64; 2], [i64; 2]);
-
-/// A file that was changed so short a time ago may change again without looking different.
-const STAMP_AGE_MIN: Duration = Duration::from_secs(1);
-
-impl AuthorizedKeysFile {
-    /// Loads a file, which must be in order now; one that does not exist authorises nobody.
-    pub fn load(path: &Path) -> Result<Self, IdentityError> {
-        let stamp = stamp(path);
-        let keys = AuthorizedKeys::load(path)?.keys;
-        let read = ReadKeys { stamp, keys, told: BTreeSet::new() };
-        Ok(Self { path: path.to_owned(), read: Mutex::new(read) })
-    }
-
-    /// Whether this key may come in, as the file is now. A line that cannot be understood lets nobody
-    /// in. Where the file cannot be read for a reason that says nothing about it, such as too many open
-    /// files, it counts as it was. Both are warned of, once.
-    pub fn contains(&self, key: &Fingerprint) -> bool {
-        let mut read = lock(&self.read);
-        let stamp = stamp(&self.path);
-        if stamp.is_none() || stamp != read.stamp {
-            for warning in read.update(&self.path, stamp, fs::read(&self.path)) {
-                tracing::warn!("{warning}");
-            }
-        }
-        read.keys.contains(key)
-    }
-}
-
-impl ReadKeys {
-    /// Takes over what was read. Returns what was not said about it before.
-    fn update(
-        &mut self,
-        path: &Path,
-        stamp: Option<Stamp>,
-        contents: io::Result<Vec<u8>>,
-    ) -> Vec<String> {
-        let shown = path.display();
-        let mut wrong = BTreeSet::new();
-        match contents {
-            Ok(text) => {
-                self.keys.clear();
-                for (number, line) in entries(&String::from_utf8_lossy(&text)) {
-                    match authorized_key(line) {
-                        Ok(key) => drop(self.keys.insert(key)),
-                        Err(reason) => {
-                            wrong.insert(format!(
-                                "{shown}, line {number}: {reason}: it is passed over"
-                            ));
-                        }
-                    }
-                }
-                self.stamp = stamp;
-            }
-            Err(error) if is_missing(&error) => {
-                self.keys.clear();
-                self.stamp = stamp;
-            }
-            Err(error) if is_about_the_file(&error) => {
-                self.keys.clear();
-                self.stamp = stamp;
-                wrong.insert(format!("cannot read {shown}: {error}: none of its keys is accepted"));
-            }
-            Err(error) => {
-                // It is tried again at the next opportunity.
-                self.stamp = None;
-                wrong.insert(format!(
-                    "cannot read {shown}: {error}: the keys that it had count until it can be read"
-                ));
-            }
-        }
-        let new = wrong.difference(&self.told).cloned().collect();
-        self.told = wrong;
-        new
-    }
-}
-
-/// Whether an error says that the file is not to be read, and not that it cannot be read just now.
-fn is_about_the_file(error: &io::Error) -> bool {
-    use io::ErrorKind::{IsADirectory, PermissionDenied};
-    let is_loop = error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error());
-    matches!(error.kind(), IsADirectory | PermissionDenied) || is_loop
-}
-
-/// `None` if a later change could look the same.
-fn stamp(path: &Path) -> Option<Stamp> {
-    let found = fs::metadata(path).ok()?;
-    let seconds = u64::try_from(found.ctime()).ok()?;
-    let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(seconds)).ok()?;
-    let times = ([found.mtime(), found.mtime_nsec()], [found.ctime(), found.ctime_nsec()]);
-    // The time of the change is cut to whole seconds here.
-    let is_old = age > STAMP_AGE_MIN + Duration::from_secs(1);
-    is_old.then_some((found.dev(), found.ino(), found.len(), times.0, times.1))
-}
-
-fn authorized_key(line: &str) -> Result<Fingerprint, String> {
-    let key = line.split_whitespace().next().unwrap_or_default();
-    key.parse().map_err(|error: IdentityError| error.to_string())
-}
-
 /// Calls `entry` for every line of a file that is neither blank nor a comment. A bad line is an
 /// error and not skipped: a typing mistake must not silently change who is trusted.
-fn for_each_entry(
+pub(super) fn for_each_entry(
     path: &Path,
     mut entry: impl FnMut(usize, &str) -> Result<(), String>,
 ) -> Result<(), IdentityError> {
@@ -267,7 +117,7 @@ fn for_each_entry(
 }
 
 /// The lines that are neither blank nor comments, with their numbers, counted from one.
-fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
+pub(super) fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = (1..).zip(text.lines().map(str::trim));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }
@@ -433,90 +283,5 @@ mod tests {
             }
         });
         assert_eq!(KnownHosts::load(&path).unwrap().hosts.len(), 50);
-    }
-
-    #[test]
-    fn authorized_keys_are_found() {
-        let (_dir, path) = with_file(&format!("# all\n\n{A} alice on her laptop\n"));
-        let keys = AuthorizedKeys::load(&path).unwrap();
-        assert!(keys.contains(&A.parse().unwrap()));
-        assert!(!keys.contains(&B.parse().unwrap()));
-        assert_eq!(keys.fingerprints().len(), 1);
-
-        let (_dir, path) = with_file(&format!("{A}\nalice {B}\n"));
-        let error = AuthorizedKeys::load(&path).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{}, line 2: \"alice\" is not", path.display())));
-        assert!(AuthorizedKeys::load(Path::new("/nonexistent")).unwrap().keys.is_empty());
-    }
-
-    #[test]
-    fn what_is_taken_out_of_authorized_keys_lets_nobody_in_any_more() {
-        let [a, b] = [A, B].map(|key| key.parse().unwrap());
-        let (_dir, path) = with_file(&format!("{A}\n"));
-        let file = AuthorizedKeysFile::load(&path).unwrap();
-        let lets_in = || [a, b].map(|key| file.contains(&key));
-        assert_eq!(lets_in(), [true, false]);
-        // As long as before, and within the same moment.
-        fs::write(&path, format!("{B}\n")).unwrap();
-        assert_eq!(lets_in(), [false, true]);
-        fs::write(&path, format!("{A}\nmistyped {B}\n")).unwrap();
-        assert_eq!(lets_in(), [true, false], "the other lines count");
-        fs::remove_file(&path).unwrap();
-        assert_eq!(lets_in(), [false, false]);
-        fs::write(&path, format!("{A}\n")).unwrap();
-        assert_eq!(lets_in(), [true, false]);
-        assert!(stamp(&path).is_none(), "it is too new to be remembered");
-        let old = SystemTime::now() - Duration::from_secs(3_600);
-        fs::File::open(&path).unwrap().set_modified(old).unwrap();
-        assert!(stamp(&path).is_none(), "its own time of change counts");
-
-        fs::write(&path, "mistyped").unwrap();
-        assert!(AuthorizedKeysFile::load(&path).is_err());
-    }
-
-    #[test]
-    fn what_cannot_be_read_for_the_moment_counts_as_it_was() {
-        use rustix::io::Errno;
-        let path = Path::new("authorized_keys");
-        let [a, b] = [A, B].map(|key| key.parse::<Fingerprint>().unwrap());
-        let stamp = Some((1, 1, 1, [1, 1], [1, 1]));
-        for (errno, stays) in [
-            (Errno::MFILE, true),
-            (Errno::NFILE, true),
-            (Errno::NOMEM, true),
-            (Errno::IO, true),
-            (Errno::STALE, true),
-            (Errno::NOENT, false),
-            (Errno::NOTDIR, false),
-            (Errno::ACCESS, false),
-            (Errno::ISDIR, false),
-        ] {
-            let mut read = ReadKeys::default();
-            read.update(path, stamp, Ok(format!("{A}\n").into_bytes()));
-            assert_eq!(read.stamp, stamp);
-            read.update(path, stamp, Err(errno.into()));
-            assert_eq!(read.keys.contains(&a), stays, "{errno}");
-            assert_eq!(read.stamp.is_none(), stays, "{errno}: it is tried again");
-            read.update(path, stamp, Ok(format!("{B}\n").into_bytes()));
-            assert_eq!([a, b].map(|key| read.keys.contains(&key)), [false, true], "{errno}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_with_authorized_keys_is_said_once() {
-        let path = Path::new("authorized_keys");
-        let mut read = ReadKeys::default();
-        let mut update = |contents| read.update(path, None, contents);
-        let bad = |last: &str| Ok(format!("mistyped\n{A} Jos\u{e9}\n{last}").into_bytes());
-        let said = update(bad(""));
-        assert_eq!(said.len(), 1);
-        assert!(said[0].starts_with("authorized_keys, line 1: \"mistyped\""), "{said:?}");
-        assert!(update(bad("")).is_empty());
-        let said = update(bad("SHA256:\n"));
-        assert!(said.len() == 1 && said[0].contains("line 3"), "{said:?}");
-        let denied = || Err(rustix::io::Errno::ACCESS.into());
-        assert_eq!([update(denied()).len(), update(denied()).len()], [1, 0]);
-        assert!(update(Ok(format!("{A} Jos\u{e9}").into_bytes())).is_empty());
-        assert_eq!(update(bad("")).len(), 1, "it was right in between");
     }
 }

@@ -37,7 +37,7 @@ use rustls::{
     version::TLS13,
 };
 
-use crate::identity::{AuthorizedKeysFile, Fingerprint, Identity, IdentityError};
+use crate::identity::{AuthorizedKeysFile, Fingerprint, Grant, Identity, IdentityError};
 use crate::mutex::lock;
 
 /// The application protocol; an incompatible change of the protocol gets a new number.
@@ -68,6 +68,27 @@ pub struct ServerTrust {
     pub listed: Option<Arc<AuthorizedKeysFile>>,
     /// Clients with a valid certificate from one of these authorities.
     pub ca: Option<RootCertStore>,
+    /// Those of them that have come and were let in by that alone.
+    pub certified: Arc<Certified>,
+}
+
+/// Keys that were shown with a valid certificate: as many as the authorities have given one.
+#[derive(Debug, Default)]
+pub struct Certified(Mutex<BTreeSet<Fingerprint>>);
+
+impl ServerTrust {
+    /// What a client that was let in is allowed, as lists and certificates are now. What is said of a key in
+    /// the file counts before its certificate.
+    pub fn grants(&self, key: &Fingerprint) -> Vec<Grant> {
+        if self.allowed.contains(key) {
+            return vec![Grant::ALL];
+        }
+        match self.listed.as_ref().and_then(|listed| listed.grants(key)) {
+            Some(grants) => grants,
+            None if lock(&self.certified.0).contains(key) => vec![Grant::ALL],
+            None => Vec::new(),
+        }
+    }
 }
 
 /// The client's side of TLS.
@@ -165,8 +186,8 @@ fn rustls_server(
         ),
     };
     let signatures = Signatures(provider.signature_verification_algorithms);
-    let ServerTrust { allowed, listed, .. } = trust;
-    let verifier = Arc::new(AllowedClient { allowed, listed, ca, signatures });
+    let ServerTrust { allowed, listed, certified, .. } = trust;
+    let verifier = Arc::new(AllowedClient { allowed, listed, ca, certified, signatures });
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])
         .map_err(tls_error)?
@@ -358,6 +379,7 @@ struct AllowedClient {
     allowed: BTreeSet<Fingerprint>,
     listed: Option<Arc<AuthorizedKeysFile>>,
     ca: Option<Arc<dyn ClientCertVerifier>>,
+    certified: Arc<Certified>,
     signatures: Signatures,
 }
 
@@ -374,13 +396,18 @@ impl ClientCertVerifier for AllowedClient {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let key = Fingerprint::of_cert(end_entity)?;
-        let is_listed = || self.listed.as_ref().is_some_and(|listed| listed.contains(&key));
-        if self.allowed.contains(&key) || is_listed() {
+        if self.allowed.contains(&key) {
             return Ok(ClientCertVerified::assertion());
         }
-        match &self.ca {
-            Some(ca) => ca.verify_client_cert(end_entity, intermediates, now),
-            None => Err(unauthorized(end_entity)),
+        match (self.listed.as_ref().and_then(|listed| listed.grants(&key)), &self.ca) {
+            (Some(grants), _) if !grants.is_empty() => Ok(ClientCertVerified::assertion()),
+            (None, Some(ca)) => {
+                let verified = ca.verify_client_cert(end_entity, intermediates, now)?;
+                lock(&self.certified.0).insert(key);
+                Ok(verified)
+            }
+            // Whatever certificate it has, where it is not clear what it may do.
+            (Some(_), _) | (None, None) => Err(unauthorized(end_entity)),
         }
     }
 
@@ -602,10 +629,36 @@ mod tests {
             let server = server_config(&s, trust.clone()).unwrap();
             let met = meet(server, client(who, pinned(&s)), "localhost").await;
             assert_eq!(met.on_server.unwrap(), Some(who.fingerprint()));
+            assert_eq!(trust.grants(&who.fingerprint()), [Grant::ALL]);
         }
+        assert!(trust.grants(&someone().fingerprint()).is_empty());
         let server = server_config(&s, trust).unwrap();
         let by_name = client(&c, ClientTrust::Ca(roots));
         meet(server, by_name, "localhost").await.assert_refused();
+    }
+
+    #[tokio::test]
+    async fn what_is_said_of_a_key_counts_before_its_certificate() {
+        let (dir, roots) = new_ca("fleet");
+        let (s, c) = (someone(), issued(dir.path(), "client", &[]));
+        let path = dir.path().join("authorized_keys");
+        std::fs::write(&path, format!("access=read {}\n", c.fingerprint())).unwrap();
+        let listed = Some(Arc::new(AuthorizedKeysFile::load(&path).unwrap()));
+        let trust = ServerTrust { ca: Some(roots), listed, ..Default::default() };
+        let meets = async || {
+            let server = server_config(&s, trust.clone()).unwrap();
+            meet(server, client(&c, pinned(&s)), "localhost").await
+        };
+        assert!(meets().await.on_server.is_ok());
+        assert_eq!(trust.grants(&c.fingerprint()), [Grant::parse(["access=read"]).unwrap()]);
+        std::fs::write(&path, format!("acess=read {}\n", c.fingerprint())).unwrap();
+        assert!(trust.grants(&c.fingerprint()).is_empty());
+        meets().await.assert_refused();
+        // It has come by its line until now: what it may do by its certificate, it may once it has come so.
+        std::fs::write(&path, "").unwrap();
+        assert!(trust.grants(&c.fingerprint()).is_empty());
+        assert!(meets().await.on_server.is_ok());
+        assert_eq!(trust.grants(&c.fingerprint()), [Grant::ALL]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What `qbulk serve` tells.
 
-use qbulk::event::ServeEvent;
+use qbulk::event::{ServeEvent, ServedRoot};
 use qbulk::identity::Fingerprint;
 
 use super::Output;
@@ -12,13 +12,12 @@ use crate::out::{self, Weight};
 pub(crate) struct ServeReport {
     output: Output,
     json: Json,
-    root: String,
     own: Fingerprint,
 }
 
 impl ServeReport {
-    pub(crate) fn new(output: Output, root: String, own: Fingerprint) -> Self {
-        Self { output, json: Json::start(), root, own }
+    pub(crate) fn new(output: Output, own: Fingerprint) -> Self {
+        Self { output, json: Json::start(), own }
     }
 
     pub(crate) fn tell(&self, event: &ServeEvent) {
@@ -33,8 +32,9 @@ impl ServeReport {
 
     fn line(&self, event: &ServeEvent) -> String {
         match event {
-            ServeEvent::Listening { address } => {
-                format!("listening on {address} (UDP), root {}, key {}", self.root, self.own)
+            ServeEvent::Listening { address, roots } => {
+                let roots: Vec<_> = roots.iter().map(root).collect();
+                format!("listening on {address} (UDP), {}, key {}", roots.join(", "), self.own)
             }
             ServeEvent::Started { transfer, client, remote, destination } => {
                 format!("{transfer}: from {remote} ({client}) to /{destination}")
@@ -70,4 +70,11 @@ impl ServeReport {
             other => format!("{other:?}"),
         }
     }
+}
+
+/// What may be done where.
+fn root(root: &ServedRoot) -> String {
+    let ServedRoot { name, path, access } = root;
+    let name = name.as_ref().map_or(String::new(), |name| format!("{name} = "));
+    format!("root {name}{path} (access: {access})")
 }

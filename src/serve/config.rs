@@ -1,5 +1,6 @@
 //! How to serve.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Duration;
 
 use super::limits::Limits;
 use crate::event::ServeEvent;
-use crate::identity::Identity;
+use crate::identity::{Identity, Rights, RootName};
 use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ServerTrust;
@@ -22,11 +23,11 @@ pub struct ServeConfig {
     pub listen: SocketAddr,
     /// Where the socket comes from.
     pub sockets: Arc<dyn Sockets>,
-    /// The folder that transfers are written below.
-    pub root: PathBuf,
+    /// What is served.
+    pub roots: Roots,
     /// Who we are.
     pub identity: Arc<Identity>,
-    /// Which clients may write.
+    /// Which clients are let in, and what each is allowed.
     pub trust: ServerTrust,
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
@@ -39,17 +40,17 @@ pub struct ServeConfig {
 }
 
 impl ServeConfig {
-    /// A server as it is without any options.
+    /// A server as it is without any options: of one folder, for instance.
     pub fn new(
         listen: SocketAddr,
-        root: PathBuf,
+        roots: impl Into<Roots>,
         identity: Arc<Identity>,
         trust: ServerTrust,
     ) -> Self {
         Self {
             listen,
             sockets: Arc::new(SystemSockets),
-            root,
+            roots: roots.into(),
             identity,
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
@@ -57,6 +58,43 @@ impl ServeConfig {
             memory: None,
             keep_unfinished: KEEP_UNFINISHED,
         }
+    }
+}
+
+/// What a server serves: one folder, or several that paths tell by their first name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Roots<P = PathBuf> {
+    /// Paths are relative to this folder.
+    One(ServedFolder<P>),
+    /// Paths begin with the name of one of these.
+    Named(BTreeMap<RootName, ServedFolder<P>>),
+}
+
+/// A folder that is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedFolder<P = PathBuf> {
+    /// Where it is.
+    pub path: P,
+    /// The most that anybody may do below it.
+    pub rights: Rights,
+}
+
+/// One folder, below which everything may be done.
+impl From<PathBuf> for Roots {
+    fn from(path: PathBuf) -> Self {
+        Self::One(ServedFolder { path, rights: Rights::BOTH })
+    }
+}
+
+impl<P> Roots<P> {
+    /// All folders, with their names if they have some.
+    pub fn folders(&self) -> impl Iterator<Item = (Option<&RootName>, &ServedFolder<P>)> {
+        let (one, named) = match self {
+            Self::One(folder) => (Some(folder), None),
+            Self::Named(folders) => (None, Some(folders)),
+        };
+        let named = named.into_iter().flatten().map(|(name, folder)| (Some(name), folder));
+        one.into_iter().map(|folder| (None, folder)).chain(named)
     }
 }
 

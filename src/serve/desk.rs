@@ -11,6 +11,7 @@ use std::time::Duration;
 use cap_std::fs::Dir;
 use quinn::VarInt;
 
+use super::access::{Access, Reached, Right};
 use super::config::ServeReporter;
 use super::drain::Drain;
 use super::greeting::{Hello, destination_path};
@@ -29,7 +30,6 @@ use crate::store::descriptors::{Descriptors, patiently};
 use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner};
-use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
 use crate::wire::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control};
@@ -47,7 +47,7 @@ const LIFE_TIME: Duration = Duration::from_secs(2);
 
 /// Where connections are brought together to transfers.
 pub(super) struct Desk {
-    root: Arc<Root>,
+    access: Arc<Access>,
     names: OwnNames,
     discards: bool,
     report: ServeReporter,
@@ -65,7 +65,7 @@ pub(super) struct Desk {
 
 impl Desk {
     pub(super) fn new(
-        root: Arc<Root>,
+        access: Arc<Access>,
         names: OwnNames,
         discards: bool,
         report: ServeReporter,
@@ -74,7 +74,7 @@ impl Desk {
         (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
     ) -> Self {
         Self {
-            root,
+            access,
             names,
             discards,
             report,
@@ -184,6 +184,9 @@ impl Desk {
         if self.drain.is_on() {
             return Err(Refusal::Stopping);
         }
+        // Before anything is looked at, so that nothing can be learned from what takes how long.
+        let reach = || self.access.root_for(key.0, &path, Right::Write);
+        reach()?;
         // What has waited may be of an attempt that has gone: it begins nothing, and ends no other.
         let is_there = || match inflow.connection().close_reason() {
             Some(error) => Err(Refusal::from(error.to_string())),
@@ -196,14 +199,18 @@ impl Desk {
             Err(reason) => self.turn(key.0, inflow, reason).await?,
         };
         is_there()?;
-        let (root, name) = (Arc::clone(&self.root), hello.transfer.name());
+        // It may have been taken back meanwhile.
+        let reached = reach()?;
+        let name = hello.transfer.name();
         let names = self.names.clone();
         let owner = names.owner(key.0.as_bytes(), &hello.push);
         let (discards, keep) = (self.discards, hello.keep);
         let (client, descriptors) = (*key.0.as_bytes(), Arc::clone(&self.descriptors));
         let (found, sink) = tokio::task::spawn_blocking({
-            let (path, name) = (path.clone(), name.clone());
+            let name = name.clone();
             move || {
+                let is_append_only = reached.is_append_only();
+                let Reached { root, path, name: root_name, .. } = reached;
                 let folder = root.current().map_err(|error| error.to_string())?;
                 let failed = |error: io::Error| {
                     Refusal::Final(format!("cannot write to {}: {}", named(&path), reason(&error)))
@@ -214,7 +221,8 @@ impl Desk {
                 let journal =
                     if discards { None } else { open_journal(&folder, &names, owner, patience)? };
                 let sink = Sink::within(share, Arc::clone(&folder), names, name, journal);
-                let sink = sink.map_err(failed)?.served_at(root).keeping(keep);
+                let sink = sink.map_err(failed)?.served_at(root).called(root_name).keeping(keep);
+                let sink = if is_append_only { sink.appending() } else { sink };
                 Ok::<_, Refusal>((found, if discards { sink.discarding() } else { sink }))
             }
         })

@@ -9,6 +9,7 @@ use quinn::VarInt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::access::{Access, Reached, Right};
 use super::awaited::{Awaited, PulledLines};
 use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
@@ -30,10 +31,9 @@ use crate::net::line::Line;
 use crate::net::telemetry::Telemetry;
 use crate::send::{Job, Sender, distinct};
 use crate::store::own::{RESERVED, has_reserved};
-use crate::store::root::Root;
 use crate::store::source::ReadOptions;
 use crate::store::start::Start;
-use crate::store::{named, shown};
+use crate::store::{join, named, shown};
 use crate::traffic::{PrimeConfig, SetConfig};
 use crate::wire::{
     Control, HostNumber, PullRequest, PushNumber, VARINT_MAX, VERSION, Wish, is_path_safe,
@@ -50,7 +50,7 @@ const FLYING_BYTES_MIN: usize = 4 << 20;
 
 /// Sends what clients pull.
 pub(super) struct Giver {
-    root: Arc<Root>,
+    access: Arc<Access>,
     address: SocketAddr,
     report: ServeReporter,
     clients: Arc<Clients>,
@@ -84,7 +84,7 @@ pub(super) struct Caller {
 
 impl Giver {
     pub(super) fn new(
-        root: Arc<Root>,
+        access: Arc<Access>,
         address: SocketAddr,
         report: ServeReporter,
         clients: Arc<Clients>,
@@ -92,7 +92,7 @@ impl Giver {
         (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
     ) -> Self {
         Self {
-            root,
+            access,
             address,
             report,
             clients,
@@ -164,12 +164,16 @@ impl Giver {
         if self.drain.is_on() {
             return Err(Refusal::Stopping);
         }
+        // Before anything is looked at, so that nothing can be learned from what takes how long.
+        self.reach(key.0, &request.sources)?;
         self.end_earlier(key.0, (request.pull, request.host));
         let seat = match self.clients.begin(key.0) {
             Ok(seat) => seat,
             Err(reason) => self.turn(key.0, line, reason).await?,
         };
-        let starts = self.starts(&request.sources).await?;
+        // It may have been taken back meanwhile.
+        let reached = self.reach(key.0, &request.sources)?;
+        let starts = starts(reached).await?;
         Ok(self.begin(key, request, starts, seat, line))
     }
 
@@ -198,35 +202,22 @@ impl Giver {
         }
     }
 
-    /// Looks at what is asked for. Nobody is told more of what cannot be had than that.
-    async fn starts(&self, sources: &[Vec<u8>]) -> Result<Vec<Start>, Refusal> {
-        let (root, sources) = (Arc::clone(&self.root), sources.to_vec());
-        let look = move || {
-            let folder = root.current().map_err(|error| error.to_string())?;
-            if sources.is_empty() {
-                return Err("it names nothing to send".to_owned());
+    /// Where what is asked for leads, if this client may read it.
+    fn reach(&self, client: Fingerprint, sources: &[Vec<u8>]) -> Result<Vec<Reached>, Refusal> {
+        if sources.is_empty() {
+            return Err(Refusal::Final("it names nothing to send".to_owned()));
+        }
+        let reach = |source: &Vec<u8>| {
+            let trimmed = source.strip_suffix(b"/").unwrap_or(source);
+            if !trimmed.is_empty() && !is_path_safe(trimmed) {
+                return Err(format!("the path {:?} is not allowed", shown(source)));
             }
-            let mut starts = Vec::with_capacity(sources.len());
-            for source in sources {
-                let trimmed = source.strip_suffix(b"/").unwrap_or(&source);
-                if !trimmed.is_empty() && !is_path_safe(trimmed) {
-                    return Err(format!("the path {:?} is not allowed", shown(&source)));
-                }
-                if has_reserved(trimmed) {
-                    return Err(format!(
-                        "the path {:?} is not allowed: {RESERVED}",
-                        shown(&source)
-                    ));
-                }
-                let start = Start::below(&folder, &source);
-                let cannot = |error| format!("cannot read {}: {}", named(&source), reason(&error));
-                starts.push(start.map_err(cannot)?);
+            if has_reserved(trimmed) {
+                return Err(format!("the path {:?} is not allowed: {RESERVED}", shown(source)));
             }
-            distinct(&starts).map_err(|error| error.to_string())?;
-            Ok(starts)
+            self.access.root_for(client, source, Right::Read)
         };
-        let looked = tokio::task::spawn_blocking(look).await;
-        looked.map_err(|error| error.to_string())?.map_err(Refusal::Final)
+        Ok(sources.iter().map(reach).collect::<Result<_, _>>()?)
     }
 
     fn begin(
@@ -315,6 +306,24 @@ impl Giver {
             ..defaults
         }
     }
+}
+
+/// Looks at what is asked for. Nobody is told more of what cannot be had than that.
+async fn starts(sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
+    let look = move || {
+        let mut starts = Vec::with_capacity(sources.len());
+        for Reached { root, name, path, .. } in sources {
+            let folder = root.current().map_err(|error| error.to_string())?;
+            let start = Start::below(&folder, &path);
+            let whole = join(&name, &path);
+            let cannot = |error| format!("cannot read {}: {}", named(&whole), reason(&error));
+            starts.push(start.map_err(cannot)?);
+        }
+        distinct(&starts).map_err(|error| error.to_string())?;
+        Ok(starts)
+    };
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| error.to_string())?.map_err(Refusal::Final)
 }
 
 fn pressure(number: u64) -> (Algorithm, Aggressiveness) {

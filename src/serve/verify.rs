@@ -13,6 +13,7 @@ use tokio::sync::mpsc::channel;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
+use super::access::{Access, Reached, Right};
 use super::drain::{DRAINING, Drain};
 use super::greeting::{Asked, ConnError, destination_path};
 use super::limits::{Clients, Limits, Means, TransferSeat};
@@ -20,8 +21,7 @@ use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
-use crate::store::root::Root;
-use crate::store::{named, reason};
+use crate::store::{below, named, reason};
 use crate::wire::{
     CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
 };
@@ -38,7 +38,7 @@ const QUEUE: usize = 256;
 
 /// What clients that compare have in common.
 pub(super) struct Verifier {
-    root: Arc<Root>,
+    access: Arc<Access>,
     clients: Arc<Clients>,
     /// Then nobody's turn comes any more.
     drain: Arc<Drain>,
@@ -46,14 +46,14 @@ pub(super) struct Verifier {
 }
 
 impl Verifier {
-    pub(super) fn new(root: Arc<Root>, means: &Means, drain: Arc<Drain>) -> Self {
+    pub(super) fn new(access: Arc<Access>, means: &Means, drain: Arc<Drain>) -> Self {
         let limits = Limits {
             transfers: CLIENTS_MAX,
             transfers_per_client: OWN_CLIENTS_MAX,
             ..means.limits
         };
         Self {
-            root,
+            access,
             clients: Clients::new("verifications", limits, means.parts),
             drain,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
@@ -71,6 +71,13 @@ impl Verifier {
         let (sender, queue) = channel(QUEUE);
         let Asked { connection, answers, mut messages, version, destination } = asked;
         let mut sending = JoinSet::new();
+        // Before anything is looked at, and anybody is waited for.
+        let path = destination_path(version, &destination).map_err(ConnError::Refused)?;
+        let reach = || {
+            let reached = self.access.root_for(client, &path, Right::Read);
+            reached.map_err(ConnError::Refused)
+        };
+        reach()?;
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
         let lost = |_| ConnError::Lost("no answer can be sent".into());
@@ -81,12 +88,14 @@ impl Verifier {
                 self.turn(client, &connection).await?
             }
         };
-        let welcome = self.welcome(version, &destination).await;
-        let (root, destination) = welcome.map_err(ConnError::Refused)?;
+        // It may have been taken back meanwhile.
+        let reached = reach()?;
+        let name = reached.name.clone();
+        let (root, destination) = welcome(reached).await.map_err(ConnError::Refused)?;
         let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
         sender.send(welcome).await.map_err(lost)?;
 
-        let mut session = Session::new(root, Arc::clone(&self.hashes));
+        let mut session = Session::new(root, name, Arc::clone(&self.hashes));
         let mut compared = 0;
         loop {
             // What is answered is forgotten before the client can hear of it and ask for more.
@@ -128,28 +137,25 @@ impl Verifier {
             error = connection.closed() => Err(ConnError::Lost(error.to_string())),
         }
     }
+}
 
-    /// The root as it is now, and what is at the destination, if it may be looked at.
-    async fn welcome(
-        &self,
-        version: u64,
-        destination: &[u8],
-    ) -> Result<(Arc<Dir>, Destination), String> {
-        let path = destination_path(version, destination)?;
-        let root = Arc::clone(&self.root);
-        let look = move || {
-            let root = root.current().map_err(|error| error.to_string())?;
-            let found = kind_at(&root, Path::new(OsStr::from_bytes(&path)));
-            let failed = |error| format!("cannot look at {}: {}", named(&path), reason(&error));
-            Ok((root, found.map_err(failed)?))
-        };
-        tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?
-    }
+/// The root as it is now, and what is at the destination, if it may be looked at.
+async fn welcome(reached: Reached) -> Result<(Arc<Dir>, Destination), String> {
+    let look = move || {
+        let Reached { root, path, .. } = reached;
+        let root = root.current().map_err(|error| error.to_string())?;
+        let found = kind_at(&root, Path::new(OsStr::from_bytes(&path)));
+        let failed = |error| format!("cannot look at {}: {}", named(&path), reason(&error));
+        Ok((root, found.map_err(failed)?))
+    };
+    tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?
 }
 
 /// What one client has asked for.
 struct Session {
     root: Arc<Dir>,
+    /// What paths begin with.
+    root_name: Vec<u8>,
     /// Room to hash: this client's and the server's.
     room: [Arc<Semaphore>; 2],
     pending: HashMap<u64, Pending>,
@@ -164,10 +170,10 @@ struct Pending {
 }
 
 impl Session {
-    fn new(root: Arc<Dir>, servers_room: Arc<Semaphore>) -> Self {
+    fn new(root: Arc<Dir>, root_name: Vec<u8>, servers_room: Arc<Semaphore>) -> Self {
         let own = Arc::new(Semaphore::new(CLIENT_HASHES_MAX));
         let room = [own, servers_room];
-        Self { root, room, pending: HashMap::new(), tasks: JoinSet::new() }
+        Self { root, root_name, room, pending: HashMap::new(), tasks: JoinSet::new() }
     }
 
     fn on_message(&mut self, message: Control) -> Result<(), ConnError> {
@@ -178,6 +184,9 @@ impl Session {
                     let (value, limit) = (COMPARES_MAX as u64 + 1, COMPARES_MAX as u64);
                     return Err(WireError::Limit { what, value, limit }.into());
                 }
+                let Some(path) = below(&self.root_name, &path).map(<[u8]>::to_vec) else {
+                    return Err(ConnError::Protocol("a path leads to another root".into()));
+                };
                 let (expected, expecting) = oneshot::channel();
                 let pending = Pending { expected: Some(expected), wanted: Wanted::default() };
                 let comparison = Comparison {

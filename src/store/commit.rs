@@ -16,14 +16,14 @@ use std::time::{Duration, Instant};
 use cap_std::fs::Dir;
 
 use super::file::FileId;
-use super::journal::{Entry, Journal, JournalReader, Stamp};
+use super::journal::{Entry, Journal, JournalReader, Stamp, Trace};
+use super::merge::{merged, state_of};
 use super::places::Places;
 use super::root::open_folder;
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile};
 use super::{copy, folder_of, is_full};
-use crate::hashtree::HashTree;
-use crate::wire::{SourceId, SourceState};
+use crate::wire::SourceId;
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
@@ -73,6 +73,8 @@ enum Job {
     /// None is kept open for what was made in it.
     Folder(FileId, Vec<u8>),
     Flush(SyncSender<()>),
+    /// To be noted, and whom to tell that it is.
+    Note(Entry, Option<SyncSender<()>>),
     /// Others wait for what pieces keep open.
     Hurry,
     /// What the journal has is wanted.
@@ -163,6 +165,20 @@ impl Committer {
         self.send(Job::Piece((temp, opened), piece, has_content));
     }
 
+    /// Notes what is about to get a name that it may take from nothing else, and waits for that.
+    pub(super) fn announce(&self, entry: Entry) {
+        let (done, wait) = sync_channel(1);
+        self.send(Job::Note(entry, Some(done)));
+        if wait.recv().is_err() {
+            tracing::error!("the thread that gives files their names has ended");
+        }
+    }
+
+    /// Notes a folder that was made, before anything that is put into it from now on has its name.
+    pub(super) fn note(&self, entry: Entry) {
+        self.send(Job::Note(entry, None));
+    }
+
     /// Pieces are flushed at once, and their files need not stay open.
     pub fn hurry(&self) {
         self.send(Job::Hurry);
@@ -230,7 +246,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = self.next(jobs) {
             let mut files = Vec::new();
-            let (mut flush, mut hurry) = (None, false);
+            let (mut flush, mut hurry, mut announced) = (None, false, Vec::new());
             let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
@@ -243,6 +259,12 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                         self.touched.insert(folder, path);
                     }
                     Job::Flush(done) => flush = Some(done),
+                    Job::Note(entry, done) => {
+                        if let Some(journal) = &mut self.journal {
+                            journal.add(&entry);
+                        }
+                        announced.extend(done);
+                    }
                     Job::Hurry => hurry = true,
                     Job::Noted(wanted) => {
                         let noted = self.journal.as_ref().and_then(|journal| journal.all().ok());
@@ -255,6 +277,14 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 }
                 if flush.is_none() && files.len() < BATCH && self.pieces.len() < PIECES_MAX {
                     next = jobs.try_recv().ok();
+                }
+            }
+            if !announced.is_empty() {
+                self.write_journal();
+            }
+            for done in announced {
+                if done.send(()).is_err() {
+                    tracing::debug!("nobody waits for what was noted any more");
                 }
             }
             self.commit(files);
@@ -302,17 +332,33 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     }
 
     fn commit(&mut self, files: Vec<Complete>) {
+        self.announce(&files);
         let opened: Vec<&File> = files.iter().map(|file| file.opened.file()).collect();
         let synced = self.systems.sync(&opened);
         for (file, synced) in files.into_iter().zip(synced) {
-            let published =
-                synced.and_then(|()| file.temp.publish(&self.places, &file.path, file.bytes));
+            let published = synced
+                .and_then(|()| file.temp.publish(&self.places, &file.path, file.bytes, &file.hash));
             if published.as_ref().is_err_and(|error| !is_full(error)) {
                 file.temp.discard();
             }
             let result = published.and_then(|parent| self.touch_around(&parent, &file.path));
             (self.on_commit)(Committed::File(&file.path, file.bytes), result);
             self.note_file(file);
+        }
+        self.write_journal();
+    }
+
+    /// Notes files that are about to get names that they may not take from anything else, so that a run that
+    /// is killed in between does not find itself in its way.
+    fn announce(&mut self, files: &[Complete]) {
+        let (true, Some(journal)) = (self.places.is_append_only(), &mut self.journal) else {
+            return;
+        };
+        for Complete { opened, path, hash, .. } in files {
+            if let Ok(found) = rustix::fs::fstat(opened.file()) {
+                let (path, hash, trace) = (path.clone(), *hash, Trace::of(&found));
+                journal.add(&Entry::Placing { path, hash, trace });
+            }
         }
         self.write_journal();
     }
@@ -430,71 +476,5 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             return Err(io::Error::other("the folder is not at its path any more"));
         }
         readable(&found)?.sync_all()
-    }
-}
-
-/// In which state the source of a piece was: only what was read in the same one is noted as one.
-fn state_of(piece: &Entry) -> SourceState {
-    match piece {
-        Entry::Piece { source, .. } | Entry::File { source, .. } => source.state,
-    }
-}
-
-/// As few pieces of one file, from one state of its source, as tell the same.
-fn merged(pieces: &[&Entry]) -> Vec<Entry> {
-    let Some(Entry::Piece { path, source, file_bytes, .. }) = pieces.first().copied() else {
-        return Vec::new();
-    };
-    let mut tree = HashTree::new(*file_bytes);
-    for piece in pieces {
-        if let Entry::Piece { offset, len, hash, .. } = piece {
-            tree.add(*offset, *len, *hash);
-        }
-    }
-    let entry = |(offset, len, hash)| Entry::Piece {
-        path: path.clone(),
-        source: *source,
-        file_bytes: *file_bytes,
-        offset,
-        len,
-        hash,
-    };
-    tree.pieces().into_iter().map(entry).collect()
-}
-
-#[cfg(test)]
-mod merge_tests {
-    use super::*;
-    use crate::hashtree::piece_hash;
-    use crate::wire::{SourceBasis, SourceVersion};
-
-    #[test]
-    fn pieces_that_are_noted_together_are_noted_as_few() {
-        const PIECE: u64 = 64 << 10;
-        let data = vec![0_u8; 13 * PIECE as usize + 7];
-        let file_bytes = data.len() as u64;
-        let piece = |number: u64| {
-            let (offset, end) = (number * PIECE, ((number + 1) * PIECE).min(file_bytes));
-            let hash = piece_hash(offset, &data[offset as usize..end as usize], file_bytes);
-            let source = SourceId {
-                version: SourceVersion([1; 16]),
-                state: SourceState([2; 16]),
-                basis: SourceBasis([3; 16]),
-            };
-            let len = end - offset;
-            Entry::Piece { path: b"a/b".to_vec(), source, file_bytes, offset, len, hash }
-        };
-        let pieces: Vec<_> = (0..13).chain([13]).map(piece).collect();
-        // In any order, and with one that is missing.
-        let some: Vec<_> = pieces.iter().rev().filter(|&entry| *entry != pieces[5]).collect();
-        let noted = merged(&some);
-        assert!(noted.len() <= 5, "{noted:?}");
-        let mut tree = HashTree::new(file_bytes);
-        for entry in noted.iter().chain([&pieces[5]]) {
-            let Entry::Piece { offset, len, hash, .. } = entry else { panic!("a piece") };
-            assert!(tree.add(*offset, *len, *hash), "{entry:?}");
-        }
-        assert_eq!(tree.root(), Some(blake3::hash(&data)));
-        assert_eq!(merged(&pieces.iter().collect::<Vec<_>>()).len(), 1, "all of it");
     }
 }

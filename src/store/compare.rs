@@ -100,7 +100,7 @@ fn content_of(error: &io::Error) -> Content {
 
 /// As for a push: a link to a folder below the root is one.
 fn folder(root: &Dir, path: &[u8]) -> io::Result<Found> {
-    let is_folder = root.metadata(os(path))?.is_dir();
+    let is_folder = path.is_empty() || root.metadata(os(path))?.is_dir();
     Ok(settled(if is_folder { Content::Same } else { Content::OtherKind }))
 }
 

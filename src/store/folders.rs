@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 use super::commit::Committer;
 use super::descriptors::{Held, Share};
+use super::file::FileId;
+use super::journal::{Entry, Trace};
 use super::meta::{Metas, open_up};
 use super::own::{RESERVED, has_reserved};
 use super::root::open_folder;
@@ -86,10 +88,17 @@ impl Folders {
             return Ok(()); // the root is the server's own
         }
         not_reserved(path)?;
-        match self.open(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(self.folder(path)?),
-            // Two that are sent are not one that is there.
-            opened => self.committer.places().enter(&self.root, path, &*opened?)?,
+        let folder = match self.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.folder(path)?,
+            opened => {
+                let opened = opened?;
+                // Two that are sent are not one that is there.
+                self.committer.places().enter(&self.root, path, &opened)?;
+                opened
+            }
+        };
+        if !self.may_change(path, &folder) {
+            return Ok(()); // it stays as it is
         }
         self.remember(path, Left { meta: Some(meta), ..Left::default() });
         Ok(())
@@ -261,10 +270,29 @@ impl Folders {
     fn open_up(&self, path: &[u8], folder: &Dir) {
         // The root is as who serves it wants it.
         if !path.is_empty()
+            && self.may_change(path, folder)
             && let Some(mode) = open_up(folder)
         {
             self.remember(path, Left { opened: Some(mode), ..Left::default() });
         }
+    }
+
+    /// Whether a folder may be given other metadata.
+    fn may_change(&self, path: &[u8], folder: &Dir) -> bool {
+        let places = self.committer.places();
+        !places.is_append_only()
+            || FileId::of(folder).is_ok_and(|found| places.is_free(path, found.inode()))
+    }
+
+    /// Notes a folder that was made where nothing may be changed: a later run goes on with it.
+    fn announce(&self, path: &[u8], folder: &Dir) -> io::Result<()> {
+        if self.committer.places().is_append_only() {
+            let inode = FileId::of(folder)?.inode();
+            self.committer.places().has_made(path, inode);
+            let (path, trace) = (path.to_vec(), Trace { inode, mtime: (0, 0) });
+            self.committer.note(Entry::Placing { path, hash: [0; 32], trace });
+        }
+        Ok(())
     }
 
     /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
@@ -290,6 +318,9 @@ impl Folders {
                 Ok(()) => {
                     self.remember(path, Left { is_made: true, ..Left::default() });
                     self.committer.touched(&folder, folder_of(path))?;
+                    folder = open_folder(&self.root, path)?;
+                    self.announce(path, &folder)?;
+                    continue;
                 }
                 Err(Errno::EXIST) => {} // another thread was quicker
                 Err(error) => return Err(error.into()),

@@ -18,7 +18,7 @@ use cap_std::fs::Dir;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-pub use self::entry::{Entry, Stamp, read_entries};
+pub use self::entry::{Entry, Stamp, Trace, read_entries};
 use super::file::{self, FileId};
 use super::lock::{Lock, lock_file};
 use super::own::{OwnNames, Owner};

@@ -15,7 +15,7 @@ use super::own::OwnNames;
 use super::places::Places;
 use super::root::open_folder;
 use super::temp::{Home, TempFile};
-use super::{folder_of, holes, os};
+use super::{folder_of, holes, join, os};
 use crate::hashtree::{HashTree, PieceHasher};
 use crate::mutex::lock;
 use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, half};
@@ -66,6 +66,7 @@ pub enum Remnant {
 pub(super) struct Part {
     pub(super) temp: Arc<TempFile>,
     pub(super) tree: HashTree,
+    path: Vec<u8>,
     /// What the client knew its content by, when it last added to it.
     source: SourceId,
     /// The size of the whole file, in bytes.
@@ -89,6 +90,7 @@ impl Kept {
         let mut has_files = false;
         let read = journal.reader().read(|entry| match entry {
             Entry::File { .. } => has_files = true,
+            Entry::Placing { .. } => {}
             Entry::Piece { path, source, file_bytes, offset, len, hash } => {
                 let file = FileKey::new(&path, &source.version);
                 if known.len() < PARTIAL_MAX || known.contains_key(&file) {
@@ -127,7 +129,7 @@ impl Kept {
             let is_suspect = journal.is_changed_since(opened.file(), GRACE).unwrap_or(true);
             drop(opened);
             temp.close();
-            Some((file, Part { temp: Arc::new(temp), tree, source, bytes, is_suspect }))
+            Some((file, Part { temp: Arc::new(temp), tree, path, source, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
         Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()) }
@@ -160,17 +162,20 @@ impl Kept {
     }
 
     /// Tells what there is, until `say` is false or `goes_on` is. Files that were changed since, and
-    /// pieces that are not as they were written, are left out.
+    /// pieces that are not as they were written, are left out. Whoever sends has `root_name` in front of its
+    /// paths.
     pub(super) fn tell(
         &self,
         root: &Arc<Dir>,
+        root_name: &[u8],
         places: &Places,
         goes_on: impl Fn() -> bool,
         mut say: impl FnMut(Remnant) -> bool,
     ) {
         let files: Vec<FileKey> = lock(&self.parts).keys().copied().collect();
         for file in files {
-            let Some((source, pieces)) = self.intact(&file, &goes_on) else { continue };
+            let Some((path, source, pieces)) = self.intact(&file, &goes_on) else { continue };
+            let file = FileKey::new(&join(root_name, &path), &source.version);
             if !goes_on() || !say(Remnant::Pieces { file, source, pieces }) {
                 return;
             }
@@ -191,7 +196,7 @@ impl Kept {
                 && (last_folder.as_deref() == Some(folder) || is_entered())
             {
                 last_folder = Some(folder.to_vec());
-                let file = FileKey::new(&path, &source.version);
+                let file = FileKey::new(&join(root_name, &path), &source.version);
                 goes_on = say(Remnant::Whole(KeptFile { file, state: source.state, hash }));
             }
         };
@@ -208,16 +213,17 @@ impl Kept {
         &self,
         file: &FileKey,
         goes_on: impl Fn() -> bool,
-    ) -> Option<(SourceId, Vec<KeptPiece>)> {
+    ) -> Option<(Vec<u8>, SourceId, Vec<KeptPiece>)> {
         let piece = |(offset, len, hash)| KeptPiece { offset, len, hash };
-        let (temp, source, bytes, pieces) = {
+        let (temp, path, source, bytes, pieces) = {
             let parts = lock(&self.parts);
             let part = parts.get(file)?;
             let pieces = part.tree.pieces();
+            let path = part.path.clone();
             if !part.is_suspect {
-                return Some((part.source, pieces.into_iter().map(piece).collect()));
+                return Some((path, part.source, pieces.into_iter().map(piece).collect()));
             }
-            (Arc::clone(&part.temp), part.source, part.bytes, pieces)
+            (Arc::clone(&part.temp), path, part.source, part.bytes, pieces)
         };
         let mut tree = HashTree::new(bytes);
         let mut is_damaged = false;
@@ -238,7 +244,7 @@ impl Kept {
                 part.tree = tree;
             }
         }
-        Some((source, intact.into_iter().map(piece).collect()))
+        Some((path, source, intact.into_iter().map(piece).collect()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! The disk, at both ends. Everything here blocks: call it from threads that may.
 
+mod alike;
+mod append;
 mod beneath;
 pub mod clean;
 pub mod commit;
@@ -13,6 +15,7 @@ pub mod journal;
 pub mod kept;
 pub mod kind;
 mod lock;
+mod merge;
 mod meta;
 pub mod own;
 mod places;
@@ -72,6 +75,18 @@ pub fn folder_of(path: &[u8]) -> &[u8] {
 pub fn join(parent: &[u8], child: &[u8]) -> Vec<u8> {
     let slash: &[u8] = if parent.is_empty() || child.is_empty() { b"" } else { b"/" };
     [parent, slash, child].concat()
+}
+
+/// The path below `parent` of what is there, or of `parent` itself, if `path` leads there.
+pub fn below<'a>(parent: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
+    if parent.is_empty() {
+        return Some(path);
+    }
+    match path.strip_prefix(parent)? {
+        [] => Some(&[]),
+        [b'/', below @ ..] => Some(below),
+        _ => None,
+    }
 }
 
 /// What `path` ends with.

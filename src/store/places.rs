@@ -5,15 +5,16 @@
 //! or where links lead to one folder by two ways. And a path may lead elsewhere at the end than it did
 //! before, if somebody moves a folder and makes another.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
-use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
+use rustix::io::Errno;
 
+use super::alike::{Sent, other_form, same_name};
+use super::append::{Own, rename_new, taken, trace};
 use super::file::FileId;
 use super::journal::{Entry, JournalReader};
 use super::root::open_folder;
@@ -22,8 +23,6 @@ use crate::mutex::lock;
 
 /// What the paths of folders that are looked after may take, in bytes.
 const FOLDER_BYTES_MAX: usize = 64 << 20;
-/// Names that are remembered where names fall together.
-const SENT_MAX: usize = 4 << 20;
 /// Why what was put into a folder is not there.
 const MOVED: &str =
     "its folder was moved or replaced on the server before all was there: push again";
@@ -36,6 +35,8 @@ pub(super) struct Places {
     earlier: Option<JournalReader>,
     /// What was put where names fall together. Held while something is.
     sent: Mutex<Option<Sent>>,
+    /// Nothing is replaced: what this push has put there.
+    appending: OnceLock<Own>,
     /// What the store makes of a name: in tests, one that makes the same of several.
     stored: fn(&OsStr) -> OsString,
 }
@@ -64,10 +65,6 @@ pub(super) struct Put {
     pub(super) others: u64,
 }
 
-/// What was put where names fall together, by folder and inode, and by folder and name.
-#[derive(Debug, Default)]
-struct Sent(HashSet<u64>);
-
 /// Something that is about to get its name.
 pub(super) struct Placing<'a> {
     pub(super) parent: &'a Dir,
@@ -78,6 +75,17 @@ pub(super) struct Placing<'a> {
     pub(super) id: FileId,
     /// How much it is, if it is a file.
     pub(super) file_bytes: Option<u64>,
+    /// Of its content, or of what it says if it is a link.
+    pub(super) hash: &'a [u8; 32],
+}
+
+/// What became of something that was to get its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Placed {
+    /// It has it.
+    Now,
+    /// Nothing is replaced, and an earlier run of the same push has put the same there: that stays.
+    Before,
 }
 
 impl Places {
@@ -87,10 +95,40 @@ impl Places {
             known: Mutex::default(),
             earlier,
             sent: Mutex::default(),
+            appending: OnceLock::new(),
             stored: OsStr::to_owned,
         };
         lock(&places.known).add(b"", FileId::of(root)?)?;
         Ok(places)
+    }
+
+    /// From now on, nothing that is there is replaced.
+    pub(super) fn append_only(&self) {
+        self.appending.get_or_init(Own::default);
+    }
+
+    /// Whether nothing that is there is replaced.
+    pub(super) fn is_append_only(&self) -> bool {
+        self.appending.get().is_some()
+    }
+
+    /// Whether a folder, or what is called `name` in it, may be given other metadata, or a file that is about
+    /// to be sent the place: always, unless nothing is replaced and it is not this push's own.
+    pub(super) fn is_free(&self, path: &[u8], inode: u64) -> bool {
+        let own = self.appending.get();
+        own.is_none_or(|own| own.has_made(self.earlier.as_ref(), path, inode))
+    }
+
+    /// Whether a later run has to know what this push has put there.
+    pub(super) fn has_own(&self) -> bool {
+        self.appending.get().is_some_and(|own| !own.is_empty(self.earlier.as_ref()))
+    }
+
+    /// A folder was made.
+    pub(super) fn has_made(&self, path: &[u8], inode: u64) {
+        if let Some(own) = self.appending.get() {
+            own.add(path, inode);
+        }
     }
 
     /// Something is to be put into `folder`, to which `path` leads. An error if the path of another folder
@@ -114,25 +152,42 @@ impl Places {
     }
 
     /// Gives something its name, unless that is the name of what was put there before.
-    pub(super) fn place(&self, placing: &Placing<'_>) -> io::Result<()> {
-        let Placing { parent, temp_name, path, id, file_bytes } = *placing;
+    pub(super) fn place(&self, placing: &Placing<'_>) -> io::Result<Placed> {
+        let Placing { parent, temp_name, path, id, file_bytes, .. } = *placing;
         let (folder, name) = (folder_of(path), name_of(path));
         let stored = (self.stored)(&name);
         let rename = || {
             id.check(parent, temp_name)?;
-            rustix::fs::renameat(parent, temp_name, parent, stored.as_os_str())?;
-            Ok::<_, io::Error>(())
+            let Some(own) = self.appending.get() else {
+                rustix::fs::renameat(parent, temp_name, parent, stored.as_os_str())?;
+                return Ok::<_, io::Error>(Placed::Now);
+            };
+            match rename_new(parent, temp_name, &stored) {
+                Ok(()) => {
+                    if file_bytes.is_none() {
+                        own.add(path, id.inode());
+                    }
+                    Ok(Placed::Now)
+                }
+                Err(Errno::EXIST) => {
+                    let (earlier, found) = (self.earlier.as_ref(), trace(parent, &stored)?);
+                    let is_own = own.has_put(earlier, path, placing.hash, found);
+                    if is_own { Ok(Placed::Before) } else { Err(taken()) }
+                }
+                Err(error) => Err(error.into()),
+            }
         };
+        let placed;
         if self.falls_together(parent, folder, temp_name) {
             let mut sent = lock(&self.sent);
             let sent = self.sent(&mut sent);
             if let Ok(there) = FileId::at(parent, &stored) {
                 sent.check(folder, &name, there, || name_at(parent, there))?;
             }
-            rename()?;
+            placed = rename()?;
             sent.add(folder, &name, id);
         } else {
-            rename()?;
+            placed = rename()?;
             self.look_for_forms(parent, folder, &name, id);
         }
         if let Some(known) = lock(&self.known).folders.get_mut(folder) {
@@ -144,7 +199,7 @@ impl Places {
                 None => known.put.others += 1,
             }
         }
-        Ok(())
+        Ok(placed)
     }
 
     /// The folders to whose paths others lead now, and what was put into those that were there. Looks at
@@ -234,49 +289,9 @@ impl Known {
     }
 }
 
-impl Sent {
-    fn add(&mut self, folder: &[u8], name: &OsStr, id: FileId) {
-        self.add_inode(folder, name, id.inode());
-    }
-
-    fn add_inode(&mut self, folder: &[u8], name: &OsStr, inode: u64) {
-        if self.0.len() < SENT_MAX {
-            self.0.insert(key(folder, &inode.to_be_bytes()));
-            // Some file systems give another number to a file that they have not looked at for a while.
-            self.0.insert(key(folder, &folded(name)));
-        }
-    }
-
-    /// An error if what is there under `name` was sent.
-    fn check(
-        &self,
-        folder: &[u8],
-        name: &OsStr,
-        there: FileId,
-        called: impl FnOnce() -> Option<OsString>,
-    ) -> io::Result<()> {
-        let is_sent = self.0.contains(&key(folder, &there.inode().to_be_bytes()))
-            || self.0.contains(&key(folder, &folded(name)));
-        if is_sent || self.0.len() >= SENT_MAX {
-            let name = name.to_string_lossy();
-            return Err(match called() {
-                Some(other) => same_name(&name, &other.to_string_lossy()),
-                None => io::Error::other(format!(
-                    "{name:?} has the same name there as another that was sent"
-                )),
-            });
-        }
-        Ok(())
-    }
-}
-
 /// What is said of files in a folder that has moved.
 pub(super) fn moved_reason() -> String {
     MOVED.into()
-}
-
-fn same_name(name: &str, other: &str) -> io::Error {
-    io::Error::other(format!("{name:?} has the same name there as {other:?}, which was sent"))
 }
 
 /// What something is called in a folder.
@@ -289,40 +304,12 @@ fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn key(folder: &[u8], rest: &[u8]) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(folder.len() as u64).to_be_bytes()).update(folder).update(rest);
-    let hash = hasher.finalize();
-    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
-}
-
-/// A name as those read it that care for neither case nor form.
-fn folded(name: &OsStr) -> Vec<u8> {
-    match name.to_str() {
-        Some(name) if name.is_ascii() => name.to_ascii_lowercase().into_bytes(),
-        Some(name) => {
-            let lower = name.to_lowercase();
-            DecomposingNormalizerBorrowed::new_nfd().normalize(&lower).into_owned().into_bytes()
-        }
-        None => name.as_bytes().to_vec(),
-    }
-}
-
-/// A name with its letters and marks put together, or taken apart, if that makes a difference.
-fn other_form(name: &str) -> Option<String> {
-    let apart = DecomposingNormalizerBorrowed::new_nfd().normalize(name);
-    if apart != name {
-        return Some(apart.into_owned());
-    }
-    let together = ComposingNormalizerBorrowed::new_nfc().normalize(name);
-    (together != name).then(|| together.into_owned())
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use cap_std::ambient_authority;
+    use icu_normalizer::DecomposingNormalizerBorrowed;
 
     use super::super::temp::TempFile;
     use super::*;
@@ -348,7 +335,7 @@ mod tests {
             self.places.enter(&self.root, folder, &parent).map_err(|error| error.to_string())?;
             let temp = TempFile::create(parent, "temp".into()).unwrap();
             temp.write_all_at(path.as_bytes(), 0).unwrap();
-            let placed = temp.publish(&self.places, path.as_bytes(), 3);
+            let placed = temp.publish(&self.places, path.as_bytes(), 3, &[0; 32]);
             placed.map(drop).map_err(|error| error.to_string())
         }
 

@@ -17,6 +17,7 @@ use cap_std::fs::Dir;
 
 use self::partial::Partials;
 use self::table::{decode, split};
+use super::append::trace;
 use super::commit::{Committed, Committer, Complete, GROUP};
 use super::descriptors::{Share, Shed};
 use super::file::FileId;
@@ -26,11 +27,11 @@ use super::journal::{Entry, Journal};
 use super::kept::{Kept, Remnant};
 use super::meta::Metas;
 use super::own::OwnNames;
-use super::places::{Placing, moved_reason};
+use super::places::{Placed, Placing, moved_reason};
 use super::root::Root;
 use super::systems::Systems;
 use super::tally::{Failed, Outcome, Tally};
-use super::{folder_of, is_full, os, reason, shown};
+use super::{folder_of, is_full, join, os, reason};
 use crate::mutex::lock;
 use crate::wire::{Header, Keep, Meta, Record, WireError};
 
@@ -85,6 +86,8 @@ pub struct Sink {
     served: Option<Arc<Root>>,
     /// Nothing is written but this and what is below it; empty for the root.
     within: Vec<u8>,
+    /// What the client's paths have in front of those below the root.
+    root_name: Vec<u8>,
 }
 
 /// What has files and folders open that can be closed, and opened again.
@@ -182,6 +185,7 @@ impl Sink {
             discards: false,
             served: None,
             within: Vec::new(),
+            root_name: Vec::new(),
         })
     }
 
@@ -189,6 +193,20 @@ impl Sink {
     #[must_use]
     pub fn served_at(mut self, root: Arc<Root>) -> Self {
         self.served = Some(root);
+        self
+    }
+
+    /// The sender's paths begin with the name of the root, if it has one.
+    #[must_use]
+    pub fn called(mut self, root_name: Vec<u8>) -> Self {
+        self.root_name = root_name;
+        self
+    }
+
+    /// Nothing that is there is replaced or changed: what would be fails.
+    #[must_use]
+    pub fn appending(self) -> Self {
+        self.committer.places().append_only();
         self
     }
 
@@ -224,8 +242,7 @@ impl Sink {
         if *blake3::hash(table).as_bytes() != header.table_hash {
             return Ok(Applied::Damaged);
         }
-        let records = decode(table)?;
-        self.check_paths(&records)?;
+        let records = decode(table, &self.root_name, &self.within)?;
         let contents = split(&records, content)?;
         let intact = records.iter().zip(&contents).all(|(record, content)| match record {
             Record::Piece(piece) => {
@@ -253,20 +270,6 @@ impl Sink {
         Ok(Applied::Written)
     }
 
-    /// A sender that was asked for something has no business beside it.
-    fn check_paths(&self, records: &[Record]) -> Result<(), SinkError> {
-        let is_within = |path: &&[u8]| match path.strip_prefix(&*self.within) {
-            Some(rest) => self.within.is_empty() || matches!(rest, [] | [b'/', ..]),
-            None => false,
-        };
-        match records.iter().filter_map(Record::path).find(|path| !is_within(path)) {
-            None => Ok(()),
-            Some(path) => {
-                Err(SinkError::Protocol(format!("nobody has asked for {:?}", shown(path))))
-            }
-        }
-    }
-
     /// Whether the sender did not keep to the protocol.
     pub fn is_distrusted(&self) -> bool {
         self.is_distrusted.load(Relaxed)
@@ -279,7 +282,13 @@ impl Sink {
 
     /// Up to `max` of what could not be written and nobody has heard of, with numbers from `from` on.
     pub fn unheard(&self, from: u64, max: usize) -> Vec<Failed> {
-        self.tally.unheard(from, max)
+        let unheard = self.tally.unheard(from, max);
+        unheard.into_iter().map(|failed| self.as_sent(failed)).collect()
+    }
+
+    /// A failure with its path as the client says it.
+    fn as_sent(&self, failed: Failed) -> Failed {
+        Failed { path: join(&self.root_name, &failed.path), ..failed }
     }
 
     /// Whoever sends has heard of a failure.
@@ -295,7 +304,7 @@ impl Sink {
     /// Tells what there is of earlier runs, and still is what it was, until `say` is false or `goes_on`
     /// is. Reads what may have been changed.
     pub fn recall(&self, goes_on: impl Fn() -> bool, say: impl FnMut(Remnant) -> bool) {
-        self.kept.tell(&self.root, self.committer.places(), goes_on, say);
+        self.kept.tell(&self.root, &self.root_name, self.committer.places(), goes_on, say);
     }
 
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
@@ -318,7 +327,13 @@ impl Sink {
         if !self.tally.has_put_off() {
             self.committer.close();
         }
-        Ok(Outcome { unkept: self.metas.unkept(), ..self.tally.outcome() })
+        let mut unkept = self.metas.unkept();
+        for unkept in &mut unkept {
+            unkept.path = join(&self.root_name, &unkept.path);
+        }
+        let outcome = self.tally.outcome();
+        let failures = outcome.failures.into_iter().map(|failed| self.as_sent(failed)).collect();
+        Ok(Outcome { failures, unkept, ..outcome })
     }
 
     fn check_root(&self) -> Result<(), SinkError> {
@@ -398,16 +413,21 @@ impl Sink {
         parent.symlink_contents(os(target), &temp_name)?;
         let made = FileId::at(&parent, OsStr::new(&temp_name))?;
         self.metas.give_link(path, &parent, &temp_name, meta);
+        let hash = *blake3::hash(target).as_bytes();
+        if self.committer.places().is_append_only() {
+            let (path, trace) = (path.to_vec(), trace(&parent, OsStr::new(&temp_name))?);
+            self.committer.announce(Entry::Placing { path, hash, trace });
+        }
         let placed = made.check(&parent, &temp_name).and_then(|()| {
             let (parent, temp_name, id) = (&*parent, temp_name.as_str(), made);
-            let placing = Placing { parent, temp_name, path, id, file_bytes: None };
+            let placing = Placing { parent, temp_name, path, id, file_bytes: None, hash: &hash };
             self.committer.places().place(&placing)
         });
-        if placed.is_err() {
+        if !matches!(placed, Ok(Placed::Now)) {
             made.remove(&parent, &temp_name)?;
         }
         self.committer.touched(&parent, folder_of(path))?;
-        placed
+        placed.map(drop)
     }
 }
 
@@ -423,7 +443,7 @@ impl Drop for Sink {
             }
         }
         let is_kept = partials.values().any(|partial| partial.is_kept());
-        let is_kept = is_kept || self.tally.has_put_off();
+        let is_kept = is_kept || self.tally.has_put_off() || self.committer.places().has_own();
         if !is_kept && self.kept.is_empty() && !self.tally.has_files() {
             self.committer.close();
         }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::descriptors::{Held, Share};
 use super::file::{FileId, open, replaced};
 use super::lock::{Lock, lock_file};
-use super::places::{Places, Placing};
+use super::places::{Placed, Places, Placing};
 use super::root::open_folder;
 use crate::mutex::lock;
 
@@ -209,14 +209,24 @@ impl TempFile {
         self.published.load(Relaxed)
     }
 
-    /// Gives the file, of `bytes` bytes, its path. Returns the folder that it is in.
-    pub(super) fn publish(&self, places: &Places, path: &[u8], bytes: u64) -> io::Result<Arc<Dir>> {
+    /// Gives the file, of `bytes` bytes and with this hash, its path, unless it is there already. Returns
+    /// the folder that it is in.
+    pub(super) fn publish(
+        &self,
+        places: &Places,
+        path: &[u8],
+        bytes: u64,
+        hash: &[u8; 32],
+    ) -> io::Result<Arc<Dir>> {
         self.spoilt()?;
         let opened = self.open()?;
         let parent = &opened.parent;
         let (temp_name, id) = (self.temp_name.as_str(), self.id);
-        places.place(&Placing { parent, temp_name, path, id, file_bytes: Some(bytes) })?;
-        self.published.store(true, Relaxed);
+        let placing = Placing { parent, temp_name, path, id, file_bytes: Some(bytes), hash };
+        match places.place(&placing)? {
+            Placed::Now => self.published.store(true, Relaxed),
+            Placed::Before => self.discard(),
+        }
         Ok(Arc::clone(parent))
     }
 }
@@ -275,7 +285,7 @@ mod tests {
         let temp = TempFile::create(parent, "temp".into()).unwrap();
         fs::rename(dir.path().join("temp"), dir.path().join("away")).unwrap();
         fs::write(dir.path().join("temp"), b"theirs").unwrap();
-        let error = temp.publish(&places, b"name", 0).unwrap_err().to_string();
+        let error = temp.publish(&places, b"name", 0, &[0; 32]).unwrap_err().to_string();
         assert!(error.contains("replaced"), "{error}");
         drop(temp);
         assert_eq!(fs::read(dir.path().join("temp")).unwrap(), b"theirs");
@@ -296,7 +306,7 @@ mod tests {
         assert!(dir.path().join("folder").is_dir() && dir.path().join("link").is_symlink());
         let held = create("held").unwrap();
         create("held").unwrap_err();
-        held.publish(&Places::new(&parent, None).unwrap(), b"name", 0).unwrap();
+        held.publish(&Places::new(&parent, None).unwrap(), b"name", 0, &[0; 32]).unwrap();
     }
 
     #[test]
@@ -320,7 +330,7 @@ mod tests {
         assert!(lock(&file.opened).is_none());
         file.write_all_at(b"two", 3).unwrap();
         file.close();
-        file.publish(&places, b"a/name", 0).unwrap();
+        file.publish(&places, b"a/name", 0, &[0; 32]).unwrap();
         assert_eq!(fs::read(dir.path().join("a/name")).unwrap(), b"onetwo");
 
         let other = make("other");
@@ -329,7 +339,7 @@ mod tests {
         fs::rename(&path, dir.path().join("moved")).unwrap();
         fs::write(&path, b"somebody else's").unwrap();
         assert!(other.write_all_at(b"two", 0).is_err());
-        assert!(other.publish(&places, b"name", 0).is_err());
+        assert!(other.publish(&places, b"name", 0, &[0; 32]).is_err());
         let closed = make("closed");
         closed.close();
         drop(closed);

@@ -217,15 +217,6 @@ impl Piece {
 }
 
 impl Record {
-    /// Where it is to be, for what says so itself.
-    pub fn path(&self) -> Option<&[u8]> {
-        match self {
-            Self::Folder { path, .. } | Self::Symlink { path, .. } => Some(path),
-            Self::Piece(piece) => Some(&piece.path),
-            Self::Seal { .. } | Self::Discard { .. } => None,
-        }
-    }
-
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

@@ -214,6 +214,8 @@ impl Ran {
 pub(crate) struct Serve {
     pub(crate) child: Child,
     pub(crate) address: SocketAddr,
+    /// What it says that it serves.
+    pub(crate) roots: Value,
     events: Receiver<Value>,
     stderr: PathBuf,
 }
@@ -256,8 +258,10 @@ impl Serve {
             }
         });
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut serve = Self { child, address, events, stderr };
-        serve.address = serve.event("listening")["address"].as_str().unwrap().parse().unwrap();
+        let mut serve = Self { child, address, roots: Value::Null, events, stderr };
+        let mut listening = serve.event("listening");
+        serve.address = listening["address"].as_str().unwrap().parse().unwrap();
+        serve.roots = listening["roots"].take();
         serve
     }
 

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use bytes::{Buf, BufMut};
 use cap_std::fs::Dir;
+use rustix::fs::Stat;
 
 use super::super::own::Owner;
 use super::super::shown;
@@ -64,6 +65,33 @@ pub enum Entry {
         /// How it was left.
         stamp: Stamp,
     },
+    /// Something that is about to get its name, where nothing may be replaced: a later run knows by that
+    /// what is in its way as its own.
+    ///
+    /// Type 3, then path (bytes), hash (32 bytes), inode, seconds, nanoseconds (8 bytes each).
+    Placing {
+        /// Its path below the root.
+        path: Vec<u8>,
+        /// The BLAKE3 hash of its content, or of what a link says; zeros for a folder.
+        hash: [u8; 32],
+        /// How it is told from others.
+        trace: Trace,
+    },
+}
+
+/// Tells whether something has what it was given: whoever writes to it changes that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Its inode.
+    pub inode: u64,
+    /// When it was modified: seconds and nanoseconds since 1970. That is told of files and links.
+    pub mtime: (i64, i64),
+}
+
+impl Trace {
+    pub(in crate::store) fn of(stat: &Stat) -> Self {
+        Self { inode: stat.st_ino, mtime: (stat.st_mtime, stat.st_mtime_nsec.cast_signed()) }
+    }
 }
 
 /// Tells whether a file is still as it was left: nobody can change it and keep both.
@@ -94,7 +122,7 @@ impl Entry {
     /// The path of its file below the root.
     pub fn path(&self) -> &[u8] {
         match self {
-            Self::Piece { path, .. } | Self::File { path, .. } => path,
+            Self::Piece { path, .. } | Self::File { path, .. } | Self::Placing { path, .. } => path,
         }
     }
 
@@ -120,6 +148,14 @@ impl Entry {
                 out.put_i64(stamp.ctime.0);
                 out.put_i64(stamp.ctime.1);
             }
+            Self::Placing { path, hash, trace } => {
+                put_varint(out, 3);
+                put_bytes(out, path);
+                out.put_slice(hash);
+                out.put_u64(trace.inode);
+                out.put_i64(trace.mtime.0);
+                out.put_i64(trace.mtime.1);
+            }
         }
         let len = (out.len() - start - 2) as u16;
         out[start..start + 2].copy_from_slice(&len.to_be_bytes());
@@ -133,27 +169,35 @@ impl Entry {
         if !is_path_safe(&path) {
             return Err(WireError::UnsafePath(shown(&path)));
         }
-        let source = SourceId::decode(&mut input)?;
         let entry = match kind {
             1 => Self::Piece {
                 path,
-                source,
+                source: SourceId::decode(&mut input)?,
                 file_bytes: get_varint(&mut input)?,
                 offset: get_varint(&mut input)?,
                 len: get_varint(&mut input)?,
                 hash: get_array(&mut input)?,
             },
             2 => {
+                let source = SourceId::decode(&mut input)?;
                 let hash = get_array(&mut input)?;
-                let mut number = || get_array(&mut input).map(u64::from_be_bytes);
-                let inode = number()?;
-                let ctime = (number()?.cast_signed(), number()?.cast_signed());
+                let (inode, ctime) = get_inode_and_time(&mut input)?;
                 Self::File { path, source, hash, stamp: Stamp { inode, ctime } }
+            }
+            3 => {
+                let hash = get_array(&mut input)?;
+                let (inode, mtime) = get_inode_and_time(&mut input)?;
+                Self::Placing { path, hash, trace: Trace { inode, mtime } }
             }
             value => return Err(WireError::Unknown { what: "entry type", value }),
         };
         if input.has_remaining() { Err(WireError::LeftOver(input.len())) } else { Ok(entry) }
     }
+}
+
+fn get_inode_and_time(input: &mut &[u8]) -> Result<(u64, (i64, i64)), WireError> {
+    let mut number = || get_array(input).map(u64::from_be_bytes);
+    Ok((number()?, (number()?.cast_signed(), number()?.cast_signed())))
 }
 
 pub(in crate::store) fn check(owner: &Owner, bytes: &[u8]) -> [u8; CHECK_BYTES] {
@@ -253,20 +297,21 @@ pub(super) mod tests {
     fn entries() -> impl Strategy<Value = Vec<Entry>> {
         let path = "[a-z]{1,20}(/[QJ\u{1}]{1,9}){0,2}".prop_map(String::into_bytes);
         let numbers = proptest::array::uniform3(0..1_u64 << 60);
-        let entry = (any::<bool>(), path, any::<[[u8; 16]; 3]>(), any::<[u8; 32]>(), numbers)
-            .prop_map(|(is_piece, path, [version, state, basis], hash, [a, b, c])| {
+        let entry = (0..3, path, any::<[[u8; 16]; 3]>(), any::<[u8; 32]>(), numbers).prop_map(
+            |(kind, path, [version, state, basis], hash, [a, b, c])| {
                 let source = SourceId {
                     version: SourceVersion(version),
                     state: SourceState(state),
                     basis: SourceBasis(basis),
                 };
-                if is_piece {
-                    Entry::Piece { path, source, file_bytes: a, offset: b, len: c, hash }
-                } else {
-                    let stamp = Stamp { inode: a, ctime: (b.cast_signed(), -c.cast_signed()) };
-                    Entry::File { path, source, hash, stamp }
+                let (inode, time) = (a, (b.cast_signed(), -c.cast_signed()));
+                match kind {
+                    0 => Entry::Piece { path, source, file_bytes: a, offset: b, len: c, hash },
+                    1 => Entry::File { path, source, hash, stamp: Stamp { inode, ctime: time } },
+                    _ => Entry::Placing { path, hash, trace: Trace { inode, mtime: time } },
                 }
-            });
+            },
+        );
         proptest::collection::vec(entry, 1..12)
     }
 

@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt};
 use rustix::io::Errno;
 
+use super::super::append::taken;
 use super::super::commit::Complete;
 use super::super::journal::Entry;
 use super::super::kept::{PARTIAL_MAX, part_name};
@@ -110,7 +111,7 @@ impl Sink {
         let create = || {
             let (parent, file_name) = self.open.folders.parent(&partial.path)?;
             if piece.len < piece.file_bytes {
-                check_name(&parent, &file_name)?;
+                self.check_name(&parent, &partial.path, &file_name)?;
             }
             let temp = match &self.push_tag {
                 Some(tag) if piece.len < piece.file_bytes => {
@@ -135,6 +136,17 @@ impl Sink {
             self.tally.note_fatal(&partial.path, &error);
             reason(&error)
         })
+    }
+
+    /// A file of many pieces whose name is taken by a folder, or by anything where nothing is replaced, or
+    /// cannot be a name here, fails before they are sent.
+    fn check_name(&self, parent: &Dir, path: &[u8], name: &OsStr) -> io::Result<()> {
+        match parent.symlink_metadata(name) {
+            Ok(found) if !self.committer.places().is_free(path, found.ino()) => Err(taken()),
+            Ok(found) if found.is_dir() => Err(Errno::ISDIR.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     /// Makes a file that no later run goes on with, as the name by which one would is taken by something
@@ -260,16 +272,6 @@ impl Sink {
 fn entry(piece: &Piece) -> Entry {
     let &Piece { source, file_bytes, offset, len, hash, .. } = piece;
     Entry::Piece { path: piece.path.clone(), source, file_bytes, offset, len, hash }
-}
-
-/// A file of many pieces whose name is taken by a folder, or cannot be a name here, fails before they are
-/// sent.
-fn check_name(parent: &Dir, name: &OsStr) -> io::Result<()> {
-    match parent.symlink_metadata(name) {
-        Ok(found) if found.is_dir() => Err(Errno::ISDIR.into()),
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(_) | Err(_) => Ok(()),
-    }
 }
 
 /// Whether a file could not be made because of what is there under its name.

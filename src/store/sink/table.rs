@@ -1,14 +1,20 @@
 //! The table of a stripe, and the content that goes with each of its records.
 
+use super::super::{below, shown};
 use super::SinkError;
 use crate::wire::{CONTENT_BYTES_MAX, RECORDS_MAX, Record};
 
-/// Small tables must not stand for much work.
-pub(super) fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
+/// The records of a table, with their paths below the root, which is called `root_name` in them: only such as
+/// are `within` that path. Small tables must not stand for much work.
+pub(super) fn decode(
+    mut table: &[u8],
+    root_name: &[u8],
+    within: &[u8],
+) -> Result<Vec<Record>, SinkError> {
     let mut records = Vec::new();
     let mut bytes = 0;
     while !table.is_empty() {
-        let record = Record::decode(&mut table)?;
+        let record = below_root(Record::decode(&mut table)?, root_name, within)?;
         if let Record::Piece(piece) = &record {
             bytes += piece.len;
         }
@@ -18,6 +24,25 @@ pub(super) fn decode(mut table: &[u8]) -> Result<Vec<Record>, SinkError> {
         }
     }
     Ok(records)
+}
+
+fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Record, SinkError> {
+    let (path, may_be_root) = match &mut record {
+        Record::Folder { path, .. } => (path, true),
+        Record::Symlink { path, .. } => (path, false),
+        Record::Piece(piece) => (&mut piece.path, false),
+        Record::Seal { .. } | Record::Discard { .. } => return Ok(record),
+    };
+    let below_it = below(root_name, path).filter(|below| may_be_root || !below.is_empty());
+    let Some(below_it) = below_it else {
+        return Err(SinkError::Protocol("a path leads to another root".into()));
+    };
+    // A sender that was asked for something has no business beside it.
+    if below(within, below_it).is_none() {
+        return Err(SinkError::Protocol(format!("nobody has asked for {:?}", shown(path))));
+    }
+    *path = below_it.to_vec();
+    Ok(record)
 }
 
 /// The part of `content` that belongs to each record.

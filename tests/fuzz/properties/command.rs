@@ -4,6 +4,9 @@
 #[path = "../../../src/cli/file.rs"]
 #[allow(dead_code, reason = "the command uses the rest")]
 mod file;
+#[path = "../../../src/cli/roots.rs"]
+#[allow(dead_code, reason = "the command uses the rest")]
+mod roots;
 #[path = "../../../src/cli/url.rs"]
 #[allow(dead_code, reason = "the command uses the rest")]
 mod url;
@@ -42,6 +45,7 @@ fn command() -> Command {
         Arg::new("flag").long("flag").action(ArgAction::SetTrue),
         Arg::new("count").long("count").action(ArgAction::Count),
         Arg::new("list").long("list").action(ArgAction::Append).value_delimiter(','),
+        Arg::new("root").long("root").action(ArgAction::Append),
         Arg::new("other").long("other").conflicts_with("text"),
     ];
     ["push", "serve"].into_iter().fold(Command::new("qbulk"), |command, name| {
