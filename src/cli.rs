@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Remove what unfinished transfers have left in a served folder.
     Clean(clean::CleanArgs),
-    /// See it work: a real serve and a real push on this host, of a generated file.
+    /// See it work: a real serve, a real push and a real pull on this host, of a generated file.
     Demo {
         /// Size of the file.
         #[arg(long, default_value = "1GiB", value_parser = bytes, env = "QBULK_DEMO_SIZE")]

@@ -1,4 +1,4 @@
-//! `qbulk demo`: a real serve and a real push on one host.
+//! `qbulk demo`: a real serve, a real push and a real pull on one host.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufWriter, Write};
@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use qbulk::client::{PushConfig, push};
+use qbulk::client::{PullConfig, PushConfig, PushReporter, pull, push};
 use qbulk::error::Error;
 use qbulk::event::{PushEvent, Summary};
 use qbulk::identity::Identity;
@@ -18,7 +18,12 @@ use rand::{Rng, SeedableRng};
 
 use crate::report::{PushReport, say};
 
-/// Pushes a generated file of `bytes` bytes to a server in the same process, and compares what arrived.
+/// What the file is called.
+const NAME: &str = "generated.bin";
+const HOST: &str = "localhost";
+
+/// Pushes a generated file of `bytes` bytes to a server in the same process, pulls it back, and compares what
+/// arrived.
 pub(crate) async fn run(
     bytes: u64,
     report: Arc<PushReport>,
@@ -29,7 +34,7 @@ pub(crate) async fn run(
     // There will be a key in it.
     temp.prefix("qbulk-demo-").permissions(Permissions::from_mode(0o700));
     let dir = temp.tempdir().map_err(disk)?;
-    let (source, root) = (dir.path().join("generated.bin"), dir.path().join("root"));
+    let (source, root) = (dir.path().join(NAME), dir.path().join("root"));
     fs::create_dir(&root).map_err(disk)?;
     say(&format!("generating {} in {}", source.display(), dir.path().display()));
     generate(&source, bytes).map_err(disk)?;
@@ -44,18 +49,38 @@ pub(crate) async fn run(
     let (stop_server, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(Arc::new(|_| ()), async move { drop(stopped.await) }));
     let trust = ClientTrust::Pinned([identity.fingerprint()].into());
-    let config = PushConfig::new(vec![source.clone()], vec![address], "localhost", identity, trust);
-    let tell = Arc::clone(&report);
-    let pushed = push(config, Arc::new(move |event: PushEvent| tell.tell(&event)), stop).await;
+    let moved = there_and_back(dir.path(), address, identity, trust, report, stop).await;
     drop(stop_server);
     drop(serving.await);
-    let summary = pushed?;
-    let arrived = root.join("generated.bin");
-    if hash(&source).map_err(disk)? != hash(&arrived).map_err(disk)? {
-        return Err(Error::Peer("what arrived is not what was sent".into()));
+    let summary = moved?;
+    let sent = hash(&source).map_err(disk)?;
+    for arrived in [root.join(NAME), dir.path().join("back").join(NAME)] {
+        if hash(&arrived).map_err(disk)? != sent {
+            return Err(Error::Peer("what arrived is not what was sent".into()));
+        }
     }
-    say("both files have the same BLAKE3 hash; removing them");
+    say("all three files have the same BLAKE3 hash; removing them");
     Ok(summary)
+}
+
+/// Pushes what is in `dir`, and pulls it back.
+async fn there_and_back(
+    dir: &Path,
+    address: SocketAddr,
+    identity: Arc<Identity>,
+    trust: ClientTrust,
+    report: Arc<PushReport>,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<Summary, Error> {
+    tokio::pin!(stop);
+    let tell: PushReporter = Arc::new(move |event: PushEvent| report.tell(&event));
+    let own = Arc::clone(&identity);
+    let there = PushConfig::new(vec![dir.join(NAME)], vec![address], HOST, own, trust.clone());
+    push(there, Arc::clone(&tell), &mut stop).await?;
+    say("and back: pull asks for it, and the server sends");
+    let back = dir.join("back/");
+    let back = PullConfig::new(vec![NAME.into()], vec![address], HOST, back, identity, trust);
+    pull(back, tell, stop).await
 }
 
 fn generate(path: &Path, bytes: u64) -> io::Result<()> {

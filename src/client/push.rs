@@ -13,7 +13,7 @@ use crate::event::{PushEvent, PushReporter, Summary};
 use crate::net::limit::Limit;
 use crate::net::lookup::Addresses;
 use crate::send::names::starts;
-use crate::send::{Job, Receipt, Sender};
+use crate::send::{Job, Receipt, Search, Sender};
 use crate::store::descriptors::raise_limit;
 use crate::traffic::SetConfig;
 use crate::wire;
@@ -34,6 +34,7 @@ pub async fn push(
     if let Some(fault) = wire::path_fault(&config.destination) {
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
     }
+    let mut found_before: Option<Search> = None;
     let mut attempts = Attempts::new(config.retry_for, Arc::clone(&report));
     tokio::pin!(stop);
     loop {
@@ -51,7 +52,11 @@ pub async fn push(
         let failed = match found {
             Err(error) => error.into(),
             Ok(addresses) => {
-                let mut sender = attempt(&config, addresses, &report, receipt, began)?;
+                let search = match found_before.take() {
+                    Some(search) => search,
+                    None => Search::start(starts(&config.sources)?, receipt.clone()),
+                };
+                let mut sender = attempt(&config, addresses, search, &report, receipt, began)?;
                 match sender.run_until(&mut stop).await {
                     Ok(summary) => {
                         sender.lines().remember_path();
@@ -63,11 +68,12 @@ pub async fn push(
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
-                    Err(error) => Failed {
-                        error,
-                        alive_at: sender.lines().is_accepted().then(|| sender.alive_at()),
-                        summary: sender.summary(),
-                    },
+                    Err(error) => {
+                        let alive_at = sender.lines().is_accepted().then(|| sender.alive_at());
+                        let summary = sender.summary();
+                        found_before = sender.into_search().again();
+                        Failed { error, alive_at, summary }
+                    }
                 }
             }
         };
@@ -83,16 +89,16 @@ pub async fn push(
 fn attempt(
     config: &PushConfig,
     addresses: Addresses,
+    search: Search,
     report: &PushReporter,
     receipt: Option<Arc<Receipt>>,
     began: Instant,
 ) -> Result<Sender<Session>, Error> {
-    let starts = starts(&config.sources)?;
     let transfer = TransferSecret(rand::random());
-    let session = Session::new(config, addresses, &starts, transfer)?;
+    let session = Session::new(config, addresses, search.starts(), transfer)?;
     let job = Job {
         transfer,
-        starts,
+        search,
         destination: config.destination.clone(),
         set: SetConfig {
             stuck_after: config.retry_for,

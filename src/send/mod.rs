@@ -11,6 +11,7 @@ mod reading;
 mod recall;
 mod receipt;
 mod said;
+mod search;
 mod sender;
 mod source;
 
@@ -18,4 +19,5 @@ pub(crate) use self::lines::{LineReport, Lines};
 pub(crate) use self::names::distinct;
 pub(crate) use self::progress::together;
 pub(crate) use self::receipt::Receipt;
+pub(crate) use self::search::Search;
 pub(crate) use self::sender::{Job, Sender};

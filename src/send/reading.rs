@@ -6,8 +6,8 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::lines::Lines;
+use super::search::Found;
 use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
-use super::source::Found;
 use crate::clock;
 use crate::store::scan::Lost;
 use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare};

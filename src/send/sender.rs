@@ -14,6 +14,7 @@ use super::failures::Failures;
 use super::outflow::{Outflow, Ready};
 use super::recall::Recall;
 use super::receipt::Receipt;
+use super::search::Search;
 use super::source::{Check, Source};
 use crate::buffers::Buffers;
 use crate::clock;
@@ -27,7 +28,6 @@ use crate::store::compare::Wanted;
 use crate::store::kind::FileInfo;
 use crate::store::scan::{Entry, Lost};
 use crate::store::source::{ReadOptions, Sealed, SourceItem, prepare};
-use crate::store::start::Start;
 use crate::store::unreadable::Unreadable;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
@@ -80,8 +80,8 @@ pub(super) struct Flight {
 pub(crate) struct Job {
     /// What the receiver knows it by, and nobody else.
     pub(crate) transfer: TransferSecret,
-    /// Where it comes from.
-    pub(crate) starts: Vec<Start>,
+    /// What finds it.
+    pub(crate) search: Search,
     /// Where it goes, relative to the receiver's root.
     pub(crate) destination: Vec<u8>,
     /// The connection set that it goes over.
@@ -158,7 +158,7 @@ impl<L: Lines> Sender<L> {
             set,
             transfer: job.transfer,
             destination: job.destination,
-            source: Source::new(job.starts, job.receipt.clone()),
+            source: Source::new(job.search, job.receipt.clone()),
             read: job.read,
             again: Again::default(),
             wanted: Wanted::default(),
@@ -186,6 +186,11 @@ impl<L: Lines> Sender<L> {
             finishing: false,
             done: None,
         }
+    }
+
+    /// What finds what is to be sent, for another attempt at it.
+    pub(crate) fn into_search(self) -> Search {
+        self.source.into_search()
     }
 
     /// Who brings the lines.
@@ -462,7 +467,6 @@ impl<L: Lines> Sender<L> {
 
     /// Ends all connections, and gives the news a moment to leave.
     async fn close(&mut self, error: Option<&Error>) {
-        self.source.stop();
         let done = (wire::CLOSE_DONE, String::new());
         let (code, reason) = error.map_or(done, |error| self.lines.closing(error));
         for outflow in self.outflows.values() {

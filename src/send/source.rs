@@ -2,33 +2,22 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-use tokio::sync::mpsc;
 
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
+use super::search::{Found, Scanned, Search};
 use crate::error::Error;
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
 use crate::send::names::Names;
 use crate::store::compare::StillWanted;
 use crate::store::kind::{FileInfo, Kind};
-use crate::store::scan::{Entry, Lost, scan};
+use crate::store::scan::Entry;
 use crate::store::source::{Part, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
-use crate::store::start::Start;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{Destination, FileKey, KeptPiece, PATH_BYTES_MAX, SourceBasis, is_path_safe};
 
-/// Entries that are handed over together at most, so that small ones share a stripe. They do not wait
-/// for others if they are this large, or if others do not come.
-const SCAN_GROUP: usize = 64;
-const SCAN_GROUP_BYTES: u64 = 1 << 20;
-const SCAN_GATHER_TIME: Duration = Duration::from_millis(1);
-/// Groups that the scan may be ahead of the plan.
-const SCAN_AHEAD: usize = 16;
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
 /// A file that is tried again and whose size is not known before it is read is planned as this large, in
@@ -37,12 +26,10 @@ const UNKNOWN_BYTES: u64 = 4 << 20;
 /// What a record takes beside its path, in bytes, at most and roughly.
 const RECORD_BYTES: u64 = 80;
 
-/// The scan, and the items that came of it.
+/// What the search has found, and the items that came of it.
 pub(super) struct Source {
-    starts: Vec<Start>,
+    search: Search,
     names: Option<Names>,
-    found: mpsc::Receiver<Found>,
-    scanned: Arc<Scanned>,
     /// What the receiver has of earlier runs.
     kept: KeptFiles,
     /// Files of which the receiver has something, if they have not changed.
@@ -86,37 +73,18 @@ impl Check {
     }
 }
 
-/// What the scan says.
-pub(super) enum Found {
-    Entries(Vec<Result<Entry, Lost>>),
-    /// That was all.
-    End,
-}
-
-/// How far the scan is.
-#[derive(Default)]
-pub(super) struct Scanned {
-    pub(super) items: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) done: AtomicBool,
-}
-
 impl Source {
-    /// Starts to look through `starts`; ends when it is dropped.
-    pub(super) fn new(starts: Vec<Start>, receipt: Option<Arc<Receipt>>) -> Self {
-        let (sender, found) = mpsc::channel(SCAN_AHEAD);
-        let scanned = Arc::<Scanned>::default();
+    /// What `search` finds, for one attempt at sending it.
+    pub(super) fn new(search: Search, receipt: Option<Arc<Receipt>>) -> Self {
         // Sources of different names have nothing in common.
-        let older_receipt = receipt.clone();
+        let starts = search.starts();
         let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
-        let source = Self {
-            starts: starts.clone(),
+        Self {
+            search,
             names: None,
             kept: KeptFiles::new(),
             checks: VecDeque::new(),
             receipt,
-            found,
-            scanned: Arc::clone(&scanned),
             items: HashMap::new(),
             taken: overlap.then(HashSet::new),
             next_item: 0,
@@ -125,39 +93,12 @@ impl Source {
             kept_files: 0,
             kept_whole_bytes: 0,
             kept_bytes: 0,
-        };
-        tokio::task::spawn_blocking(move || {
-            let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
-            scan(&starts, |entry| {
-                if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) =
-                    (&older_receipt, &entry)
-                    && receipt.is_at(local.name(), info.id())
-                {
-                    return true;
-                }
-                if group.is_empty() {
-                    (group_bytes, begun) = (0, Instant::now());
-                }
-                scanned.items.fetch_add(1, Relaxed);
-                if let Ok(Entry { kind: Kind::File(info), .. }) = &entry {
-                    scanned.bytes.fetch_add(info.bytes, Relaxed);
-                    group_bytes = group_bytes.saturating_add(info.bytes);
-                }
-                group.push(entry);
-                let is_due = group.len() >= SCAN_GROUP
-                    || group_bytes >= SCAN_GROUP_BYTES
-                    || begun.elapsed() >= SCAN_GATHER_TIME;
-                !is_due || {
-                    let entries = Found::Entries(std::mem::take(&mut group));
-                    sender.blocking_send(entries).is_ok()
-                }
-            });
-            scanned.done.store(true, Relaxed);
-            // Fails only if nobody wants to know.
-            drop(sender.blocking_send(Found::Entries(group)));
-            drop(sender.blocking_send(Found::End));
-        });
-        source
+        }
+    }
+
+    /// The search, for another attempt.
+    pub(super) fn into_search(self) -> Search {
+        self.search
     }
 
     /// Paths are known once the server has said what is at the destination.
@@ -167,7 +108,7 @@ impl Source {
         there: Destination,
         kept: KeptFiles,
     ) -> Result<(), Error> {
-        self.names = Some(Names::new(typed, there, &self.starts)?);
+        self.names = Some(Names::new(typed, there, self.search.starts())?);
         self.kept = kept;
         Ok(())
     }
@@ -177,17 +118,12 @@ impl Source {
     }
 
     pub(super) fn scanned(&self) -> &Scanned {
-        &self.scanned
+        self.search.scanned()
     }
 
     /// What was found next. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<Found> {
-        self.found.recv().await
-    }
-
-    /// Ends the scan.
-    pub(super) fn stop(&mut self) {
-        self.found.close();
+        self.search.next().await
     }
 
     /// What was found is given its path. Returns what is to be sent of it.

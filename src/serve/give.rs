@@ -29,7 +29,7 @@ use crate::net::controllers::Late;
 use crate::net::limit::Limit;
 use crate::net::line::Line;
 use crate::net::telemetry::Telemetry;
-use crate::send::{Job, Sender, distinct};
+use crate::send::{Job, Search, Sender, distinct};
 use crate::store::own::{RESERVED, has_reserved};
 use crate::store::source::ReadOptions;
 use crate::store::start::Start;
@@ -251,7 +251,7 @@ impl Giver {
         });
         let job = Job {
             transfer: request.transfer,
-            starts,
+            search: Search::start(starts, None),
             destination: request.destination.clone(),
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),

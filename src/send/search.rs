@@ -1,0 +1,171 @@
+//! The search through the sources, ahead of who sends what it finds.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::receipt::Receipt;
+use crate::store::kind::Kind;
+use crate::store::scan::{Entry, Lost, scan};
+use crate::store::start::Start;
+
+/// Entries that are handed over together at most, so that small ones share a stripe. They do not wait
+/// for others if they are this large, or if others do not come.
+const SCAN_GROUP: usize = 64;
+const SCAN_GROUP_BYTES: u64 = 1 << 20;
+const SCAN_GATHER_TIME: Duration = Duration::from_millis(1);
+/// Groups that the scan may be ahead of the plan.
+const SCAN_AHEAD: usize = 16;
+/// What was found is kept for another attempt up to so many entries: what is more is searched anew.
+const ENTRIES_KEPT_MAX: usize = 1 << 17;
+
+/// A search that is under way, or over. It outlives an attempt at sending what it finds: the next one need not
+/// look at everything again.
+pub(crate) struct Search {
+    starts: Vec<Start>,
+    found: mpsc::Receiver<Found>,
+    scanned: Arc<Scanned>,
+    /// What it has said so far; `None` once that is more than is kept.
+    said: Option<Vec<Found>>,
+    entries: usize,
+    /// How much of that was said in this attempt.
+    again: usize,
+}
+
+/// What the search says.
+#[derive(Clone)]
+pub(super) enum Found {
+    Entries(Vec<Result<Entry, Lost>>),
+    /// That was all.
+    End,
+}
+
+/// How far the search is.
+#[derive(Default)]
+pub(super) struct Scanned {
+    pub(super) items: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) done: AtomicBool,
+}
+
+impl Search {
+    /// Starts to look through `starts`; ends when it is dropped. What `receipt` is made of is not found.
+    pub(crate) fn start(starts: Vec<Start>, receipt: Option<Arc<Receipt>>) -> Self {
+        let (sender, found) = mpsc::channel(SCAN_AHEAD);
+        let scanned = Arc::<Scanned>::default();
+        let search = Self {
+            starts: starts.clone(),
+            found,
+            scanned: Arc::clone(&scanned),
+            // Another attempt makes another receipt, which must not be found either.
+            said: receipt.is_none().then(Vec::new),
+            entries: 0,
+            again: 0,
+        };
+        tokio::task::spawn_blocking(move || look(&starts, receipt.as_deref(), &scanned, &sender));
+        search
+    }
+
+    /// The same from its beginning, for another attempt; `None` if it has to be searched anew.
+    pub(crate) fn again(self) -> Option<Self> {
+        self.said.is_some().then_some(Self { again: 0, ..self })
+    }
+
+    /// Where it starts.
+    pub(crate) fn starts(&self) -> &[Start] {
+        &self.starts
+    }
+
+    pub(super) fn scanned(&self) -> &Scanned {
+        &self.scanned
+    }
+
+    /// What was found next. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Found> {
+        if let Some(found) = self.said.as_ref().and_then(|said| said.get(self.again)) {
+            self.again += 1;
+            return Some(found.clone());
+        }
+        let found = self.found.recv().await?;
+        if let Found::Entries(entries) = &found {
+            self.entries += entries.len();
+        }
+        if self.entries > ENTRIES_KEPT_MAX {
+            self.said = None;
+        }
+        if let Some(said) = &mut self.said {
+            said.push(found.clone());
+            self.again += 1;
+        }
+        Some(found)
+    }
+}
+
+fn look(
+    starts: &[Start],
+    receipt: Option<&Receipt>,
+    scanned: &Scanned,
+    sender: &mpsc::Sender<Found>,
+) {
+    let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
+    scan(starts, |entry| {
+        if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) = (receipt, &entry)
+            && receipt.is_at(local.name(), info.id())
+        {
+            return true;
+        }
+        if group.is_empty() {
+            (group_bytes, begun) = (0, Instant::now());
+        }
+        scanned.items.fetch_add(1, Relaxed);
+        if let Ok(Entry { kind: Kind::File(info), .. }) = &entry {
+            scanned.bytes.fetch_add(info.bytes, Relaxed);
+            group_bytes = group_bytes.saturating_add(info.bytes);
+        }
+        group.push(entry);
+        let is_due = group.len() >= SCAN_GROUP
+            || group_bytes >= SCAN_GROUP_BYTES
+            || begun.elapsed() >= SCAN_GATHER_TIME;
+        !is_due || sender.blocking_send(Found::Entries(std::mem::take(&mut group))).is_ok()
+    });
+    scanned.done.store(true, Relaxed);
+    // Fails only if nobody wants to know.
+    drop(sender.blocking_send(Found::Entries(group)));
+    drop(sender.blocking_send(Found::End));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    async fn all(search: &mut Search) -> Vec<Vec<u8>> {
+        let mut paths = Vec::new();
+        while let Some(Found::Entries(entries)) = search.next().await {
+            paths.extend(entries.into_iter().map(|entry| entry.expect("readable").remote));
+        }
+        paths
+    }
+
+    #[tokio::test]
+    async fn another_attempt_finds_the_same_again_without_a_look_at_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..200 {
+            fs::write(dir.path().join(format!("{number}")), b"x").unwrap();
+        }
+        let start = Start::new(&dir.path().join("")).unwrap();
+        let mut search = Search::start(vec![start], None);
+        // The first attempt is over when it has seen a part.
+        let first = search.next().await;
+        assert!(matches!(first, Some(Found::Entries(entries)) if entries.len() < 200));
+        let mut search = search.again().expect("it is little");
+        let found = all(&mut search).await;
+        assert_eq!(found.len(), 201);
+        drop(dir);
+        let mut search = search.again().expect("it is little");
+        assert_eq!(all(&mut search).await, found);
+    }
+}
