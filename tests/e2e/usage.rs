@@ -78,7 +78,7 @@ fn the_command_line_comes_before_the_environment_and_that_before_the_file() {
     assert_eq!(opened(&[("QBULK_CONNECTIONS", "3")], &["--connections", "4"]), 4);
 
     for (text, words) in
-        [("[push]\nspeed = 9\n", "speed"), ("[pull]\n", "pull"), ("connections = 2\n", "[push]")]
+        [("[push]\nspeed = 9\n", "speed"), ("[fetch]\n", "fetch"), ("connections = 2\n", "[push]")]
     {
         fs::write(host.config().join("config.toml"), text).unwrap();
         host.push(host.src("file"), &serve.url("")).assert_failed(2, words);
