@@ -3,6 +3,7 @@
 pub(crate) mod clean;
 mod file;
 mod layers;
+mod ls;
 mod peer;
 mod pull;
 mod push;
@@ -22,6 +23,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use qbulk::error::Error;
 
+pub(crate) use self::ls::LsArgs;
 pub(crate) use self::pull::PullArgs;
 pub(crate) use self::push::PushArgs;
 pub(crate) use self::serve::ServeArgs;
@@ -72,6 +74,8 @@ pub(crate) enum Command {
     Pull(Box<PullArgs>),
     /// Compare files and folders with what is on a server, or with a receipt, without moving them.
     Verify(Box<VerifyArgs>),
+    /// List what is on a server.
+    Ls(Box<LsArgs>),
     /// Take files from others into a folder, and give them out of it, until stopped.
     Serve(Box<ServeArgs>),
     /// Remove what unfinished transfers have left in a served folder.
@@ -201,6 +205,7 @@ impl Cli {
             Command::Pull(args) => Some(args.output),
             Command::Serve(args) => Some(args.output),
             Command::Verify(args) => Some(args.output),
+            Command::Ls(args) => Some(args.output),
             _ => None,
         }
     }

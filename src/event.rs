@@ -1,9 +1,13 @@
 //! What a transfer tells while it runs. Serialised, these are the lines of `--json`.
 
+mod list;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use serde::Serialize;
+
+pub use self::list::{EntryKind, ListEntry, ListEvent, ListSummary, NotListed};
 
 /// Called with every event, from the transfer's own task: it must not block for long.
 pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
@@ -453,6 +457,19 @@ pub enum ServeEvent {
         destination: String,
         /// Files, folders and links that were compared.
         compared: u64,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// A client was told what is below the root.
+    Listed {
+        /// The client's fingerprint.
+        client: String,
+        /// Its address.
+        remote: SocketAddr,
+        /// Where it looked, relative to the root.
+        path: String,
+        /// Files, folders and others that it was told of.
+        entries: u64,
         /// How long it took.
         seconds: f64,
     },

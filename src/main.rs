@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use qbulk::certs;
 use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
-use qbulk::event::{PushEvent, ServeEvent, Summary, VerifyEvent};
+use qbulk::event::{ListEvent, PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use cli::{CertCommand, Cli, Command, PullArgs, PushArgs, ServeArgs, VerifyArgs};
+use cli::{CertCommand, Cli, Command, LsArgs, PullArgs, PushArgs, ServeArgs, VerifyArgs};
 use out::End;
-use report::{Output, PushReport, ServeReport, VerifyReport};
+use report::{ListReport, Output, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway.
@@ -52,6 +52,7 @@ async fn run(command: Command) -> Result<u8, Error> {
         Command::Push(args) => push(*args).await,
         Command::Pull(args) => pull(*args).await,
         Command::Verify(args) => verify(*args).await,
+        Command::Ls(args) => ls(*args).await,
         Command::Serve(args) => serve(*args).await,
         Command::Clean(args) => args.run(),
         Command::Demo { size } => demo(size).await,
@@ -98,6 +99,14 @@ async fn verify(args: VerifyArgs) -> Result<u8, Error> {
         summary if summary.is_live() => EXIT_SOME_CHANGED,
         _ => EXIT_SOME_FAILED,
     })
+}
+
+async fn ls(args: LsArgs) -> Result<u8, Error> {
+    let report = ListReport::new(args.output.report());
+    let summary =
+        args.run(async |event: ListEvent| report.tell(&event).await, stop_signal()?).await?;
+    out::printed()?;
+    Ok(if summary.not_listed == 0 { 0 } else { EXIT_SOME_FAILED })
 }
 
 async fn serve(args: ServeArgs) -> Result<u8, Error> {

@@ -98,6 +98,17 @@ pub(crate) fn show(status: Option<Status>) {
 /// that alone.
 pub(crate) fn printed() -> Result<(), Error> {
     OUT.stdout.wait(None);
+    taken()
+}
+
+/// Waits while whoever reads standard output is behind, so that nothing is lost however much is written: for
+/// commands that are run for that alone and may take their time. An error once it cannot be written.
+pub(crate) async fn room() -> Result<(), Error> {
+    OUT.stdout.room().await;
+    taken()
+}
+
+fn taken() -> Result<(), Error> {
     match OUT.stdout.failure() {
         None => Ok(()),
         Some(error) => Err(Error::Disk(format!("cannot write to standard output: {error}"))),

@@ -1,6 +1,7 @@
 //! What a user sees: a line of progress, plain lines, or JSON.
 
 mod json;
+mod list;
 mod losses;
 mod push;
 mod serve;
@@ -11,6 +12,7 @@ use qbulk::error::Error;
 
 use self::json::Json;
 pub(crate) use self::json::now;
+pub(crate) use self::list::ListReport;
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
 pub(crate) use self::units::count;

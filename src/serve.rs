@@ -12,7 +12,9 @@ mod greeting;
 mod handshakes;
 mod lately;
 mod limits;
+mod list;
 mod memory;
+mod place;
 mod refusal;
 mod shares;
 mod transfer;
@@ -40,6 +42,7 @@ use self::drain::{Drain, STOPPED};
 use self::give::Giver;
 pub use self::limits::Limits;
 use self::limits::{Clients, Means};
+use self::list::Lister;
 use self::memory::Parts;
 use self::turned_away::TurnedAway;
 use self::verify::Verifier;
@@ -251,6 +254,7 @@ impl Server {
             desk,
             giver,
             verifier: Verifier::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
+            lister: Lister::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
             drain,
             turned_away,
             report,

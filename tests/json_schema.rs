@@ -7,8 +7,9 @@ use std::process::{Child, Command, Stdio};
 
 use assert_cmd::cargo::cargo_bin;
 use qbulk::event::{
-    ConnectionState, Difference, Failure, FailureKind, Progress, PushEvent, ServeEvent, Summary,
-    VerifyEvent, VerifyProgress, VerifySummary,
+    ConnectionState, Difference, EntryKind, Failure, FailureKind, ListEntry, ListEvent,
+    ListSummary, NotListed, Progress, PushEvent, ServeEvent, Summary, VerifyEvent, VerifyProgress,
+    VerifySummary,
 };
 use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry};
 use qbulk::wire::Meta;
@@ -119,6 +120,13 @@ fn every_event_is_documented_as_it_is() {
             compared: 0,
             seconds: 0.0,
         },
+        ServeEvent::Listed {
+            client: text(),
+            remote: address(),
+            path: text(),
+            entries: 0,
+            seconds: 0.0,
+        },
         ServeEvent::Refused { remote: address(), reason: text() },
     ];
     let verify = [
@@ -128,16 +136,33 @@ fn every_event_is_documented_as_it_is() {
         VerifyEvent::VerifyProgress(VerifyProgress::default()),
         VerifyEvent::VerifySummary(VerifySummary::default()),
     ];
+    let entry = |kind| {
+        let path = b"\xff".to_vec();
+        ListEvent::Entry(ListEntry { path, kind, mode: 0, mtime_s: 0, mtime_ns: 0 })
+    };
+    let list = [
+        ListEvent::ListWaiting { reason: text() },
+        entry(EntryKind::File { bytes: 0 }),
+        entry(EntryKind::Link { target: b"\xff".to_vec() }),
+        entry(EntryKind::Folder),
+        entry(EntryKind::Other),
+        ListEvent::NotListed(NotListed { path: text(), reason: text() }),
+        ListEvent::ListSummary(ListSummary::default()),
+    ];
     let error = serde_json::json!({ "event": "error", "code": 0, "message": "" });
     let lost = serde_json::json!({ "event": "lost", "lines": 0 });
-    let emitted: Schema = push
+    let mut emitted = Schema::new();
+    let events = push
         .iter()
         .map(|event| serde_json::to_value(event).expect("JSON"))
         .chain(serve.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain(verify.iter().map(|event| serde_json::to_value(event).expect("JSON")))
-        .chain([error, lost])
-        .map(|event| fields(&event))
-        .collect();
+        .chain(list.iter().map(|event| serde_json::to_value(event).expect("JSON")))
+        .chain([error, lost]);
+    for (event, fields) in events.map(|event| fields(&event)) {
+        // What some entries of a listing have, others lack.
+        emitted.entry(event).or_default().extend(fields);
+    }
     assert_eq!(emitted, documented());
 }
 

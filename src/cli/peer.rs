@@ -4,11 +4,13 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use qbulk::client::CONNECT_TIMEOUT;
+
 use qbulk::client::first_contact::FirstContact;
+use qbulk::client::{CONNECT_TIMEOUT, PeerConfig};
 use qbulk::error::Error;
 use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
@@ -90,15 +92,59 @@ impl TrustArgs {
     }
 }
 
+/// A server that is asked something, once it is known whom to accept as such.
+pub(super) struct Asking {
+    pub(super) peer: PeerConfig,
+    asked: trust::Asked,
+}
+
+impl TrustArgs {
+    /// Finds out whom to accept as the server; may ask the user.
+    pub(super) async fn asking(
+        &self,
+        destination: &Destination,
+        network: &NetworkArgs,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Asking, Error> {
+        let identity = Arc::new(trust::identity(&self.identity)?);
+        let asked = self.asked(destination, &[destination.address()], network);
+        let trust = tokio::select! {
+            trust = asked.trust(&identity) => trust?,
+            () = stop => return Err(Error::Interrupted),
+        };
+        let peer = PeerConfig {
+            bind: network.bind.clone(),
+            datagram_bytes_max: network.mtu,
+            connect_timeout: network.connect_timeout,
+            ..PeerConfig::new(destination.address(), &*destination.host, identity, trust)
+        };
+        Ok(Asking { peer, asked })
+    }
+}
+
+impl Asking {
+    /// Says more about a failed authentication.
+    pub(super) async fn explain<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        let PeerConfig { identity, trust, .. } = &self.peer;
+        match result {
+            Err(Error::Auth(message)) => Err(self.asked.explain(message, identity, trust).await),
+            result => result,
+        }
+    }
+}
+
 /// The sources, and where they go.
 pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Destination), Error> {
     let Some((last, sources @ [_, ..])) = paths.split_last() else {
         return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
     };
-    let last = url_text(last);
-    let destination =
-        last.parse().map_err(|error| Error::Usage(format!("destination {last:?}: {error}")))?;
-    Ok((sources.iter().map(PathBuf::from).collect(), destination))
+    Ok((sources.iter().map(PathBuf::from).collect(), place("destination", last)?))
+}
+
+/// A place on a server, as it was typed; `what` it is, for a person.
+pub(super) fn place(what: &str, typed: &OsStr) -> Result<Destination, Error> {
+    let typed = url_text(typed);
+    typed.parse().map_err(|error| Error::Usage(format!("{what} {typed:?}: {error}")))
 }
 
 /// What is to be had, all from one server, and where it goes.

@@ -3,17 +3,15 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
 use qbulk::client::{ReceiptConfig, VerifyConfig, VerifyReporter};
 use qbulk::error::Error;
 use qbulk::event::VerifySummary;
-use qbulk::net::lookup::SystemResolver;
 use qbulk::wire::Keep;
 
+use super::OutputArgs;
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::{OutputArgs, trust};
 
 const USAGE: &str = "qbulk verify [OPTIONS] SRC... qbulk://HOST[:PORT]/PATH
        qbulk verify [OPTIONS] --receipt FILE [DIR]";
@@ -116,29 +114,15 @@ impl VerifyArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<VerifySummary, Error> {
         let (sources, destination) = ends(&self.paths)?;
-        let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
-        let asked = self.trust.asked(&destination, &[destination.address()], &self.network);
-        let trust = tokio::select! {
-            trust = asked.trust(&identity) => trust?,
-            () = &mut stop => return Err(Error::Interrupted),
-        };
+        let asking = self.trust.asking(&destination, &self.network, stop.as_mut()).await?;
         let config = VerifyConfig {
             sources,
-            server: destination.address(),
-            resolver: Arc::new(SystemResolver),
-            server_name: destination.host,
+            peer: asking.peer.clone(),
             destination: destination.path,
-            bind: self.network.bind.clone(),
-            identity: Arc::clone(&identity),
-            trust: trust.clone(),
-            datagram_bytes_max: self.network.mtu,
-            connect_timeout: self.network.connect_timeout,
             compared: self.compared(),
         };
-        match qbulk::client::verify(config, report, stop).await {
-            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
-            result => result,
-        }
+        let result = qbulk::client::verify(config, report, stop).await;
+        asking.explain(result).await
     }
 }

@@ -46,12 +46,14 @@ mod attempts;
 mod config;
 mod find;
 pub mod first_contact;
+mod list;
 mod number;
 pub mod path_memory;
 mod place;
 mod pull;
 mod puller;
 mod push;
+mod query;
 pub(crate) mod reach;
 mod retry;
 mod session;
@@ -61,8 +63,10 @@ use std::time::Duration;
 
 pub use self::config::{PullConfig, PushConfig, RETRY_FOR};
 pub(crate) use self::find::find;
+pub use self::list::{ListConfig, list};
 pub use self::pull::pull;
 pub use self::push::push;
+pub use self::query::PeerConfig;
 pub use self::verify::{ReceiptConfig, VerifyConfig, VerifyReporter, verify, verify_receipt};
 pub use crate::event::PushReporter;
 

@@ -1,12 +1,10 @@
 //! Comparing files with what is at a destination, or with a receipt, without moving any data.
 
 mod local;
-mod peer;
 mod tally;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,14 +15,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinError, JoinSet};
 
 pub use self::local::{ReceiptConfig, verify_receipt};
-use self::peer::Peer;
 use self::tally::{Scanned, Tally};
+use super::query::{Peer, PeerConfig};
 use crate::error::Error;
 use crate::event::{Failure, FailureKind, VerifyEvent, VerifySummary};
-use crate::identity::Identity;
-use crate::net::address::ServerAddress;
-use crate::net::lookup::Resolver;
-use crate::net::tls::ClientTrust;
 use crate::send::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
 use crate::store::kind::{FileInfo, Kind};
@@ -35,7 +29,8 @@ use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, Verdict, is_path_safe, path_fault,
+    COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, VERSION, Verdict, is_path_safe,
+    path_fault,
 };
 
 /// How often progress is told.
@@ -52,24 +47,10 @@ const HASHES_MAX: usize = 4;
 pub struct VerifyConfig {
     /// Files and folders, as for a push.
     pub sources: Vec<PathBuf>,
-    /// Where the server is.
-    pub server: ServerAddress,
-    /// How that is looked up.
-    pub resolver: Arc<dyn Resolver>,
-    /// The server's name: for its certificate, and for messages.
-    pub server_name: String,
+    /// The server, and how to get there.
+    pub peer: PeerConfig,
     /// Where to look, relative to the server's root; a trailing slash means a folder, as for a push.
     pub destination: Vec<u8>,
-    /// Local addresses, with port 0; empty lets the system choose.
-    pub bind: Vec<SocketAddr>,
-    /// Who we are.
-    pub identity: Arc<Identity>,
-    /// Whom we accept.
-    pub trust: ClientTrust,
-    /// Datagrams are never larger than this, in bytes of UDP payload.
-    pub datagram_bytes_max: u16,
-    /// How long to wait for the server.
-    pub connect_timeout: Duration,
     /// What of metadata is compared.
     pub compared: Keep,
 }
@@ -95,9 +76,14 @@ pub async fn verify(
     let told = Arc::clone(&report);
     let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let scan = start_scan(starts.clone(), scanned);
+    let request = Control::Verify { version: VERSION, destination: config.destination.clone() };
+    let waits = async |reason| {
+        told(VerifyEvent::VerifyWaiting { reason });
+        Ok(())
+    };
     let connected = tokio::select! {
         biased;
-        connected = Peer::connect(&config, &told) => connected,
+        connected = Peer::connect(&config.peer, request, waits) => connected,
         () = &mut stop => Err(Error::Interrupted),
     };
     let (peer, there) = connected?;

@@ -3,15 +3,20 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
+
+use tokio::sync::Notify;
 
 use super::status::{Status, columns};
 
 /// What may be queued, in bytes: of what the next line of its kind makes good, and of everything.
 const PASSING_MAX: usize = 256 << 10;
 const KEPT_MAX: usize = 16 << 20;
+/// What may be queued where whoever has more waits.
+const ROOM_BYTES: usize = 1 << 20;
 /// What a line takes beside its text, in bytes and roughly.
 const LINE_BYTES: usize = 64;
 /// How long to wait for somebody who has made the descriptor one that does not block.
@@ -80,6 +85,8 @@ pub(super) enum Waited {
 pub(super) struct Lane {
     state: Mutex<State>,
     changed: Condvar,
+    /// Told of whatever is taken out of the queue, for those that may not block.
+    taken: Notify,
 }
 
 #[derive(Default)]
@@ -172,6 +179,18 @@ impl Lane {
         }
     }
 
+    /// Waits until much more can be queued, or nobody will read any more.
+    pub(super) async fn room(&self) {
+        loop {
+            let mut taken = pin!(self.taken.notified());
+            taken.as_mut().enable();
+            if self.lock().queued_bytes <= ROOM_BYTES {
+                return;
+            }
+            taken.await;
+        }
+    }
+
     /// Why the first line that was not written was not.
     pub(super) fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
@@ -189,6 +208,7 @@ impl Lane {
         loop {
             let work = if let Some(line) = state.queue.pop_front() {
                 state.queued_bytes -= line.bytes();
+                self.taken.notify_waiters();
                 Work::Line(line)
             } else if state.is_status_new {
                 state.is_status_new = false;
@@ -280,6 +300,7 @@ impl Writer {
         let mut state = self.lane.lock();
         if error.kind() == ErrorKind::BrokenPipe {
             state.give_up(&error);
+            self.lane.taken.notify_waiters();
         } else {
             state.failure.get_or_insert_with(|| qbulk::store::reason(&error));
             state.lost.get_or_insert((0, line.to, Arc::clone(&line.notice))).0 += line.stands_for;

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use qbulk::error::Error;
-use qbulk::event::{PushEvent, ServeEvent, VerifyEvent};
+use qbulk::event::{ListEvent, PushEvent, ServeEvent, VerifyEvent};
 use serde::Serialize;
 
 use crate::out::{self, Notice, Weight};
@@ -58,6 +58,11 @@ impl Json {
             _ => Weight::Kept,
         };
         self.line(event, false, weight);
+    }
+
+    // There is none here either.
+    pub(super) fn list(&self, event: &ListEvent) {
+        self.line(event, false, Weight::Kept);
     }
 
     // What belongs to a transfer says so itself.

@@ -66,6 +66,10 @@ impl ServeReport {
                 "{remote} ({client}) has compared {} below /{destination} in {seconds:.2} s",
                 count(*compared, "item")
             ),
+            ServeEvent::Listed { client, remote, path, entries, seconds } => format!(
+                "{remote} ({client}) has listed {} below /{path} in {seconds:.2} s",
+                count(*entries, "item")
+            ),
             ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
             other => format!("{other:?}"),
         }

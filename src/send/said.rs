@@ -103,6 +103,11 @@ impl<L: Lines> Sender<L> {
             | Control::Recall
             | Control::Heard(_)
             | Control::Verify { .. }
+            | Control::List(_)
+            | Control::ListFolder(_)
+            | Control::Listed(_)
+            | Control::Unlisted { .. }
+            | Control::ListEnd
             | Control::Compare { .. }
             | Control::Expect { .. }
             | Control::Compared { .. }

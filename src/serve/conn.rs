@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use quinn::VarInt;
+use quinn::{Connection, VarInt};
 use tokio::time::Instant;
 
 use super::config::ServeReporter;
@@ -12,7 +12,8 @@ use super::desk::Desk;
 use super::door::Guest;
 use super::drain::{DRAINING, Drain};
 use super::give::{Caller, Giver};
-use super::greeting::{Asked, ConnError, Greeting, greet};
+use super::greeting::{Asked, ConnError, Greeting, ListAsked, greet};
+use super::list::Lister;
 use super::turned_away::{TurnedAway, has_heard};
 use super::verify::Verifier;
 use crate::event::ServeEvent;
@@ -29,6 +30,7 @@ pub(super) struct Services {
     pub(super) desk: Desk,
     pub(super) giver: Giver,
     pub(super) verifier: Verifier,
+    pub(super) lister: Lister,
     pub(super) drain: Arc<Drain>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) report: ServeReporter,
@@ -57,10 +59,11 @@ impl Services {
                 self.giver.serve(Caller { client, seat, telemetry, controllers }, asked).await;
                 self.is_idle.store(false, Relaxed);
             }
-            Ok(Ok(Greeting::Verify(_))) if self.drain.is_on() => {
+            Ok(Ok(Greeting::Verify(_) | Greeting::List(_))) if self.drain.is_on() => {
                 turn_away(CLOSE_STOPPING, DRAINING.into());
             }
             Ok(Ok(Greeting::Verify(asked))) => self.verify(client, asked).await,
+            Ok(Ok(Greeting::List(asked))) => self.list(client, asked).await,
             // Its client has no use for it: all is done, or it only wanted to see whether it gets here.
             Ok(Err(ConnError::Lost(error))) => {
                 tracing::debug!(%remote, error, "it left before it said what it wants");
@@ -79,16 +82,38 @@ impl Services {
         let (connection, began) = (asked.connection.clone(), Instant::now());
         let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
         let compared = self.verifier.serve(client, asked).await;
+        let told = compared.map(|compared| ServeEvent::Verified {
+            client: client.to_string(),
+            remote,
+            destination,
+            compared,
+            seconds: began.elapsed().as_secs_f64(),
+        });
+        self.answered(&connection, told).await;
+    }
+
+    /// Tells a client what is there.
+    async fn list(&self, client: Fingerprint, asked: ListAsked) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let (remote, path) = (connection.remote_address(), shown(&asked.request.path));
+        let entries = self.lister.serve(client, asked).await;
+        let told = entries.map(|entries| ServeEvent::Listed {
+            client: client.to_string(),
+            remote,
+            path,
+            entries,
+            seconds: began.elapsed().as_secs_f64(),
+        });
+        self.answered(&connection, told).await;
+    }
+
+    /// Tells what came of a client that has asked for something.
+    async fn answered(&self, connection: &Connection, told: Result<ServeEvent, ConnError>) {
+        let remote = connection.remote_address();
         self.is_idle.store(false, Relaxed);
-        match compared {
-            Ok(compared) => (self.report)(ServeEvent::Verified {
-                client: client.to_string(),
-                remote,
-                destination,
-                compared,
-                seconds: began.elapsed().as_secs_f64(),
-            }),
-            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "comparing is over"),
+        match told {
+            Ok(event) => (self.report)(event),
+            Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "its client has left"),
             Err(error) => {
                 let code = match error {
                     ConnError::Refused(_) if self.drain.is_on() => CLOSE_STOPPING,
@@ -98,20 +123,21 @@ impl Services {
                 let reason = error.to_string();
                 connection.close(VarInt::from_u32(code), reason.as_bytes());
                 self.turned_away.tell(remote, reason);
-                has_heard(&connection).await;
+                has_heard(connection).await;
             }
         }
     }
 
-    /// Lets no new transfers and comparisons in from now on.
+    /// Lets no new transfers, comparisons and listings in from now on.
     pub(super) fn drain(&self) {
         self.drain.begin();
         (self.report)(ServeEvent::Draining { transfers: self.desk.served() + self.giver.served() });
     }
 
-    /// Whether there are clients that transfer or compare.
+    /// Whether there are clients that transfer, compare or list.
     pub(super) fn is_serving(&self) -> bool {
-        self.desk.served() + self.giver.served() + self.verifier.served() > 0
+        let transfers = self.desk.served() + self.giver.served();
+        transfers + self.verifier.served() + self.lister.served() > 0
     }
 
     /// Whether nobody was served since memory was given back.

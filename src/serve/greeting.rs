@@ -7,8 +7,8 @@ use crate::receive::Inflow;
 use crate::store::own::{RESERVED, has_reserved};
 use crate::store::shown;
 use crate::wire::{
-    Control, HostNumber, Keep, PullRequest, PushNumber, TransferSecret, VERSION, WireError,
-    is_path_safe,
+    Control, HostNumber, Keep, ListRequest, PullRequest, PushNumber, TransferSecret, VERSION,
+    WireError, is_path_safe,
 };
 
 /// What a connection is for.
@@ -19,6 +19,8 @@ pub(super) enum Greeting {
     Verify(Asked),
     /// It is to carry what its client pulls.
     Pull(PullAsked),
+    /// Its client wants to know what is there.
+    List(ListAsked),
 }
 
 /// What a client that transfers says first.
@@ -47,6 +49,14 @@ pub(super) struct PullAsked {
     pub(super) answers: SendStream,
     pub(super) messages: ControlReader,
     pub(super) request: PullRequest,
+}
+
+/// A connection whose client wants to know what is there.
+pub(super) struct ListAsked {
+    pub(super) connection: Connection,
+    pub(super) answers: SendStream,
+    pub(super) messages: ControlReader,
+    pub(super) request: ListRequest,
 }
 
 /// Why a connection is no longer served.
@@ -92,6 +102,9 @@ pub(super) async fn greet(connection: Connection) -> Result<Greeting, ConnError>
             let request = *request;
             Ok(Greeting::Pull(PullAsked { connection, answers, messages, request }))
         }
+        Some(Control::List(request)) => {
+            Ok(Greeting::List(ListAsked { connection, answers, messages, request }))
+        }
         _ => Err(ConnError::Protocol("the first message is not a hello".into())),
     }
 }
@@ -104,10 +117,10 @@ pub(super) fn destination_path(version: u64, destination: &[u8]) -> Result<Vec<u
     let slashes = destination.iter().rev().take_while(|&&byte| byte == b'/').count();
     let path = destination[..destination.len() - slashes].to_vec();
     if !path.is_empty() && !is_path_safe(&path) {
-        return Err(format!("the destination {:?} is not allowed", shown(&path)));
+        return Err(format!("the path {:?} is not allowed", shown(&path)));
     }
     if has_reserved(&path) {
-        return Err(format!("the destination {:?} is not allowed: {RESERVED}", shown(&path)));
+        return Err(format!("the path {:?} is not allowed: {RESERVED}", shown(&path)));
     }
     Ok(path)
 }

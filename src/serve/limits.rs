@@ -194,6 +194,11 @@ impl Clients {
         Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
     }
 
+    /// Whether somebody waits for their turn.
+    pub(super) fn has_waiting(&self) -> bool {
+        !lock(&self.table).waiting.is_empty()
+    }
+
     /// How many there are.
     pub(super) fn transfers(&self) -> usize {
         lock(&self.table).transfers

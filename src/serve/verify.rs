@@ -8,15 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc::channel;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
 use super::access::{Access, Reached, Right};
-use super::drain::{DRAINING, Drain};
+use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
-use super::limits::{Clients, Limits, Means, TransferSeat};
+use super::limits::{Clients, Limits, Means};
+use super::place::{place, unanswerable};
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
@@ -80,14 +81,8 @@ impl Verifier {
         reach()?;
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(answers, queue).await) });
-        let lost = |_| ConnError::Lost("no answer can be sent".into());
-        let _seat = match self.clients.begin(client) {
-            Ok(seat) => seat,
-            Err(reason) => {
-                sender.send(Control::Waiting { message: reason.into() }).await.map_err(lost)?;
-                self.turn(client, &connection).await?
-            }
-        };
+        let lost = |_| unanswerable();
+        let _seat = place(&self.clients, &self.drain, client, &connection, &sender).await?;
         // It may have been taken back meanwhile.
         let reached = reach()?;
         let name = reached.name.clone();
@@ -121,20 +116,6 @@ impl Verifier {
                 Ok(compared)
             }
             error => Err(ConnError::Lost(error.to_string())),
-        }
-    }
-
-    /// Waits for the turn of a client, as long as it is there.
-    async fn turn(
-        &self,
-        client: Fingerprint,
-        connection: &Connection,
-    ) -> Result<TransferSeat, ConnError> {
-        tokio::select! {
-            biased;
-            () = self.drain.begun() => Err(ConnError::Refused(DRAINING.into())),
-            seat = self.clients.turn(client) => seat.map_err(ConnError::Refused),
-            error = connection.closed() => Err(ConnError::Lost(error.to_string())),
         }
     }
 }

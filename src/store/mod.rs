@@ -14,6 +14,7 @@ mod holes;
 pub mod journal;
 pub mod kept;
 pub mod kind;
+pub mod list;
 mod lock;
 mod merge;
 mod meta;

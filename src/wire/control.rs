@@ -31,6 +31,11 @@
 //! | 28 | [`Control::Sending`] | the fields of [`Sending`], in their order |
 //! | 29 | [`Control::Unsent`] | number, why (0 source, 1 vanished, 2 changed), path (bytes), message (bytes) |
 //! | 30 | [`Control::Sent`] | the fields of [`Sent`], in their order |
+//! | 31 | [`Control::List`] | [`ListRequest`] |
+//! | 32 | [`Control::ListFolder`] | path (bytes) |
+//! | 33 | [`Control::Listed`] | [`Listed`] |
+//! | 34 | [`Control::Unlisted`] | path (bytes), message (bytes) |
+//! | 35 | [`Control::ListEnd`] | |
 //!
 //! The client begins with a hello or, on a connection that moves no data, with a verify; both are answered
 //! with a welcome. That may be long in coming: then the server says once that the client waits for its turn.
@@ -41,6 +46,9 @@
 //! say server, it is the receiver who speaks, and where they say client, the sender. The server grants the
 //! pull, the client welcomes the sender, and the server sends; each connection is opened by the client, when
 //! the server wants it.
+//!
+//! A list is answered by a welcome, which says what is at the path, and then, if something is, by one listed for
+//! each thing and a list end. The client says nothing more.
 //!
 //! A [`Keep`] is a sum of 1 if modes are not to be kept, 2 if times are not, and 4 if those of folders are
 //! not.
@@ -53,9 +61,9 @@ use bytes::{Buf, BufMut};
 use super::ids::{FileKey, HostNumber, PushNumber, SourceBasis, SourceState, TransferSecret};
 use super::stripe::{get_path, limit};
 use super::{
-    CONTROL_BYTES_MAX, PATH_BYTES_MAX, PullRequest, Sending, Sent, Subject, TEXT_BYTES_MAX,
-    Unsendable, Verdict, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
-    put_varint, within,
+    CONTROL_BYTES_MAX, ListRequest, Listed, PATH_BYTES_MAX, PullRequest, Sending, Sent, Subject,
+    TEXT_BYTES_MAX, Unsendable, Verdict, WireError, get_array, get_bytes, get_u32, get_varint,
+    put_all, put_bytes, put_varint, within,
 };
 
 /// The transfer is complete.
@@ -262,6 +270,22 @@ pub enum Control {
         /// The outcome.
         verdict: Verdict,
     },
+    /// Client: say what is there.
+    List(ListRequest),
+    /// Server: what is listed from here on is in this folder, relative to the path that is listed; at first it
+    /// is in that itself.
+    ListFolder(Vec<u8>),
+    /// Server: something that is there.
+    Listed(Listed),
+    /// Server: something cannot be looked at, or not be looked into; all else is listed.
+    Unlisted {
+        /// Its path, relative to the one that is listed.
+        path: Vec<u8>,
+        /// Why, for a person.
+        message: Vec<u8>,
+    },
+    /// Server: that was all.
+    ListEnd,
     /// Client: say what is kept of an earlier run, before anything is sent. Asked again over another
     /// connection if the first is lost.
     Recall,
@@ -448,6 +472,24 @@ impl Control {
                 put_varint(&mut body, 30);
                 sent.encode(&mut body);
             }
+            Self::List(request) => {
+                put_varint(&mut body, 31);
+                request.encode(&mut body);
+            }
+            Self::ListFolder(path) => {
+                put_varint(&mut body, 32);
+                put_bytes(&mut body, path);
+            }
+            Self::Listed(listed) => {
+                put_varint(&mut body, 33);
+                listed.encode(&mut body);
+            }
+            Self::Unlisted { path, message } => {
+                put_varint(&mut body, 34);
+                put_bytes(&mut body, path);
+                put_bytes(&mut body, message);
+            }
+            Self::ListEnd => put_varint(&mut body, 35),
         }
         put_bytes(out, &body);
     }
@@ -562,6 +604,14 @@ impl Control {
                 hash: if body.is_empty() { None } else { Some(get_array(body)?) },
             },
             23 => Self::Compared { item: get_varint(body)?, verdict: Verdict::decode(body)? },
+            31 => Self::List(ListRequest::decode(body)?),
+            32 => Self::ListFolder(get_path(body, true)?),
+            33 => Self::Listed(Listed::decode(body)?),
+            34 => Self::Unlisted {
+                path: get_path(body, true)?,
+                message: get_bytes("message", body, TEXT_BYTES_MAX)?,
+            },
+            35 => Self::ListEnd,
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -602,6 +652,7 @@ impl ControlBuffer {
 #[cfg(test)]
 mod tests {
     use super::super::compare::tests::{subject, verdict};
+    use super::super::list::tests::listed;
     use super::super::pull::tests::request;
     use super::super::stripe::tests::path;
     use super::super::{VARINT_MAX, VERSION, put_varint};
@@ -684,8 +735,16 @@ mod tests {
                     }
                 }
             ),
-            (number.clone(), text)
+            (number.clone(), text.clone())
                 .prop_map(|(version, destination)| Control::Verify { version, destination }),
+            (number.clone(), text.clone(), any::<bool>()).prop_map(|(version, path, recursive)| {
+                Control::List(ListRequest { version, path, recursive })
+            }),
+            path().prop_map(Control::ListFolder),
+            Just(Control::ListFolder(vec![])),
+            listed().prop_map(Control::Listed),
+            (path(), text).prop_map(|(path, message)| Control::Unlisted { path, message }),
+            Just(Control::ListEnd),
             (number.clone(), path(), subject())
                 .prop_map(|(item, path, subject)| Control::Compare { item, path, subject }),
             (number.clone(), any::<Option<[u8; 32]>>())

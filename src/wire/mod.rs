@@ -10,6 +10,7 @@
 mod compare;
 mod control;
 mod ids;
+mod list;
 mod pull;
 mod stripe;
 
@@ -23,6 +24,7 @@ pub(crate) use ids::half;
 pub use ids::{
     FileKey, HostNumber, PushNumber, SourceBasis, SourceState, SourceVersion, TransferSecret,
 };
+pub use list::{ListRequest, Listed, ListedKind};
 pub use pull::{
     PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX, PullRequest, Sending, Sent, Unsendable, Wish,
 };

@@ -22,7 +22,7 @@ use qbulk::wire::{
     Record, Run, SourceBasis, SourceId, SourceState, SourceVersion, TABLE_BYTES_MAX,
     TransferSecret, VERSION, put_varint,
 };
-use quinn::{Connection, ConnectionError, Endpoint, SendStream, VarInt};
+use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
 
 use crate::common::{
@@ -92,12 +92,23 @@ impl Attacker {
 
     /// Shows the key of `host` to the server of `server`.
     pub(crate) async fn with_key_of(host: &Host, server: &Host, serve: &Serve) -> Self {
+        Self::with(host, server, serve, |_| ()).await
+    }
+
+    /// The same with other settings of the connection.
+    pub(crate) async fn with(
+        host: &Host,
+        server: &Host,
+        serve: &Serve,
+        set: impl FnOnce(&mut ClientConfig),
+    ) -> Self {
         let [own, other] =
             [host, server].map(|host| Identity::load_or_create(&host.config()).unwrap());
         let trust = ClientTrust::Pinned([other.fingerprint()].into());
         let tls = Arc::new(client_config(&own, trust).unwrap());
         let mtu = PathMtu::of(serve.address, DATAGRAM_BYTES_MAX);
-        let config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
+        let mut config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
+        set(&mut config);
         let endpoint =
             endpoint::client(&SystemSockets, path::any_local(serve.address), mtu).unwrap();
         let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();

@@ -11,6 +11,7 @@ mod hostile;
 mod interrupted;
 mod keys;
 mod limits;
+mod list;
 mod network;
 mod odd;
 mod output;

@@ -1,5 +1,6 @@
-//! The connection to a server that compares.
+//! One connection over which a server is asked something, and answers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,17 +8,19 @@ use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
-use super::{VerifyConfig, VerifyReporter};
-use crate::client::find;
-use crate::client::reach::Reach;
+use super::reach::Reach;
+use super::{CONNECT_TIMEOUT, find};
 use crate::congestion::cubic;
 use crate::error::Error;
-use crate::event::VerifyEvent;
+use crate::identity::Identity;
+use crate::net::address::ServerAddress;
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::line::{CLOSE_TIME, LineError};
+use crate::net::lookup::{Resolver, SystemResolver};
+use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::route::{Dialled, Route, Siblings};
 use crate::net::sockets::SystemSockets;
-use crate::net::tls;
+use crate::net::tls::{self, ClientTrust};
 use crate::store::shown;
 use crate::traffic::ConnId;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
@@ -25,6 +28,48 @@ use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
 /// Messages that wait to be sent, at most. Each comparison takes two, and those that were answered
 /// early may still have one in the queue.
 const QUEUE: usize = 4 * COMPARES_MAX;
+
+/// Which server to ask, and how to get there.
+#[derive(Clone)]
+pub struct PeerConfig {
+    /// Where the server is.
+    pub server: ServerAddress,
+    /// How that is looked up.
+    pub resolver: Arc<dyn Resolver>,
+    /// The server's name: for its certificate, and for messages.
+    pub server_name: String,
+    /// Local addresses, with port 0; empty lets the system choose.
+    pub bind: Vec<SocketAddr>,
+    /// Who we are.
+    pub identity: Arc<Identity>,
+    /// Whom we accept.
+    pub trust: ClientTrust,
+    /// Datagrams are never larger than this, in bytes of UDP payload.
+    pub datagram_bytes_max: u16,
+    /// How long to wait for the server.
+    pub connect_timeout: Duration,
+}
+
+impl PeerConfig {
+    /// A server, asked as it is without any options.
+    pub fn new(
+        server: impl Into<ServerAddress>,
+        server_name: impl Into<String>,
+        identity: Arc<Identity>,
+        trust: ClientTrust,
+    ) -> Self {
+        Self {
+            server: server.into(),
+            resolver: Arc::new(SystemResolver),
+            server_name: server_name.into(),
+            bind: Vec::new(),
+            identity,
+            trust,
+            datagram_bytes_max: DATAGRAM_BYTES_MAX,
+            connect_timeout: CONNECT_TIMEOUT,
+        }
+    }
+}
 
 /// A server that has welcomed us.
 pub(super) struct Peer {
@@ -39,10 +84,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    /// Connects, and asks to compare. Returns what is at the destination as well.
-    pub(super) async fn connect(
-        config: &VerifyConfig,
-        report: &VerifyReporter,
+    /// Connects, and makes a request. Returns what is there as well. `waits` hears why, if it is not our turn
+    /// yet.
+    pub(super) async fn connect<F: Future<Output = Result<(), Error>>>(
+        config: &PeerConfig,
+        request: Control,
+        waits: impl FnOnce(String) -> F,
     ) -> Result<(Self, Destination), Error> {
         let timeout = config.connect_timeout;
         let addresses =
@@ -68,14 +115,16 @@ impl Peer {
             }
             Ok(Ok(dialled)) => {
                 reach.up(Instant::now());
-                Self::open(dialled, config, reach).await?.welcomed(timeout, report).await
+                let peer = Self::open(dialled, config, request, reach).await?;
+                peer.welcomed(timeout, waits).await
             }
         }
     }
 
     async fn open(
         dialled: Dialled,
-        config: &VerifyConfig,
+        config: &PeerConfig,
+        request: Control,
         mut reach: Reach,
     ) -> Result<Self, Error> {
         let Dialled { endpoint, connection, .. } = dialled;
@@ -90,9 +139,8 @@ impl Peer {
         let mut sending = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who reads from it.
         sending.spawn(async move { drop(send_all(control_out, queued).await) });
-        let destination = config.destination.clone();
         // There is room: nothing was said before.
-        drop(queue.try_send(Control::Verify { version: VERSION, destination }));
+        drop(queue.try_send(request));
         Ok(Self {
             connection,
             messages: ControlReader::new(control_in),
@@ -104,10 +152,10 @@ impl Peer {
         })
     }
 
-    async fn welcomed(
+    async fn welcomed<F: Future<Output = Result<(), Error>>>(
         mut self,
         timeout: Duration,
-        report: &VerifyReporter,
+        waits: impl FnOnce(String) -> F,
     ) -> Result<(Self, Destination), Error> {
         let Ok(message) = tokio::time::timeout(timeout, self.next()).await else {
             self.reach.check(Instant::now())?;
@@ -115,7 +163,7 @@ impl Peer {
         };
         let mut message = message?;
         if let Control::Waiting { message: reason } = message {
-            report(VerifyEvent::VerifyWaiting { reason: shown(&reason) });
+            waits(shown(&reason)).await?;
             // However long that takes: the connection tells whether the server is still there.
             message = self.next().await?;
         }

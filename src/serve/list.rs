@@ -1,0 +1,269 @@
+//! Telling clients what is below the root. A folder is read as far as its client takes what is in it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, VarInt};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{Sender, channel};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::access::{Access, Reached, Right};
+use super::drain::Drain;
+use super::greeting::{ConnError, ListAsked, destination_path};
+use super::limits::{Clients, Limits, Means};
+use super::place::{place, unanswerable};
+use crate::identity::Fingerprint;
+use crate::net::control::{ControlError, send_all};
+use crate::store::list::{Found, Listing, Seen, list};
+use crate::store::{named, reason};
+use crate::wire::{
+    CLOSE_DONE, Control, Destination, ListRequest, Listed, ListedKind, TEXT_BYTES_MAX, VERSION,
+};
+
+/// Clients that are told what is there at the same time, at most.
+const CLIENTS_MAX: usize = 64;
+/// The same for one client.
+const OWN_CLIENTS_MAX: usize = 32;
+/// Looks at the disk at the same time, for all clients together.
+const LOOKS_MAX: usize = 4;
+/// What waits to be sent to a client, at most: messages, and bytes that it has not confirmed.
+const QUEUE: usize = 64;
+const SEND_WINDOW_BYTES: u64 = 1 << 20;
+/// A client that takes nothing for so long makes room for one that waits.
+const STALLED_TIME: Duration = Duration::from_secs(30);
+
+/// What clients that are told have in common.
+pub(super) struct Lister {
+    access: Arc<Access>,
+    clients: Arc<Clients>,
+    /// Then nobody's turn comes any more.
+    drain: Arc<Drain>,
+    looks: Arc<Semaphore>,
+}
+
+impl Lister {
+    pub(super) fn new(access: Arc<Access>, means: &Means, drain: Arc<Drain>) -> Self {
+        let limits = Limits {
+            transfers: CLIENTS_MAX,
+            transfers_per_client: OWN_CLIENTS_MAX,
+            ..means.limits
+        };
+        Self {
+            access,
+            clients: Clients::new("listings", limits, means.parts),
+            drain,
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        }
+    }
+
+    /// Clients that are being told.
+    pub(super) fn served(&self) -> usize {
+        self.clients.transfers()
+    }
+
+    /// Tells a client what it asked for, once it is its turn. Returns how much there was.
+    pub(super) async fn serve(
+        &self,
+        client: Fingerprint,
+        asked: ListAsked,
+    ) -> Result<u64, ConnError> {
+        let ListAsked { connection, answers, mut messages, request } = asked;
+        connection.set_send_window(SEND_WINDOW_BYTES);
+        let (sender, queue) = channel(QUEUE);
+        let mut sending = JoinSet::new();
+        // If this fails, so does the connection, which is noticed by who sends.
+        sending.spawn(async move { drop(send_all(answers, queue).await) });
+        let told = tokio::select! {
+            biased;
+            told = self.tell(client, &connection, sender, request) => told?,
+            // It has said all that it has to say.
+            message = messages.next() => match message {
+                Ok(Some(other)) => {
+                    return Err(ConnError::Protocol(format!("unexpected message {other:?}")));
+                }
+                Ok(None) | Err(ControlError::Read(_)) => {
+                    return Err(ConnError::Lost(connection.closed().await.to_string()));
+                }
+                Err(ControlError::Wire(error)) => return Err(error.into()),
+            },
+        };
+        match connection.closed().await {
+            ConnectionError::ApplicationClosed(close)
+                if close.error_code == VarInt::from_u32(CLOSE_DONE) =>
+            {
+                Ok(told)
+            }
+            error => Err(ConnError::Lost(error.to_string())),
+        }
+    }
+
+    /// Says what is there, to its end. The client has its place until all is on its way.
+    async fn tell(
+        &self,
+        client: Fingerprint,
+        connection: &Connection,
+        answers: Sender<Control>,
+        request: ListRequest,
+    ) -> Result<u64, ConnError> {
+        let ListRequest { version, path: asked, recursive } = request;
+        // Before anything is looked at, and anybody is waited for.
+        let path = destination_path(version, &asked).map_err(ConnError::Refused)?;
+        let reach = || {
+            let reached = self.access.root_for(client, &path, Right::Read);
+            reached.map_err(ConnError::Refused)
+        };
+        reach()?;
+        let _seat = place(&self.clients, &self.drain, client, connection, &answers).await?;
+        // It may have been taken back meanwhile.
+        let reached = reach()?;
+        let find = move || find(reached, &asked, recursive);
+        let found = self.at_the_disk(find).await.and_then(|found| found);
+        let found = found.map_err(ConnError::Refused)?;
+        let destination = match &found {
+            Found::Missing => Destination::Missing,
+            Found::Single(_) => Destination::File,
+            Found::Folder(_) => Destination::Folder,
+        };
+        let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
+        self.say(&answers, welcome).await?;
+        let told = match found {
+            Found::Missing => return Ok(0),
+            Found::Single(listed) => {
+                self.say(&answers, Control::Listed(listed)).await?;
+                1
+            }
+            Found::Folder(listing) => self.tell_folder(&answers, listing).await?,
+        };
+        self.say(&answers, Control::ListEnd).await?;
+        Ok(told)
+    }
+
+    async fn tell_folder(
+        &self,
+        answers: &Sender<Control>,
+        mut listing: Listing,
+    ) -> Result<u64, ConnError> {
+        let mut told = 0;
+        loop {
+            let look = move || (listing.look(), listing);
+            let (seen, same) = self.at_the_disk(look).await.map_err(ConnError::Refused)?;
+            listing = same;
+            let Some(seen) = seen else { return Ok(told) };
+            for seen in seen {
+                told += u64::from(matches!(seen, Seen::Entry(_)));
+                self.say(answers, message(seen)).await?;
+            }
+        }
+    }
+
+    /// Says something, once there is room for it.
+    async fn say(&self, answers: &Sender<Control>, message: Control) -> Result<(), ConnError> {
+        loop {
+            match timeout(STALLED_TIME, answers.reserve()).await {
+                Ok(Ok(room)) => {
+                    room.send(message);
+                    return Ok(());
+                }
+                Ok(Err(_)) => return Err(unanswerable()),
+                Err(_) if self.clients.has_waiting() => {
+                    return Err(ConnError::Refused(format!(
+                        "nothing of the listing was taken for {} seconds, and others wait for their turn",
+                        STALLED_TIME.as_secs()
+                    )));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Does something that blocks, when it is its turn.
+    async fn at_the_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, String> {
+        let room = Arc::clone(&self.looks).acquire_owned().await;
+        let work = move || {
+            let done = work();
+            // Given back when the work is over, even if nobody waits for it any more.
+            drop(room);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Looks at what a client asks for, at a path that it may look at.
+fn find(reached: Reached, asked: &[u8], recursive: bool) -> Result<Found, String> {
+    let Reached { root, path, .. } = reached;
+    let root = root.current().map_err(|error| error.to_string())?;
+    let found = list(root, &path, recursive).map_err(|error| {
+        let why = match Errno::from_io_error(&error) {
+            Some(Errno::LOOP) => "a link is on the way, and links are not followed".to_owned(),
+            _ => reason(&error),
+        };
+        format!("cannot list {}: {why}", named(&path))
+    })?;
+    match &found {
+        Found::Single(Listed { kind, .. }) if asked.ends_with(b"/") => Err(match kind {
+            ListedKind::Symlink { .. } => {
+                format!("{} is a link, and links are not followed", named(&path))
+            }
+            _ => format!("{} is not a folder", named(&path)),
+        }),
+        _ => Ok(found),
+    }
+}
+
+fn message(seen: Seen) -> Control {
+    match seen {
+        Seen::Folder(path) => Control::ListFolder(path),
+        Seen::Entry(listed) => Control::Listed(listed),
+        Seen::Unreadable { path, reason } => {
+            let mut message = reason.into_bytes();
+            message.truncate(TEXT_BYTES_MAX);
+            Control::Unlisted { path, message }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+    use crate::net::tls::ServerTrust;
+    use crate::serve::config::Roots;
+    use crate::serve::memory::Parts;
+    use crate::store::descriptors::Descriptors;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_has_its_place_as_long_as_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let means = Means {
+            limits: Limits::default(),
+            parts: Parts::of(u64::MAX),
+            descriptors: Descriptors::new(100),
+        };
+        let root = Roots::from(dir.path().to_owned());
+        let access = Access::open(&root, ServerTrust::default()).unwrap();
+        let lister = Arc::new(Lister::new(Arc::new(access), &means, Arc::default()));
+        let client = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap();
+        let _seats: Vec<_> =
+            (0..OWN_CLIENTS_MAX).map(|_| lister.clients.begin(client).unwrap()).collect();
+        let (answers, _queue) = channel(1);
+        lister.say(&answers, Control::ListEnd).await.unwrap();
+        let stalled = Arc::clone(&lister);
+        let stalled = tokio::spawn(async move { stalled.say(&answers, Control::ListEnd).await });
+        sleep(100 * STALLED_TIME).await;
+        assert!(!stalled.is_finished());
+
+        let (clients, began) = (Arc::clone(&lister.clients), Instant::now());
+        let _waiting = tokio::spawn(async move { clients.turn(client).await });
+        let refused = stalled.await.unwrap().unwrap_err().to_string();
+        assert!(refused.contains("others wait"), "{refused}");
+        assert!(began.elapsed() <= STALLED_TIME, "{:?}", began.elapsed());
+    }
+}

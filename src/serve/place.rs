@@ -1,0 +1,40 @@
+//! A place for a client among those that a server answers at the same time.
+
+use std::sync::Arc;
+
+use quinn::Connection;
+use tokio::sync::mpsc::Sender;
+
+use super::drain::{DRAINING, Drain};
+use super::greeting::ConnError;
+use super::limits::{Clients, TransferSeat};
+use crate::identity::Fingerprint;
+use crate::wire::Control;
+
+/// A place for `client`, at once or when it is its turn; it hears that it waits. Nobody waits any more once the
+/// client is gone or the server is being stopped.
+pub(super) async fn place(
+    clients: &Arc<Clients>,
+    drain: &Drain,
+    client: Fingerprint,
+    connection: &Connection,
+    answers: &Sender<Control>,
+) -> Result<TransferSeat, ConnError> {
+    let reason = match clients.begin(client) {
+        Ok(seat) => return Ok(seat),
+        Err(reason) => reason,
+    };
+    let waiting = Control::Waiting { message: reason.into() };
+    answers.send(waiting).await.map_err(|_| unanswerable())?;
+    tokio::select! {
+        biased;
+        () = drain.begun() => Err(ConnError::Refused(DRAINING.into())),
+        seat = clients.turn(client) => seat.map_err(ConnError::Refused),
+        error = connection.closed() => Err(ConnError::Lost(error.to_string())),
+    }
+}
+
+/// What sends the answers has ended.
+pub(super) fn unanswerable() -> ConnError {
+    ConnError::Lost("no answer can be sent".into())
+}
