@@ -26,6 +26,10 @@ struct Path {
     loss: f64,
     /// Bytes per second for each connection, policed; 0 for none.
     flow_rate: f64,
+    /// The share that each connection loses besides, on a path of its own.
+    flow_loss: f64,
+    /// How many connections these two are for.
+    flows: usize,
     connections: usize,
     config: BudgetConfig,
 }
@@ -38,6 +42,8 @@ impl Default for Path {
             queue: 12.5e6 * 0.05,
             loss: 0.0,
             flow_rate: 0.0,
+            flow_loss: 0.0,
+            flows: usize::MAX,
             connections: 8,
             config: BudgetConfig::default(),
         }
@@ -124,7 +130,8 @@ fn simulate(path: &Path, seconds: u64, seed: u64) -> Outcome {
                 sent += 1;
                 let waits = busy_until.saturating_duration_since(now);
                 let backlog = waits.as_secs_f64() * path.rate;
-                let policed = path.flow_rate > 0.0 && {
+                let is_odd = flow_index < path.flows;
+                let policed = is_odd && path.flow_rate > 0.0 && {
                     let ahead = flow.policed_until.saturating_duration_since(now);
                     let over = ahead.as_secs_f64() * path.flow_rate > 30_000.0;
                     if !over {
@@ -143,7 +150,8 @@ fn simulate(path: &Path, seconds: u64, seed: u64) -> Outcome {
                         delay_sum += waits.as_secs_f64();
                         delays += 1;
                     }
-                    if !rng.random_bool(path.loss) {
+                    let flow_loss = if is_odd { path.flow_loss } else { 0.0 };
+                    if !rng.random_bool(path.loss) && !rng.random_bool(flow_loss) {
                         let at = busy_until + path.rtt;
                         events.push(Reverse((at, Event::Ack { flow: flow_index, packet })));
                     }
@@ -229,6 +237,17 @@ fn policed_connections_get_what_each_is_allowed_and_lose_little() {
     let outcome = simulate(&path, 30, 6);
     assert!(outcome.goodput > 0.9 * 8e6 / path.rate, "{outcome:?}");
     assert!(outcome.dropped < 0.05, "{outcome:?}");
+}
+
+#[test]
+fn what_two_of_eight_lose_on_paths_of_their_own_slows_nobody_else_down() {
+    let path = Path { rate: 5e6, queue: 5e6 * 0.05, flows: 2, ..Path::default() };
+    for (flow_rate, flow_loss) in [(37_500.0, 0.0), (125_000.0, 0.0), (0.0, 0.1), (0.0, 0.3)] {
+        let outcome = simulate(&Path { flow_rate, flow_loss, ..path.clone() }, 10, 8);
+        assert!(outcome.goodput > 0.9, "{flow_rate} and {flow_loss}: {outcome:?}");
+        assert!(outcome.first_second as f64 > 0.65 * path.rate, "{flow_rate}: {outcome:?}");
+        assert!(outcome.queue_delay < Duration::from_millis(20), "{outcome:?}");
+    }
 }
 
 #[test]

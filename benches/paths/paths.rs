@@ -129,6 +129,9 @@ fn lanes() -> Vec<Path> {
     vec![
         Path::new("400 Mbit/s, 50 ms, 8 lanes of 50", 400.0, 50.0).lanes(8, each),
         Path::new("400 Mbit/s, 50 ms, 8 lanes of unequal delay", 400.0, 50.0).lanes(8, unequal),
+        Path::new("40 Mbit/s, 50 ms, 8 lanes", 40.0, 50.0).lanes(8, |_, _| ()),
+        Path::new("40 Mbit/s, 50 ms, 2 of 8 lanes dead", 40.0, 50.0)
+            .lanes(8, bad(|lane| lane.is_cut = true)),
         Path::new("40 Mbit/s, 50 ms, 2 of 8 lanes narrow", 40.0, 50.0)
             .lanes(8, bad(|lane| lane.bytes_per_s = 300e3 / 8.0)),
         Path::new("40 Mbit/s, 50 ms, 2 of 8 lanes policed", 40.0, 50.0).lanes(
@@ -141,6 +144,12 @@ fn lanes() -> Vec<Path> {
         ),
         Path::new("40 Mbit/s, 50 ms, 2 of 8 lanes lose 30%", 40.0, 50.0)
             .lanes(8, bad(|lane| lane.lost = 0.3)),
+        Path::new("2 Mbit/s, 50 ms, 2 of 8 lanes narrow", 2.0, 50.0)
+            .lanes(8, bad(|lane| lane.bytes_per_s = 30e3 / 8.0)),
+        Path::new("2 Mbit/s, 50 ms, 2 of 8 lanes lose 30%", 2.0, 50.0)
+            .lanes(8, bad(|lane| lane.lost = 0.3)),
+        Path::new("400 Mbit/s, 50 ms, 2 of 8 lanes narrow", 400.0, 50.0)
+            .lanes(8, bad(|lane| lane.bytes_per_s = 3e6 / 8.0)),
         Path::new("400 Mbit/s, 50 ms, 2 of 8 lanes lose 30%", 400.0, 50.0)
             .lanes(8, bad(|lane| lane.lost = 0.3)),
         Path::new("400 Mbit/s, 50 ms, 2 of 8 lanes dead", 400.0, 50.0)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::config::{Aggressiveness, BudgetConfig, PathMemory};
 use super::filter::{MaxFilter, MinFilter};
-use super::loss::{Baseline, Epoch};
+use super::loss::{self, Baseline, Epoch};
 use super::member::{CUT, LIFT, Member, Sent};
 use super::rate::Delivery;
 use super::round::{RATE_ROUNDS, RTT_FLOOR, RTT_MIN_SPAN, Round};
@@ -170,9 +170,10 @@ impl Budget {
         (id, window)
     }
 
-    /// Removes a connection; what it had in flight is free for others.
+    /// Removes a connection; what it had in flight is free for others, and what it has lost is forgotten.
     pub fn leave(&mut self, id: MemberId) {
-        self.members.remove(&id);
+        let Some(member) = self.members.remove(&id) else { return };
+        self.epoch = self.epoch.without(&member.ledger.now());
         self.share_out();
     }
 
@@ -223,6 +224,7 @@ impl Budget {
         self.epoch.delivered_bytes += bytes;
         member.delivery.on_ack(now, sent, bytes);
         member.epoch.delivered_bytes += bytes;
+        member.ledger.on_ack(bytes);
         member.newest_acked = member.newest_acked.max(Some(sent));
     }
 
@@ -282,6 +284,7 @@ impl Budget {
         }
         self.epoch.lost_bytes += bytes;
         member.epoch.lost_bytes += bytes;
+        member.ledger.on_lost(bytes);
         member.in_flight_bytes = member.in_flight_bytes.saturating_sub(bytes);
         if persistent {
             member.rate = MaxFilter::new(RATE_ROUNDS);
@@ -441,8 +444,13 @@ impl Budget {
     /// Bounds the budget after congestion, and lifts the bound while there is none.
     fn judge_losses(&mut self, round: &Round, now: Instant) -> bool {
         let mtu = self.mtu();
-        let Some(verdict) = self.epoch.judge(mtu, &self.baseline) else { return false };
+        let outliers = loss::outliers(self.members.values().map(|member| member.ledger), mtu);
+        let epoch = self.epoch.without(&outliers);
+        let Some(verdict) = epoch.judge(mtu, &self.baseline) else { return false };
         let marked = std::mem::take(&mut self.epoch).marked;
+        for member in self.members.values_mut() {
+            member.ledger.end_epoch();
+        }
         self.baseline.add(verdict.share);
         if !verdict.excess && !marked {
             let lift = if self.phase == Phase::Up { LIFT_UP } else { LIFT };

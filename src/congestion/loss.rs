@@ -8,6 +8,9 @@ use std::collections::VecDeque;
 const LOSS_MAX: f64 = 0.02;
 const BASELINE_FACTOR: f64 = 2.0;
 const BASELINE_MAX: f64 = 0.04;
+/// A connection loses much more than is usual if it loses so many times as much, and this share more.
+const OUTLIER_FACTOR: f64 = 3.0;
+const OUTLIER_SHARE: f64 = 0.05;
 /// Losses are judged over this many packets at least.
 const EPOCH_PACKETS: u64 = 128;
 /// Epochs that the baseline is taken from.
@@ -35,19 +38,95 @@ pub(super) struct LossVerdict {
 }
 
 impl Epoch {
+    /// What is left of it without `others`.
+    pub(super) fn without(&self, others: &Self) -> Self {
+        Self {
+            delivered_bytes: self.delivered_bytes.saturating_sub(others.delivered_bytes),
+            lost_bytes: self.lost_bytes.saturating_sub(others.lost_bytes),
+            marked: self.marked,
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.delivered_bytes += other.delivered_bytes;
+        self.lost_bytes += other.lost_bytes;
+    }
+
+    fn bytes(&self) -> u64 {
+        self.delivered_bytes + self.lost_bytes
+    }
+
+    /// The share that was lost.
+    fn share(&self) -> f64 {
+        self.lost_bytes as f64 / self.bytes().max(1) as f64
+    }
+
+    /// Whether it lost more than `share` of it by two standard deviations, which is hardly chance.
+    fn exceeds(&self, share: f64, mtu: u64) -> bool {
+        let limit = self.bytes() as f64 / mtu as f64 * share;
+        self.lost_bytes as f64 / mtu as f64 > limit + 2.0 * limit.sqrt()
+    }
+
     /// `None` while there is too little to judge.
     pub(super) fn judge(&self, mtu: u64, baseline: &Baseline) -> Option<LossVerdict> {
-        let bytes = self.delivered_bytes + self.lost_bytes;
-        if bytes < EPOCH_PACKETS * mtu && !self.marked {
+        if self.bytes() < EPOCH_PACKETS * mtu && !self.marked {
             return None;
         }
-        let packets = bytes as f64 / mtu as f64;
-        let lost = self.lost_bytes as f64 / mtu as f64;
-        let limit = packets * (LOSS_MAX + BASELINE_FACTOR * baseline.share());
-        // Two standard deviations above the limit are hardly chance.
-        let excess = lost > limit + 2.0 * limit.sqrt();
-        Some(LossVerdict { share: lost / packets.max(1.0), excess })
+        let excess = self.exceeds(LOSS_MAX + BASELINE_FACTOR * baseline.share(), mtu);
+        Some(LossVerdict { share: self.share(), excess })
     }
+}
+
+/// What a connection has delivered and lost: now, and in the epochs before, which count less and less.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Ledger {
+    now: Epoch,
+    before: Epoch,
+}
+
+impl Ledger {
+    pub(super) fn on_ack(&mut self, bytes: u64) {
+        self.now.delivered_bytes += bytes;
+    }
+
+    pub(super) fn on_lost(&mut self, bytes: u64) {
+        self.now.lost_bytes += bytes;
+    }
+
+    /// Since losses were last judged.
+    pub(super) fn now(&self) -> Epoch {
+        self.now
+    }
+
+    pub(super) fn end_epoch(&mut self) {
+        self.before = self.sum();
+        self.before.delivered_bytes /= 2;
+        self.before.lost_bytes /= 2;
+        self.now = Epoch::default();
+    }
+
+    fn sum(&self) -> Epoch {
+        let mut sum = self.before;
+        sum.add(&self.now);
+        sum
+    }
+}
+
+/// What connections have delivered and lost in this epoch that lose much more than is usual among them: it
+/// is their own paths that do so, and the others need not back off for it.
+pub(super) fn outliers(ledgers: impl Iterator<Item = Ledger>, mtu: u64) -> Epoch {
+    let ledgers: Vec<Ledger> = ledgers.filter(|ledger| ledger.sum().bytes() > 0).collect();
+    let mut shares: Vec<f64> = ledgers.iter().map(|ledger| ledger.sum().share()).collect();
+    shares.sort_by(f64::total_cmp);
+    let mut sum = Epoch::default();
+    // Of two, nobody knows which one is usual.
+    if shares.len() > 2 {
+        let limit = OUTLIER_FACTOR * shares[shares.len() / 2] + OUTLIER_SHARE;
+        for ledger in ledgers.iter().filter(|ledger| ledger.sum().exceeds(limit, mtu)) {
+            sum.add(&ledger.now);
+        }
+    }
+    sum
 }
 
 impl Baseline {
@@ -102,5 +181,33 @@ mod tests {
         let baseline = Baseline::default();
         assert!(epoch(100, 50).judge(MTU, &baseline).is_none());
         assert!(epoch(130, 5).judge(MTU, &baseline).is_some_and(|verdict| !verdict.excess));
+    }
+
+    /// What the outliers of connections lose that each sent `packets`, and lost so many of them.
+    fn lost_by_outliers(packets: u64, lost: &[u64]) -> u64 {
+        let ledger = |&lost: &u64| Ledger { now: epoch(packets, lost), ..Ledger::default() };
+        outliers(lost.iter().map(ledger), MTU).lost_bytes / MTU
+    }
+
+    #[test]
+    fn a_connection_that_loses_much_more_than_the_others_does_so_by_itself() {
+        assert_eq!(lost_by_outliers(50, &[0, 0, 15, 0, 1, 0, 40, 0]), 55);
+        assert_eq!(lost_by_outliers(50, &[15, 12, 18, 14, 13]), 0, "all alike");
+        assert_eq!(lost_by_outliers(50, &[2, 0, 4, 1, 3]), 0, "chance");
+        assert_eq!(lost_by_outliers(50, &[0, 25]), 0, "nobody knows which one is usual");
+        assert_eq!(lost_by_outliers(50, &[0, 20, 20, 20]), 0, "most of them");
+    }
+
+    #[test]
+    fn what_was_lost_in_earlier_epochs_counts_less_and_less() {
+        let mut ledger = Ledger::default();
+        ledger.on_lost(8 * MTU);
+        ledger.on_ack(40 * MTU);
+        for (lost, delivered) in [(8, 40), (4, 20), (2, 10)] {
+            let sum = ledger.sum();
+            assert_eq!((sum.lost_bytes, sum.delivered_bytes), (lost * MTU, delivered * MTU));
+            ledger.end_epoch();
+        }
+        assert_eq!(ledger.now().lost_bytes, 0);
     }
 }

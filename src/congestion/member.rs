@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::filter::{MaxFilter, MinFilter};
-use super::loss::{Baseline, Epoch};
+use super::loss::{Baseline, Epoch, Ledger};
 use super::rate::{Delivery, Stamp};
 use super::round::{RATE_ROUNDS, RTT_FLOOR, RTT_MIN_SPAN, Round};
 
@@ -34,6 +34,8 @@ pub(super) struct Member {
     pub(super) rtt_min: MinFilter,
     pub(super) round: Round,
     pub(super) epoch: Epoch,
+    /// Its part of what all have delivered and lost.
+    pub(super) ledger: Ledger,
     pub(super) bound_bytes: Option<f64>,
 }
 
@@ -62,6 +64,7 @@ impl Member {
             rtt_min: MinFilter::new(RTT_MIN_SPAN),
             round: Round::new(0, now, 0),
             epoch: Epoch::default(),
+            ledger: Ledger::default(),
             bound_bytes: None,
         }
     }
