@@ -5,6 +5,7 @@
 //! A network on which something is wrong is told with the command that runs it alone: add its seed to
 //! [`SEEDS_THAT_FAILED`].
 
+mod bad_lanes;
 mod cancelled;
 mod job;
 mod jobs;

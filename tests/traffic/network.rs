@@ -9,6 +9,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::job::{Begins, Work};
+use crate::link::{Fault, SLOW};
 
 /// A network, what is to be sent over it, and how.
 pub(crate) struct Network {
@@ -27,6 +28,8 @@ pub(crate) struct Network {
     /// The share of new connections whose path goes bad, and of those that just end.
     pub(crate) bad: f64,
     pub(crate) ends: f64,
+    /// The share of connections whose path is bad from the first packet on, and how.
+    pub(crate) bad_at_once: Option<(f64, Fault)>,
     pub(crate) jobs: Vec<Work>,
     /// What is unusual about it.
     pub(crate) traits: Vec<&'static str>,
@@ -95,6 +98,7 @@ impl Network {
             opening,
             bad,
             ends,
+            bad_at_once: None,
             jobs: vec![Work::new(items, source_done)],
             traits: draw.traits,
         }
@@ -130,6 +134,7 @@ impl Network {
             opening: Opening { fails: 0.0, until: nothing, fails_after: nothing },
             bad: 0.0,
             ends: 0.0,
+            bad_at_once: None,
             jobs,
             traits: Vec::new(),
         }
@@ -158,9 +163,6 @@ impl Network {
         Duration::from_secs_f64(seconds) + sources.sum::<Duration>() + self.outage.end
     }
 }
-
-/// What is left of the rate of a path that has become slow.
-pub(crate) const SLOW: f64 = 0.01;
 
 fn config(draw: &mut Draw, rate: f64, rtt: Duration, faults: bool) -> SetConfig {
     let (connections, active) = match draw.rng.random_range(0..40) {

@@ -16,6 +16,10 @@ pub(crate) struct Outcome {
     pub(crate) stats: SetStats,
     /// What connections were closed for, but for those that were not needed any more.
     pub(crate) verdicts: Vec<Verdict>,
+    /// How many of those had a path that nothing was wrong with.
+    pub(crate) wronged: usize,
+    /// For how long a path on which something was wrong was used, at most.
+    pub(crate) borne: Duration,
     pub(crate) surplus: u64,
     pub(crate) prime_ends: Vec<PrimeEnd>,
     /// Primings of connections that had been primed before.

@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::job::Job;
 use crate::link::{Fault, Link, WINDOW_BYTES_MIN};
-use crate::network::{Network, SLOW};
+use crate::network::Network;
 use crate::outcome::Outcome;
 
 const STEP: Duration = Duration::from_millis(5);
@@ -191,7 +191,9 @@ impl<'a> Sim<'a> {
     }
 
     fn on_close(&mut self, conn: ConnId, verdict: Verdict) {
-        self.links.remove(&conn);
+        let link = self.links.remove(&conn);
+        let is_well = link.is_some_and(|link| link.fault(self.at).is_none());
+        self.outcome.wronged += usize::from(is_well && verdict != Verdict::Surplus);
         self.gone.insert(conn);
         if verdict == Verdict::Surplus {
             self.outcome.surplus += 1;
@@ -247,7 +249,6 @@ impl<'a> Sim<'a> {
     }
 
     fn link(&mut self) -> Link {
-        let rtt = self.network.rtt;
         // A transfer ends while one connection is well.
         let another_is_well =
             self.links.values().any(|link| link.bad.is_none() && link.ends_at.is_none());
@@ -259,9 +260,17 @@ impl<'a> Sim<'a> {
             2 => Fault::Slow,
             _ => Fault::Lossy,
         };
+        let mut bad = bad.then_some((later, fault));
+        if let Some((share, fault)) = self.network.bad_at_once {
+            bad = self.rng.random_bool(share).then_some((Duration::ZERO, fault));
+        }
+        let [rtt_min, rtt] =
+            bad.map_or([1, 1], |(at, fault)| if at.is_zero() { fault.rtt() } else { [1, 1] });
+        let [rtt_min, rtt] = [rtt_min, rtt].map(|times| self.network.rtt * times);
         Link {
             rate: self.network.rate * self.rng.random_range(0.7..1.0),
-            bad: bad.then_some((later, fault)),
+            bad,
+            used_at: None,
             ends_at: ends.then_some(later),
             mute_until: self.network.outage.end
                 + self.network.recovery.mul_f64(self.rng.random_range(0.0..1.0)),
@@ -269,7 +278,7 @@ impl<'a> Sim<'a> {
             sample: Sample {
                 window_bytes: WINDOW_BYTES_MIN as u64,
                 rtt,
-                rtt_min: rtt,
+                rtt_min,
                 pto: rtt + Duration::from_millis(25),
                 ..Sample::default()
             },
@@ -304,14 +313,8 @@ impl<'a> Sim<'a> {
 
     fn send_on(&mut self, conn: ConnId, link: &mut Link, share: f64) {
         let fault = link.fault(self.at);
-        let rate = link.rate
-            * match fault {
-                None => 1.0,
-                Some(Fault::Silent) => 0.0,
-                Some(Fault::Slow) => SLOW,
-                Some(Fault::Lossy) => 0.1,
-            };
-        let rtt = self.network.rtt;
+        let rate = link.rate * fault.map_or(1.0, Fault::rate);
+        let rtt = link.rtt(self.network.rtt, self.at);
         let per_step = link.window() * (STEP.as_secs_f64() / rtt.as_secs_f64()).min(1.0);
         let may_send = (rate * STEP.as_secs_f64()).min(share).min(per_step);
         let mut left = may_send;
@@ -335,9 +338,7 @@ impl<'a> Sim<'a> {
         }
         let sent = may_send - left;
         link.sample.delivered_bytes += sent as u64;
-        if fault == Some(Fault::Lossy) {
-            link.sample.lost_bytes += (sent * 0.1) as u64;
-        }
+        link.sample.lost_bytes += (sent * fault.map_or(0.0, Fault::loss)) as u64;
         // The window opens while it is what limits, up to two of what the path holds.
         let holds =
             (rate.min(self.network.shared_rate) * rtt.as_secs_f64() * 2.0).max(WINDOW_BYTES_MIN);
@@ -386,9 +387,12 @@ impl<'a> Sim<'a> {
             let waiting = if link.priming { f64::MAX } else { waiting };
             link.sample.in_flight_bytes = waiting.min(link.window()) as u64;
             let noise = self.rng.random_range(1.0..1.1);
-            let rtt =
-                if link.fault(self.at).is_some() { self.network.rtt * 3 } else { self.network.rtt };
+            let rtt = link.rtt(self.network.rtt, self.at);
             link.sample.rtt = rtt.mul_f64(noise);
+            if link.fault(self.at).is_some() && !link.queue.is_empty() {
+                let used_at = *link.used_at.get_or_insert(self.at);
+                self.outcome.borne = self.outcome.borne.max(self.at - used_at);
+            }
             let sample = link.sample;
             let padded = std::mem::take(&mut link.padded);
             if self.is_data_under_way() {

@@ -3,8 +3,7 @@
 //! The score is the RTT-weighted goodput: bytes that the receiver acknowledged per second, times
 //! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less (to both a little is
 //! added, so that a busy host does not count as a queue). It is judged against
-//! the connection's siblings and against what it did itself before: where all slow down alike, nobody
-//! is condemned. And it is judged only while the network is what limits it: a connection that waits for
+//! the connection's siblings: where all slow down alike, nobody is condemned. And it is judged only while the network is what limits it: a connection that waits for
 //! a disk, a receiver or a core is not made faster by replacing it.
 
 use std::collections::VecDeque;
@@ -15,7 +14,7 @@ use super::super::Sample;
 /// When a connection is unsatisfactory.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HealthConfig {
-    /// The share of the siblings' median, and of its own reference, below which a score is too low.
+    /// The share of the siblings' median below which a score is too low.
     pub threshold: f64,
     /// Goodput below which a connection is unsatisfactory whatever its siblings do; 0 turns it off.
     pub floor_bytes_per_s: u64,
@@ -66,13 +65,20 @@ impl Verdict {
     }
 }
 
-/// Evaluations in a row, each over at least a round trip, that must agree before a connection is
-/// condemned for being slow.
-pub const STRIKES: u32 = 4;
-/// Far below its siblings for this many evaluations, its own past does not excuse it.
-const STRIKES_FAR_BELOW: u32 = 12;
-/// What "far" is, as a share of the threshold.
+/// Evaluations in a row, each over at least a round trip, that must agree before a connection is condemned for
+/// what the user has set.
+const STRIKES: u32 = 4;
+/// Evidence adds up by how many times below the threshold a score is (its logarithm), and is taken back by how
+/// many times above: a sequential test (CUSUM: Page 1954). At so much of it a connection is condemned: one at a
+/// sixtieth of its siblings after four evaluations, one at nine tenths of the threshold after fifty.
+const EVIDENCE_MAX: f64 = 5.0;
+/// One evaluation says so much at most.
+const EVIDENCE_STEP_MAX: f64 = 1.5;
+/// Where its path is not worse than the siblings', only what is below this share of the threshold counts: where
+/// all paths are alike, luck decides who is fastest at the moment.
 const FAR_BELOW: f64 = 0.25;
+/// One that delivers so many times as much as at the evaluation before is not slow, it has yet to become fast.
+const GROWTH_MIN: f64 = 1.25;
 /// A path is worse than the siblings' if it loses this many times as much, and this share more, or if
 /// its round trips are drawn out this much more.
 const LOSS_FACTOR: f64 = 3.0;
@@ -80,8 +86,6 @@ const LOSS_MARGIN: f64 = 0.005;
 const INFLATION_FACTOR: f64 = 1.5;
 /// A window below this share of the siblings' median has collapsed.
 const COLLAPSE_SHARE: f64 = 0.125;
-/// Memory of the reference that a connection is held against.
-const REFERENCE_TIME: Duration = Duration::from_secs(5);
 /// What busy hosts may add to a round trip.
 const HOST_TIME: Duration = Duration::from_millis(10);
 /// Goodput is measured over at least this long.
@@ -103,11 +107,35 @@ pub struct Meter {
     progress_at: Instant,
     acked_at: Option<Instant>,
     evaluated_at: Instant,
-    reference: f64,
-    strikes: u32,
-    far_strikes: u32,
-    collapse_strikes: u32,
+    /// What it delivered per second then.
+    evaluated_goodput: f64,
+    /// Against it: for being slow, and for a window that has collapsed.
+    slow: Evidence,
+    collapsed: Evidence,
     limit_strikes: u32,
+}
+
+/// What has been seen against a connection.
+#[derive(Clone, Copy, Debug, Default)]
+struct Evidence(f64);
+
+impl Evidence {
+    /// `value` was seen, which should not be below `threshold`.
+    fn add(&mut self, value: f64, threshold: f64) {
+        // Where the others have nothing either, it says nothing.
+        let step = if threshold > 0.0 { (threshold / value.max(1e-9)).ln() } else { 0.0 };
+        let step = step.clamp(-EVIDENCE_STEP_MAX, EVIDENCE_STEP_MAX);
+        self.0 = (self.0 + step).clamp(0.0, EVIDENCE_MAX);
+    }
+
+    /// What was seen before a pause says less of what comes after it.
+    fn fade(&mut self) {
+        self.0 /= 2.0;
+    }
+
+    fn is_enough(self) -> bool {
+        self.0 >= EVIDENCE_MAX
+    }
 }
 
 /// What a connection is compared with.
@@ -135,10 +163,9 @@ impl Meter {
             progress_at: now,
             acked_at: None,
             evaluated_at: now,
-            reference: 0.0,
-            strikes: 0,
-            far_strikes: 0,
-            collapse_strikes: 0,
+            evaluated_goodput: 0.0,
+            slow: Evidence::default(),
+            collapsed: Evidence::default(),
             limit_strikes: 0,
         }
     }
@@ -152,10 +179,9 @@ impl Meter {
         self.busy_since = now;
         self.progress_at = now;
         self.evaluated_at = now;
-        self.strikes = 0;
-        self.far_strikes = 0;
-        self.collapse_strikes = 0;
         self.limit_strikes = 0;
+        self.slow.fade();
+        self.collapsed.fade();
     }
 
     /// Takes a new sample in.
@@ -274,14 +300,12 @@ impl Meter {
         if !self.is_settled(now) || now - self.evaluated_at < interval {
             return None;
         }
-        let elapsed = now - self.evaluated_at;
         self.evaluated_at = now;
         let is_limited = self.limited * 2 >= self.seen;
         self.seen = 0;
         self.limited = 0;
         let limit = self.judge_limits(config, is_limited);
         let verdict = siblings.and_then(|siblings| self.judge(config, siblings, is_limited));
-        self.remember(elapsed);
         limit.or(verdict)
     }
 
@@ -303,38 +327,27 @@ impl Meter {
         siblings: Siblings,
         is_limited: bool,
     ) -> Option<Verdict> {
+        let goodput = self.goodput();
+        let grows = goodput > GROWTH_MIN * std::mem::replace(&mut self.evaluated_goodput, goodput);
+        if !is_limited || grows {
+            return None;
+        }
         let score = self.score();
-        let threshold = config.threshold * siblings.score;
         // Where all paths lose alike, luck decides who is fastest at the moment: only a path that is
         // worse than the siblings' is left for one of theirs.
         let path_is_worse = self.loss_share() > LOSS_FACTOR * siblings.loss_share + LOSS_MARGIN
             || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0);
-        // One that never did well is held against its siblings alone.
-        let reference = if self.reference > 0.0 { self.reference } else { siblings.score };
-        let below = score < threshold && score < config.threshold * reference;
-        let slow = is_limited && path_is_worse && below;
-        let far = is_limited && score < FAR_BELOW * threshold;
+        let share = if path_is_worse { 1.0 } else { FAR_BELOW };
+        self.slow.add(score, share * config.threshold * siblings.score);
         let window_bytes = self.last.window_bytes as f64;
-        let collapsed = is_limited
-            && window_bytes < COLLAPSE_SHARE * siblings.window_bytes
-            && score < siblings.score;
-        self.strikes = if slow { self.strikes + 1 } else { 0 };
-        self.far_strikes = if far { self.far_strikes + 1 } else { 0 };
-        self.collapse_strikes = if collapsed { self.collapse_strikes + 1 } else { 0 };
-        if self.strikes >= STRIKES || self.far_strikes >= STRIKES_FAR_BELOW {
+        self.collapsed.add(window_bytes, COLLAPSE_SHARE * siblings.window_bytes);
+        if self.slow.is_enough() {
             Some(Verdict::Slow)
-        } else if self.collapse_strikes >= STRIKES_FAR_BELOW {
+        } else if self.collapsed.is_enough() && score < siblings.score {
             Some(Verdict::Collapsed)
         } else {
             None
         }
-    }
-
-    /// The reference rises at once and is forgotten slowly.
-    fn remember(&mut self, elapsed: Duration) {
-        let decay = (-elapsed.as_secs_f64() / REFERENCE_TIME.as_secs_f64()).exp();
-        let score = self.score();
-        self.reference = score.max(score + (self.reference - score) * decay);
     }
 
     fn window(&self) -> Duration {
