@@ -207,8 +207,9 @@ impl Set {
                     self.end_priming(id, end, now);
                 }
             }
-            State::Active => self.judge(id, now),
-            State::Opening | State::Reserve => {}
+            // One in reserve may still carry what it was given before.
+            State::Active | State::Reserve => self.judge(id, now),
+            State::Opening => {}
         }
     }
 

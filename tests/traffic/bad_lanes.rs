@@ -29,51 +29,46 @@ fn run(mbit_per_s: f64, fault: Option<Fault>, seed: u64) -> Outcome {
     Sim::new(&network, seed).run()
 }
 
-/// That in the worst of some runs a bad lane is used no longer than `borne`, none that is well is given up, and all
-/// of it takes at most so many times as long.
-fn assert_given_up(fault: Fault, mbit_per_s: f64, borne: Duration, times: f64) {
-    let (mut borne_most, mut times_most) = (Duration::ZERO, 0.0_f64);
-    for seed in 0..SEEDS {
-        let [clean, bad] = [None, Some(fault)].map(|fault| run(mbit_per_s, fault, seed));
-        assert_eq!((clean.verdicts.len(), bad.wronged), (0, 0), "seed {seed}");
-        borne_most = borne_most.max(bad.borne);
-        times_most = times_most.max(bad.time.div_duration_f64(clean.time));
+/// That over slow and fast lines, in the worst of some runs, no lane with this fault is used for longer than
+/// `borne`, none that is well is given up, and all of it takes hardly longer than without.
+fn assert_given_up(fault: Fault, borne: Duration) {
+    // Where a line is slow, the last stripes of a bad lane are a larger part of it.
+    for (mbit_per_s, times) in [(2.0, 1.15), (40.0, 1.1), (400.0, 1.1)] {
+        for seed in 0..SEEDS {
+            let [clean, bad] = [None, Some(fault)].map(|fault| run(mbit_per_s, fault, seed));
+            let name = format!("{fault:?}, {mbit_per_s} Mbit/s, seed {seed}");
+            assert_eq!((clean.verdicts.len(), bad.wronged), (0, 0), "{name}: one that is well");
+            assert!(bad.borne <= borne, "{name}: used for {:?}", bad.borne);
+            let longer = bad.time.div_duration_f64(clean.time);
+            assert!(longer <= times, "{name}: {:?} instead of {:?}", bad.time, clean.time);
+        }
     }
-    eprintln!("{fault:?}, {mbit_per_s} Mbit/s: {borne_most:?}, {times_most:.2} times");
-    assert!(borne_most <= borne && times_most <= times, "{borne_most:?}, {times_most}");
 }
+
+const BORNE: Duration = Duration::from_secs(4);
 
 #[test]
 fn narrow_ones_are_given_up() {
-    for rate in [2.0, 40.0, 400.0] {
-        assert_given_up(Fault::Slow, rate, Duration::from_secs(30), 9.0);
-    }
+    assert_given_up(Fault::Slow, BORNE);
 }
 
 #[test]
 fn policed_ones_are_given_up() {
-    for rate in [2.0, 40.0, 400.0] {
-        assert_given_up(Fault::Policed, rate, Duration::from_secs(30), 9.0);
-    }
+    assert_given_up(Fault::Policed, BORNE);
 }
 
 #[test]
 fn lossy_ones_are_given_up() {
-    for rate in [2.0, 40.0, 400.0] {
-        assert_given_up(Fault::Lossy, rate, Duration::from_secs(30), 9.0);
-    }
+    assert_given_up(Fault::Lossy, BORNE);
 }
 
 #[test]
-fn dead_ones_are_given_up() {
-    for rate in [2.0, 40.0, 400.0] {
-        assert_given_up(Fault::Silent, rate, Duration::from_secs(30), 9.0);
-    }
+fn ones_that_are_dead_after_their_handshakes_are_given_up() {
+    assert_given_up(Fault::Silent, Duration::from_secs(1));
 }
 
+/// Those carry as much as the others: nobody is given up.
 #[test]
-fn far_ones_are_given_up() {
-    for rate in [2.0, 40.0, 400.0] {
-        assert_given_up(Fault::Far, rate, Duration::from_secs(30), 9.0);
-    }
+fn ones_that_go_a_long_way_round_hold_nothing_up() {
+    assert_given_up(Fault::Far, Duration::MAX);
 }

@@ -80,11 +80,11 @@ const FAR_BELOW: f64 = 0.25;
 /// One that delivers so many times as much as at the evaluation before is not slow, it has yet to become fast.
 const GROWTH_MIN: f64 = 1.25;
 /// A path is worse than the siblings' if it loses this many times as much, and this share more, or if
-/// its round trips are drawn out this much more.
+/// its round trips are drawn out, or just longer, by this much more.
 const LOSS_FACTOR: f64 = 3.0;
 const LOSS_MARGIN: f64 = 0.005;
 const INFLATION_FACTOR: f64 = 1.5;
-/// A window below this share of the siblings' median has collapsed.
+/// A window that allows less than this share of what the siblings' allow has collapsed.
 const COLLAPSE_SHARE: f64 = 0.125;
 /// What busy hosts may add to a round trip.
 const HOST_TIME: Duration = Duration::from_millis(10);
@@ -143,12 +143,14 @@ impl Evidence {
 pub struct Siblings {
     /// Median of the other active connections' scores.
     pub score: f64,
-    /// Median of their congestion windows, in bytes.
-    pub window_bytes: f64,
+    /// Median of what their congestion windows allow, in bytes per second.
+    pub allowed: f64,
     /// Median of their loss shares.
     pub loss_share: f64,
     /// Median of their round trips' inflation.
     pub inflation: f64,
+    /// Median of their round trips, in seconds, as [`Meter::rtt`] has them.
+    pub rtt: f64,
 }
 
 impl Meter {
@@ -239,8 +241,17 @@ impl Meter {
 
     /// How much longer round trips take than they could.
     pub fn inflation(&self) -> f64 {
-        let [rtt, rtt_min] = [self.last.rtt, self.last.rtt_min].map(|time| time + HOST_TIME);
-        rtt.as_secs_f64() / rtt_min.as_secs_f64()
+        self.rtt() / (self.last.rtt_min + HOST_TIME).as_secs_f64()
+    }
+
+    /// How long a round trip takes, in seconds, with what busy hosts may add.
+    pub fn rtt(&self) -> f64 {
+        (self.last.rtt + HOST_TIME).as_secs_f64()
+    }
+
+    /// What its congestion window allows, in bytes per second.
+    pub fn allowed(&self) -> f64 {
+        self.last.window_bytes as f64 / self.rtt()
     }
 
     /// The RTT-weighted goodput, in bytes per second.
@@ -336,11 +347,11 @@ impl Meter {
         // Where all paths lose alike, luck decides who is fastest at the moment: only a path that is
         // worse than the siblings' is left for one of theirs.
         let path_is_worse = self.loss_share() > LOSS_FACTOR * siblings.loss_share + LOSS_MARGIN
-            || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0);
+            || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0)
+            || self.rtt() > INFLATION_FACTOR * siblings.rtt;
         let share = if path_is_worse { 1.0 } else { FAR_BELOW };
         self.slow.add(score, share * config.threshold * siblings.score);
-        let window_bytes = self.last.window_bytes as f64;
-        self.collapsed.add(window_bytes, COLLAPSE_SHARE * siblings.window_bytes);
+        self.collapsed.add(self.allowed(), COLLAPSE_SHARE * siblings.allowed);
         if self.slow.is_enough() {
             Some(Verdict::Slow)
         } else if self.collapsed.is_enough() && score < siblings.score {
@@ -373,6 +384,12 @@ mod tests {
     const RTT: Duration = Duration::from_millis(50);
     const STEP: Duration = Duration::from_millis(10);
 
+    /// Others, with such a score.
+    fn others(score: f64) -> Option<Siblings> {
+        let rtt = (RTT + HOST_TIME).as_secs_f64();
+        Some(Siblings { score, allowed: 1e7, inflation: 1.0, loss_share: 0.0, rtt })
+    }
+
     struct Run {
         meter: Meter,
         sample: Sample,
@@ -403,9 +420,7 @@ mod tests {
                 self.meter.on_sample(self.sample, self.now);
                 self.sample.in_flight_bytes = self.sample.window_bytes;
                 self.sample.lost_bytes += (self.loss * rate * STEP.as_secs_f64()) as u64;
-                let siblings =
-                    Siblings { score: siblings, window_bytes: 1e6, ..Siblings::default() };
-                if let Some(verdict) = self.meter.evaluate(config, Some(siblings), self.now) {
+                if let Some(verdict) = self.meter.evaluate(config, others(siblings), self.now) {
                     return Some((verdict, self.now - began));
                 }
             }
@@ -425,6 +440,41 @@ mod tests {
     }
 
     #[test]
+    fn the_further_below_the_siblings_the_sooner_it_is_noticed() {
+        let config = HealthConfig::default();
+        let after = |score| {
+            let mut run = Run::new();
+            run.loss = 0.05;
+            run.go(score, Duration::from_secs(20), 1e7, &config).map(|(_, after)| after)
+        };
+        let [far, near] = [1e7 / 60.0, 4.5e6].map(|score| after(score).unwrap());
+        assert!(far < WINDOW_MIN + RTT * 5, "{far:?}");
+        assert!(near > RTT * 40, "{near:?}");
+        assert_eq!(after(5.5e6), None);
+    }
+
+    #[test]
+    fn one_that_becomes_faster_is_not_slow() {
+        let config = HealthConfig::default();
+        let mut run = Run::new();
+        run.loss = 0.05;
+        let mut rate = 1e5;
+        while rate < 1e7 {
+            assert_eq!(run.go(rate, RTT * 2, 1e7, &config), None, "at {rate}");
+            rate *= 2.0;
+        }
+    }
+
+    #[test]
+    fn a_window_that_has_collapsed_is_noticed_while_the_rate_looks_fine() {
+        let config = HealthConfig::default();
+        let mut run = Run::new();
+        run.sample.window_bytes = 20_000;
+        let (verdict, _) = run.go(6e6, Duration::from_secs(20), 1e7, &config).unwrap();
+        assert_eq!(verdict, Verdict::Collapsed);
+    }
+
+    #[test]
     fn a_connection_that_waits_for_something_else_than_the_network_is_left_alone() {
         let config = HealthConfig::default();
         let mut run = Run::new();
@@ -436,8 +486,7 @@ mod tests {
             run.sample.in_flight_bytes = 1;
             run.sample.delivered_bytes += 1_000;
             run.meter.on_sample(run.sample, run.now);
-            let siblings = Siblings { score: 1e7, window_bytes: 1e6, ..Siblings::default() };
-            assert_eq!(run.meter.evaluate(&config, Some(siblings), run.now), None);
+            assert_eq!(run.meter.evaluate(&config, others(1e7), run.now), None);
         }
     }
 

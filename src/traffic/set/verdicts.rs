@@ -44,9 +44,10 @@ impl Set {
         };
         Some(Siblings {
             score: of(|conn| conn.meter.score())?,
-            window_bytes: of(|conn| conn.sample.window_bytes as f64)?,
+            allowed: of(|conn| conn.meter.allowed())?,
             loss_share: of(|conn| conn.meter.loss_share())?,
             inflation: of(|conn| conn.meter.inflation())?,
+            rtt: of(|conn| conn.meter.rtt())?,
         })
     }
 
