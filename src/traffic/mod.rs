@@ -66,9 +66,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 pub use plan::{Extent, Item, ItemId, Plan, Stripe, StripeId};
-pub use set::health::{HealthConfig, Meter, Siblings, Verdict};
+pub use set::health::{HealthConfig, Meter, Siblings};
 pub use set::prime::{PrimeConfig, PrimeEnd, Primer};
 pub use set::tuner::{Load, Tuner};
+pub use set::verdict::Verdict;
 pub use set::{Role, Set, SetConfig, SetStats};
 
 /// One connection of a set. Numbers are never used twice within a set.

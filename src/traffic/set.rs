@@ -5,6 +5,7 @@
 mod config;
 mod conn;
 mod due;
+mod evidence;
 mod feed;
 pub mod health;
 mod hedge;
@@ -13,6 +14,7 @@ mod members;
 mod padding;
 pub mod prime;
 pub mod tuner;
+pub mod verdict;
 mod verdicts;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -25,11 +27,11 @@ pub use self::config::{SetConfig, SetStats};
 use self::conn::Conn;
 pub use self::conn::Role;
 use self::conn::State;
-use self::health::Verdict;
 use self::jobs::Jobs;
 use self::padding::Padding;
 use self::prime::PrimeEnd;
 use self::tuner::Tuner;
+use self::verdict::Verdict;
 use super::plan::{ItemId, Plan, StripeId};
 use super::{ConnId, Input, JobId, Output, Sample};
 

@@ -2,14 +2,16 @@
 //!
 //! The score is the RTT-weighted goodput: bytes that the receiver acknowledged per second, times
 //! `rtt_min / rtt`, so that a rate bought with a growing queue counts for less (to both a little is
-//! added, so that a busy host does not count as a queue). It is judged against
-//! the connection's siblings: where all slow down alike, nobody is condemned. And it is judged only while the network is what limits it: a connection that waits for
-//! a disk, a receiver or a core is not made faster by replacing it.
+//! added, so that a busy host does not count as a queue). It is judged against the connection's siblings:
+//! where all slow down alike, nobody is condemned. And it is judged only while the network is what limits
+//! it: a connection that waits for a disk, a receiver or a core is not made faster by replacing it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::super::Sample;
+use super::evidence::Evidence;
+use super::verdict::Verdict;
 
 /// When a connection is unsatisfactory.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,52 +30,9 @@ impl Default for HealthConfig {
     }
 }
 
-/// Why a connection is given up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing comes back although its siblings make progress.
-    Silent,
-    /// Its RTT-weighted goodput is below the threshold.
-    Slow,
-    /// Its congestion window has collapsed.
-    Collapsed,
-    /// Its goodput is below the floor that the user set.
-    BelowFloor,
-    /// Its round-trip time is above the ceiling that the user set.
-    RttTooHigh,
-    /// It was primed to much less than its siblings.
-    PrimedBadly,
-    /// It could not be opened, or the transport lost it.
-    Lost,
-    /// It did well, but fewer connections are enough.
-    Surplus,
-}
-
-impl Verdict {
-    /// Its name in events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Silent => "silent",
-            Self::Slow => "slow",
-            Self::Collapsed => "collapsed",
-            Self::BelowFloor => "below_floor",
-            Self::RttTooHigh => "rtt_too_high",
-            Self::PrimedBadly => "primed_badly",
-            Self::Lost => "lost",
-            Self::Surplus => "surplus",
-        }
-    }
-}
-
 /// Evaluations in a row, each over at least a round trip, that must agree before a connection is condemned for
 /// what the user has set.
 const STRIKES: u32 = 4;
-/// Evidence adds up by how many times below the threshold a score is (its logarithm), and is taken back by how
-/// many times above: a sequential test (CUSUM: Page 1954). At so much of it a connection is condemned: one at a
-/// sixtieth of its siblings after four evaluations, one at nine tenths of the threshold after fifty.
-const EVIDENCE_MAX: f64 = 5.0;
-/// One evaluation says so much at most.
-const EVIDENCE_STEP_MAX: f64 = 1.5;
 /// Where its path is not worse than the siblings', only what is below this share of the threshold counts: where
 /// all paths are alike, luck decides who is fastest at the moment.
 const FAR_BELOW: f64 = 0.25;
@@ -113,29 +72,6 @@ pub struct Meter {
     slow: Evidence,
     collapsed: Evidence,
     limit_strikes: u32,
-}
-
-/// What has been seen against a connection.
-#[derive(Clone, Copy, Debug, Default)]
-struct Evidence(f64);
-
-impl Evidence {
-    /// `value` was seen, which should not be below `threshold`.
-    fn add(&mut self, value: f64, threshold: f64) {
-        // Where the others have nothing either, it says nothing.
-        let step = if threshold > 0.0 { (threshold / value.max(1e-9)).ln() } else { 0.0 };
-        let step = step.clamp(-EVIDENCE_STEP_MAX, EVIDENCE_STEP_MAX);
-        self.0 = (self.0 + step).clamp(0.0, EVIDENCE_MAX);
-    }
-
-    /// What was seen before a pause says less of what comes after it.
-    fn fade(&mut self) {
-        self.0 /= 2.0;
-    }
-
-    fn is_enough(self) -> bool {
-        self.0 >= EVIDENCE_MAX
-    }
 }
 
 /// What a connection is compared with.
@@ -385,9 +321,9 @@ mod tests {
     const STEP: Duration = Duration::from_millis(10);
 
     /// Others, with such a score.
-    fn others(score: f64) -> Option<Siblings> {
+    fn others(score: f64) -> Siblings {
         let rtt = (RTT + HOST_TIME).as_secs_f64();
-        Some(Siblings { score, allowed: 1e7, inflation: 1.0, loss_share: 0.0, rtt })
+        Siblings { score, allowed: 1e7, inflation: 1.0, loss_share: 0.0, rtt }
     }
 
     struct Run {
@@ -420,7 +356,8 @@ mod tests {
                 self.meter.on_sample(self.sample, self.now);
                 self.sample.in_flight_bytes = self.sample.window_bytes;
                 self.sample.lost_bytes += (self.loss * rate * STEP.as_secs_f64()) as u64;
-                if let Some(verdict) = self.meter.evaluate(config, others(siblings), self.now) {
+                if let Some(verdict) = self.meter.evaluate(config, Some(others(siblings)), self.now)
+                {
                     return Some((verdict, self.now - began));
                 }
             }
@@ -486,7 +423,7 @@ mod tests {
             run.sample.in_flight_bytes = 1;
             run.sample.delivered_bytes += 1_000;
             run.meter.on_sample(run.sample, run.now);
-            assert_eq!(run.meter.evaluate(&config, others(1e7), run.now), None);
+            assert_eq!(run.meter.evaluate(&config, Some(others(1e7)), run.now), None);
         }
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::super::{ConnId, Output};
 use super::Set;
 use super::conn::{Conn, Role, State};
-use super::health::Verdict;
 use super::tuner::Load;
+use super::verdict::Verdict;
 
 /// Nothing is heard on any connection for at least this long, and the network counts as gone.
 const DARK_TIME: Duration = Duration::from_secs(1);

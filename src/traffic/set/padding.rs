@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use super::super::{ConnId, Output};
 use super::conn::State;
-use super::health::Verdict;
 use super::jobs::{Job, Jobs};
 use super::prime::{PrimeConfig, PrimeEnd, Primer};
+use super::verdict::Verdict;
 use super::{CONDEMN_INTERVAL, Set};
 
 /// Rounds that a priming must have lasted for its result to be held against the connection.

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::super::{ConnId, Output};
 use super::conn::{Conn, JobStripe};
-use super::health::{Siblings, Verdict, median};
+use super::health::{Siblings, median};
+use super::verdict::Verdict;
 use super::{CONDEMN_INTERVAL, Set};
 
 /// Connections are given up for being silent at this pace at most, after as many at once as the set has.
