@@ -391,7 +391,7 @@ impl<'a> Sim<'a> {
             link.sample.rtt = rtt.mul_f64(noise);
             if link.fault(self.at).is_some() && !link.queue.is_empty() {
                 let used_at = *link.used_at.get_or_insert(self.at);
-                self.outcome.borne = self.outcome.borne.max(self.at - used_at);
+                self.outcome.borne = self.outcome.borne.max(self.at.saturating_sub(used_at));
             }
             let sample = link.sample;
             let padded = std::mem::take(&mut link.padded);
