@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use cap_std::fs::Dir;
 
 use super::file::FileId;
-use super::journal::{Entry, Journal, JournalReader, Stamp, Trace};
+use super::journal::{Entry, Journal, JournalReader, Notes, Stamp, Trace};
 use super::merge::{merged, state_of};
 use super::places::Places;
 use super::root::open_folder;
@@ -73,8 +73,6 @@ enum Job {
     /// None is kept open for what was made in it.
     Folder(FileId, Vec<u8>),
     Flush(SyncSender<()>),
-    /// To be noted, and whom to tell that it is.
-    Note(Entry, Option<SyncSender<()>>),
     /// Others wait for what pieces keep open.
     Hurry,
     /// What the journal has is wanted.
@@ -105,6 +103,7 @@ pub type CommitResult = io::Result<()>;
 #[derive(Debug)]
 pub struct Committer {
     places: Arc<Places>,
+    notes: Option<Notes>,
     queue: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -120,6 +119,7 @@ impl Committer {
     ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
         let places = Arc::new(Places::new(&root, journal.as_ref().map(Journal::reader))?);
+        let notes = journal.as_ref().map(Journal::notes);
         let told = Arc::clone(&places);
         let thread = thread::Builder::new().name("qbulk-commit".into()).spawn(move || {
             let now = Instant::now();
@@ -138,7 +138,7 @@ impl Committer {
             };
             worker.run(&jobs);
         })?;
-        Ok(Self { places, queue: Some(queue), thread: Some(thread) })
+        Ok(Self { places, notes, queue: Some(queue), thread: Some(thread) })
     }
 
     /// Where things were put.
@@ -165,18 +165,14 @@ impl Committer {
         self.send(Job::Piece((temp, opened), piece, has_content));
     }
 
-    /// Notes what is about to get a name that it may take from nothing else, and waits for that.
-    pub(super) fn announce(&self, entry: Entry) {
-        let (done, wait) = sync_channel(1);
-        self.send(Job::Note(entry, Some(done)));
-        if wait.recv().is_err() {
-            tracing::error!("the thread that gives files their names has ended");
+    /// Notes what is about to get a name that it may take from nothing else, or has just got it. What cannot
+    /// be noted is in the way of a later run: that is no reason to end this one.
+    pub(super) fn announce(&self, entry: &Entry) {
+        if let Some(notes) = &self.notes
+            && let Err(error) = notes.write(entry)
+        {
+            tracing::warn!(%error, "the journal cannot be written: less is kept for a later run");
         }
-    }
-
-    /// Notes a folder that was made, before anything that is put into it from now on has its name.
-    pub(super) fn note(&self, entry: Entry) {
-        self.send(Job::Note(entry, None));
     }
 
     /// Pieces are flushed at once, and their files need not stay open.
@@ -246,7 +242,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     fn run(mut self, jobs: &Receiver<Job>) {
         while let Ok(job) = self.next(jobs) {
             let mut files = Vec::new();
-            let (mut flush, mut hurry, mut announced) = (None, false, Vec::new());
+            let (mut flush, mut hurry) = (None, false);
             let mut next = Some(job);
             while let Some(job) = next.take() {
                 match job {
@@ -259,12 +255,6 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                         self.touched.insert(folder, path);
                     }
                     Job::Flush(done) => flush = Some(done),
-                    Job::Note(entry, done) => {
-                        if let Some(journal) = &mut self.journal {
-                            journal.add(&entry);
-                        }
-                        announced.extend(done);
-                    }
                     Job::Hurry => hurry = true,
                     Job::Noted(wanted) => {
                         let noted = self.journal.as_ref().and_then(|journal| journal.all().ok());
@@ -277,14 +267,6 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 }
                 if flush.is_none() && files.len() < BATCH && self.pieces.len() < PIECES_MAX {
                     next = jobs.try_recv().ok();
-                }
-            }
-            if !announced.is_empty() {
-                self.write_journal();
-            }
-            for done in announced {
-                if done.send(()).is_err() {
-                    tracing::debug!("nobody waits for what was noted any more");
                 }
             }
             self.commit(files);

@@ -45,6 +45,8 @@ pub(super) struct Folders {
     /// Those that were used last.
     open: Mutex<HashMap<Vec<u8>, OpenFolder>>,
     unfinished: Mutex<Unfinished>,
+    /// Held while one is made where what is there may not be changed.
+    making: Mutex<()>,
 }
 
 /// A folder that is open, and counted.
@@ -74,7 +76,8 @@ impl Folders {
         let path_bytes_max = FOLDER_BYTES_MAX;
         let unfinished = Mutex::new(Unfinished { path_bytes_max, ..Unfinished::default() });
         let open = Mutex::default();
-        Self { root, systems, committer, tally, share, metas, open, unfinished }
+        let making = Mutex::default();
+        Self { root, systems, committer, tally, share, metas, open, unfinished, making }
     }
 
     /// Closes those that are kept for the next file.
@@ -280,8 +283,12 @@ impl Folders {
     /// Whether a folder may be given other metadata.
     fn may_change(&self, path: &[u8], folder: &Dir) -> bool {
         let places = self.committer.places();
-        !places.is_append_only()
-            || FileId::of(folder).is_ok_and(|found| places.is_free(path, found.inode()))
+        if !places.is_append_only() {
+            return true;
+        }
+        // One that is just being made is known when it is.
+        let _making = lock(&self.making);
+        FileId::of(folder).is_ok_and(|found| places.is_free(path, found.inode()))
     }
 
     /// Notes a folder that was made where nothing may be changed: a later run goes on with it.
@@ -290,7 +297,7 @@ impl Folders {
             let inode = FileId::of(folder)?.inode();
             self.committer.places().has_made(path, inode);
             let (path, trace) = (path.to_vec(), Trace { inode, mtime: (0, 0) });
-            self.committer.note(Entry::Placing { path, hash: [0; 32], trace });
+            self.committer.announce(&Entry::Placing { path, hash: [0; 32], trace });
         }
         Ok(())
     }
@@ -314,18 +321,19 @@ impl Folders {
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
         for end in ends.chain([path.len()]) {
             let path = &path[..end];
-            match rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU) {
-                Ok(()) => {
-                    self.remember(path, Left { is_made: true, ..Left::default() });
-                    self.committer.touched(&folder, folder_of(path))?;
-                    folder = open_folder(&self.root, path)?;
-                    self.announce(path, &folder)?;
-                    continue;
-                }
-                Err(Errno::EXIST) => {} // another thread was quicker
+            let _making = self.committer.places().is_append_only().then(|| lock(&self.making));
+            let made = rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU);
+            let parent = folder;
+            folder = match made {
+                // Or another thread was quicker.
+                Ok(()) | Err(Errno::EXIST) => open_folder(&self.root, path)?,
                 Err(error) => return Err(error.into()),
+            };
+            if made.is_ok() {
+                self.announce(path, &folder)?;
+                self.remember(path, Left { is_made: true, ..Left::default() });
+                self.committer.touched(&parent, folder_of(path))?;
             }
-            folder = open_folder(&self.root, path)?;
         }
         Ok(folder)
     }

@@ -36,7 +36,7 @@ pub struct Journal {
     names: OwnNames,
     generation: u32,
     name: String,
-    file: File,
+    file: Arc<File>,
     /// Its length when it was opened: what earlier runs have left.
     kept_bytes: u64,
     /// When an earlier run last wrote to it.
@@ -168,6 +168,7 @@ impl Journal {
         let name = names.journal(&owner, generation);
         let (kept_bytes, kept_at) = (found.len(), found.modified()?);
         let buffer = Vec::new();
+        let file = Arc::new(file);
         Ok(Some(Self { owner, root, names, generation, name, file, kept_bytes, kept_at, buffer }))
     }
 
@@ -197,6 +198,11 @@ impl Journal {
         JournalReader { owner: self.owner, root, name, kept_bytes: bytes, bytes }
     }
 
+    /// For whoever has something to note at once.
+    pub(super) fn notes(&self) -> Notes {
+        Notes { owner: self.owner, file: Arc::clone(&self.file) }
+    }
+
     /// What is written by now, by this run as well.
     pub fn all(&self) -> io::Result<JournalReader> {
         Ok(JournalReader { bytes: self.file.metadata()?.len(), ..self.reader() })
@@ -209,7 +215,7 @@ impl Journal {
 
     /// Writes what was added. If that fails, what was added may be lost, and nothing else.
     pub fn write(&mut self) -> io::Result<()> {
-        let written = self.file.write_all(&self.buffer);
+        let written = (&*self.file).write_all(&self.buffer);
         self.buffer.clear();
         written
     }
@@ -221,7 +227,23 @@ impl Journal {
 
     /// The transfer is complete, or nothing is kept of it.
     pub fn remove(&self) -> io::Result<()> {
-        FileId::of(&self.file)?.remove(&self.root, &self.name)
+        FileId::of(&*self.file)?.remove(&self.root, &self.name)
+    }
+}
+
+/// Notes in a journal what cannot wait for the others.
+#[derive(Debug)]
+pub(super) struct Notes {
+    owner: Owner,
+    file: Arc<File>,
+}
+
+impl Notes {
+    /// Notes an entry. It goes to the end of the file in one piece, whoever else writes.
+    pub(super) fn write(&self, entry: &Entry) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        entry.encode(&self.owner, &mut bytes);
+        (&*self.file).write_all(&bytes)
     }
 }
 

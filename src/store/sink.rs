@@ -416,7 +416,7 @@ impl Sink {
         let hash = *blake3::hash(target).as_bytes();
         if self.committer.places().is_append_only() {
             let (path, trace) = (path.to_vec(), trace(&parent, OsStr::new(&temp_name))?);
-            self.committer.announce(Entry::Placing { path, hash, trace });
+            self.committer.announce(&Entry::Placing { path, hash, trace });
         }
         let placed = made.check(&parent, &temp_name).and_then(|()| {
             let (parent, temp_name, id) = (&*parent, temp_name.as_str(), made);

@@ -41,7 +41,9 @@ fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Rec
     if below(within, below_it).is_none() {
         return Err(SinkError::Protocol(format!("nobody has asked for {:?}", shown(path))));
     }
-    *path = below_it.to_vec();
+    if !root_name.is_empty() {
+        *path = below_it.to_vec();
+    }
     Ok(record)
 }
 
