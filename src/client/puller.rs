@@ -49,6 +49,8 @@ const REDIAL_MAX: Duration = Duration::from_secs(1);
 const SENT_TIME: Duration = Duration::from_secs(3);
 /// Lines that are being dialled, at most.
 const DIALLING_MAX: usize = 64;
+/// Lines that there are at a time, at most, whatever the server wants.
+const LINES_MAX: usize = 128;
 /// What the server has said and was not looked at yet, at most.
 const NEWS_MAX: usize = 1 << 12;
 /// What has failed and is told by name, at most.
@@ -249,7 +251,10 @@ impl Puller {
     }
 
     fn dial_wanted(&mut self) {
-        while self.next < self.wanted && self.dialling < DIALLING_MAX {
+        while self.next < self.wanted
+            && self.dialling < DIALLING_MAX
+            && self.lines.len() + self.dialling < LINES_MAX
+        {
             self.dial(Siblings::Well);
         }
     }

@@ -180,6 +180,34 @@ async fn whoever_dials_can_receive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_asked_for_one_thing_writes_nothing_beside_it() {
+    for (path, is_wanted) in [
+        ("wanted", true),
+        ("wanted/below", true),
+        ("beside", false),
+        ("wanted2", false),
+        ("folder/wanted", false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
+        let sink = Sink::new(Arc::new(root), OwnNames::new([1; 32]), "test".into(), None).unwrap();
+        let room = Bounded::new(ROOM_BYTES, ROOM_BYTES);
+        let receiver = Arc::new(Receiver::new(sink.only_at(b"wanted".to_vec()), room));
+        let (mut sender, receiving) = connect(&receiver).await;
+        sender.send(0, path, b"data").await;
+        if is_wanted {
+            assert_eq!(sender.hear().await, Control::Confirm(0), "{path}");
+            continue;
+        }
+        tokio::time::timeout(PATIENCE, receiving).await.expect("in time").unwrap();
+        assert!(receiver.is_broken(), "{path}");
+        let why = receiver.end_reason().unwrap();
+        assert!(why.contains("nobody has asked for"), "{why}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn who_was_dialled_sends_by_the_budget_that_it_is_bound_to_late() {
     let dir = tempfile::tempdir().unwrap();
     let receiver = receiver(dir.path());
