@@ -1,5 +1,8 @@
 //! One attempt at a pull: dials the lines that the server wants, and has what comes over them written.
 
+mod dial;
+mod summary;
+
 use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,29 +12,26 @@ use quinn::{Connection, VarInt};
 use tokio::sync::mpsc::{self, Receiver as Inbox, Sender};
 use tokio::task::JoinSet;
 
+use self::dial::{Dial, request};
+use self::summary::{not_kept, total};
 use super::config::PullConfig;
-use super::number::host_number;
 use super::place::Place;
 use super::reach::Reach;
 use crate::clock;
-use crate::congestion::{Aggressiveness, Algorithm, cubic};
+use crate::congestion::cubic;
 use crate::error::Error;
-use crate::event::{
-    ConnectionTotal, Failure, FailureKind, Progress, PushEvent, PushReporter, Summary,
-};
-use crate::net::control::ControlReader;
+use crate::event::{ConnectionTotal, Failure, FailureKind, PushEvent, PushReporter, Summary};
 use crate::net::line::{CLOSE_TIME, LineError};
 use crate::net::lookup::Addresses;
 use crate::net::route::{Route, Siblings};
 use crate::net::tls;
 use crate::rate::Rate;
-use crate::receive::{Bounded, Inflow, Left, Receiver};
+use crate::receive::{Bounded, Receiver};
 use crate::store::shown;
 use crate::store::sink::Sink;
-use crate::traffic::ConnId;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_PROTOCOL, Control, PullRequest, Sending, Sent,
-    TransferSecret, Unkept, Unsendable, VARINT_MAX, VERSION, What, Wish,
+    CLOSE_ABORTED, CLOSE_CONDEMNED, Control, Sending, Sent, TransferSecret, Unsendable, VARINT_MAX,
+    VERSION,
 };
 
 /// How often it is looked at lines and time.
@@ -70,16 +70,6 @@ struct Up {
     local: SocketAddr,
     speaker: Sender<Control>,
     since: Instant,
-}
-
-/// What each line of an attempt is dialled with.
-struct Dial {
-    route: Arc<Route>,
-    request: PullRequest,
-    welcome: Control,
-    receiver: Arc<Receiver>,
-    news: Sender<Control>,
-    events: Sender<Event>,
 }
 
 /// One attempt.
@@ -418,98 +408,6 @@ impl Puller {
         Ok(())
     }
 
-    fn progress(&mut self, now: Instant) -> Progress {
-        let Sending { found_items, found_bytes, kept_bytes, takeovers, .. } = self.sending;
-        let written_bytes = self.dial.receiver.written_bytes();
-        Progress {
-            elapsed_s: (now - self.began).as_secs_f64(),
-            found_items,
-            found_bytes,
-            scan_done: self.sending.scan_done != 0,
-            confirmed_items: self.sending.confirmed_items,
-            confirmed_bytes: kept_bytes + written_bytes,
-            kept_bytes,
-            bytes_per_s: self.rate.update(now, written_bytes),
-            connections: self.lines.len(),
-            active: self.sending.active as usize,
-            reserve: self.sending.reserve as usize,
-            takeovers,
-            finishing: self.sending.scan_done != 0
-                && found_bytes > 0
-                && self.sending.confirmed_bytes >= found_bytes,
-        }
-    }
-
-    /// What this end knows of it.
-    pub(super) fn summary(&mut self) -> Summary {
-        let now = clock::now();
-        let seconds = (now - self.began).as_secs_f64();
-        let outcome = self.dial.receiver.outcome().cloned();
-        if let Some(outcome) = &outcome {
-            for failed in &outcome.failures {
-                self.fail_here(failed.number, &failed.path, failed.reason.as_bytes());
-            }
-        }
-        let mut connections = std::mem::take(&mut self.gone);
-        let ends = if outcome.is_some() { "done" } else { "interrupted" };
-        let up = self.lines.iter();
-        connections.extend(up.map(|(&conn, up)| total(&self.transfer, conn, up, ends, now)));
-        connections.sort_by_key(|total| total.conn);
-        let sent = self.sent.unwrap_or_else(|| {
-            let outcome = outcome.as_ref();
-            Sent {
-                files: outcome.map_or(0, |outcome| outcome.files),
-                bytes: outcome.map_or(0, |outcome| outcome.bytes),
-                kept_bytes: self.sending.kept_bytes,
-                sent_bytes: self.dial.receiver.written_bytes(),
-                takeovers: self.sending.takeovers,
-                unsent: self.unsent.len() as u64,
-                ..Sent::default()
-            }
-        });
-        let unwritten = outcome.as_ref().map_or(0, |it| it.failed_files + it.failed_others);
-        let unkept = |what| {
-            let all = outcome.iter().flat_map(|outcome| &outcome.unkept);
-            all.filter(|unkept| unkept.what == what).map(|unkept| unkept.count).sum()
-        };
-        let padding_received_bytes = self.dial.receiver.padding_bytes();
-        let all_bytes = padding_received_bytes + sent.sent_bytes;
-        Summary {
-            transfer: self.transfer.name(),
-            files: sent.files,
-            others: sent.others,
-            bytes: sent.bytes,
-            kept_files: sent.kept_files,
-            kept_bytes: sent.kept_bytes,
-            sent_bytes: sent.sent_bytes,
-            interruptions: 0,
-            failures: std::mem::take(&mut self.failures),
-            failed: sent.unsent + unwritten,
-            vanished: sent.vanished,
-            changed: sent.changed,
-            failed_unnamed: (sent.unsent + unwritten)
-                .saturating_sub((self.unsent.len() + self.unwritten.len()) as u64),
-            modes_not_kept: unkept(What::Modes),
-            times_not_kept: unkept(What::Times),
-            seconds,
-            bytes_per_s: sent.bytes.saturating_sub(sent.kept_bytes) as f64 / seconds,
-            padding_sent_bytes: sent.padding_bytes,
-            padding_received_bytes,
-            padding_percent: if all_bytes == 0 {
-                0.0
-            } else {
-                100.0 * padding_received_bytes as f64 / all_bytes as f64
-            },
-            connections_opened: sent.opened.max(self.opened),
-            connections_condemned: sent.condemned,
-            takeovers: sent.takeovers,
-            stripes: sent.stripes,
-            stripes_again: sent.stripes_again,
-            sub_transfers: sent.sub_transfers,
-            connections,
-        }
-    }
-
     /// Ends all lines, and what was to be written.
     async fn close(&mut self, result: &Result<(), Error>) {
         let receiver = &self.dial.receiver;
@@ -537,119 +435,9 @@ impl Puller {
     }
 }
 
-impl Dial {
-    /// Dials a line and takes what comes over it, to its end.
-    async fn run(self: Arc<Self>, conn: u32, siblings: Siblings) {
-        let gone = match self.attend(conn, siblings).await {
-            Ok(gone) | Err(gone) => gone,
-        };
-        drop(self.events.send(Event::Gone(conn, gone)).await);
-    }
-
-    async fn attend(&self, conn: u32, siblings: Siblings) -> Result<LineError, LineError> {
-        let dialled = self.route.connect(ConnId(conn), siblings).await?;
-        let (connection, endpoint) = (dialled.connection, dialled.endpoint);
-        let (mut control_out, control_in) = connection.open_bi().await?;
-        let mut introduction = Vec::new();
-        let request = PullRequest { conn, ..self.request.clone() };
-        Control::Pull(Box::new(request)).encode(&mut introduction);
-        self.welcome.encode(&mut introduction);
-        if control_out.write_all(&introduction).await.is_err() {
-            return Err(connection.closed().await.into());
-        }
-        let messages = ControlReader::new(control_in);
-        let inflow =
-            Inflow::new(connection.clone(), conn, messages, control_out).telling(self.news.clone());
-        if !self.receiver.join(conn, &connection) {
-            return Err(LineError::NotOpened);
-        }
-        let remote = connection.remote_address();
-        let local = endpoint.local_addr();
-        let up = Up {
-            connection: connection.clone(),
-            local: local.unwrap_or_else(|_| crate::net::path::any_local(remote)),
-            speaker: inflow.speaker(),
-            since: clock::now(),
-        };
-        drop(self.events.send(Event::Up(conn, up)).await);
-        if let Left::Protocol(fault) = inflow.run(&self.receiver).await {
-            connection.close(VarInt::from_u32(CLOSE_PROTOCOL), fault.as_bytes());
-            self.receiver.end_broken(&fault);
-        }
-        self.receiver.leave(conn);
-        Ok(connection.closed().await.into())
-    }
-}
-
-fn request(config: &PullConfig, transfer: TransferSecret, place: &Place) -> PullRequest {
-    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-    let pressure = match (config.congestion, config.aggressiveness) {
-        (Algorithm::Cubic, _) => 0,
-        (Algorithm::Model, Aggressiveness::Background) => 1,
-        (Algorithm::Model, Aggressiveness::Normal) => 2,
-        (Algorithm::Model, Aggressiveness::Max) => 3,
-    };
-    PullRequest {
-        version: VERSION,
-        transfer,
-        conn: 0,
-        pull: place.number,
-        host: host_number(),
-        destination: place.path.clone(),
-        found: place.found,
-        sources: config.sources.clone(),
-        wish: Wish {
-            connections: count(config.set.connections),
-            active: count(config.set.active),
-            active_max: count(config.set.active_max),
-            rate_max: config.rate_max.unwrap_or(0),
-            pressure,
-            prime_bytes: config.set.prime.budget_bytes,
-        },
-    }
-}
-
 /// Whether the sender goes on over others.
 fn is_condemned(error: &LineError) -> bool {
     use quinn::ConnectionError::ApplicationClosed;
     matches!(error, LineError::Connection(ApplicationClosed(close))
         if close.error_code == VarInt::from_u32(CLOSE_CONDEMNED))
-}
-
-fn not_kept(unkept: &Unkept) -> PushEvent {
-    PushEvent::NotKept {
-        what: match unkept.what {
-            What::Modes => "modes",
-            What::Times => "times",
-        },
-        count: unkept.count,
-        path: shown(&unkept.path),
-        reason: shown(&unkept.reason),
-    }
-}
-
-fn total(
-    transfer: &TransferSecret,
-    conn: u32,
-    up: &Up,
-    end: &'static str,
-    now: Instant,
-) -> ConnectionTotal {
-    let (stats, up_s) = (up.connection.stats(), (now - up.since).as_secs_f64());
-    let rtt_ms = up.connection.rtt().as_secs_f64() * 1e3;
-    ConnectionTotal {
-        transfer: transfer.name(),
-        conn,
-        local: up.local,
-        remote: up.connection.remote_address(),
-        end,
-        up_s,
-        rtt_ms,
-        rtt_min_ms: rtt_ms,
-        goodput_bytes_per_s: if up_s > 0.0 { stats.udp_rx.bytes as f64 / up_s } else { 0.0 },
-        delivered_bytes: stats.udp_rx.bytes,
-        lost_bytes: 0,
-        padding_bytes: 0,
-        stripes: 0,
-    }
 }

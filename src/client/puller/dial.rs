@@ -1,0 +1,103 @@
+//! The lines of an attempt: what each says first, and what becomes of it.
+
+use std::sync::Arc;
+
+use quinn::VarInt;
+use tokio::sync::mpsc::Sender;
+
+use super::super::config::PullConfig;
+use super::super::number::host_number;
+use super::super::place::Place;
+use super::{Event, Up};
+use crate::clock;
+use crate::congestion::{Aggressiveness, Algorithm};
+use crate::net::control::ControlReader;
+use crate::net::line::LineError;
+use crate::net::path::any_local;
+use crate::net::route::{Route, Siblings};
+use crate::receive::{Inflow, Left, Receiver};
+use crate::traffic::ConnId;
+use crate::wire::{CLOSE_PROTOCOL, Control, PullRequest, TransferSecret, VERSION, Wish};
+
+/// What each line of an attempt is dialled with.
+pub(super) struct Dial {
+    pub(super) route: Arc<Route>,
+    pub(super) request: PullRequest,
+    pub(super) welcome: Control,
+    pub(super) receiver: Arc<Receiver>,
+    pub(super) news: Sender<Control>,
+    pub(super) events: Sender<Event>,
+}
+
+impl Dial {
+    /// Dials a line and takes what comes over it, to its end.
+    pub(super) async fn run(self: Arc<Self>, conn: u32, siblings: Siblings) {
+        let gone = match self.attend(conn, siblings).await {
+            Ok(gone) | Err(gone) => gone,
+        };
+        drop(self.events.send(Event::Gone(conn, gone)).await);
+    }
+
+    async fn attend(&self, conn: u32, siblings: Siblings) -> Result<LineError, LineError> {
+        let dialled = self.route.connect(ConnId(conn), siblings).await?;
+        let (connection, endpoint) = (dialled.connection, dialled.endpoint);
+        let (mut control_out, control_in) = connection.open_bi().await?;
+        let mut introduction = Vec::new();
+        let request = PullRequest { conn, ..self.request.clone() };
+        Control::Pull(Box::new(request)).encode(&mut introduction);
+        self.welcome.encode(&mut introduction);
+        if control_out.write_all(&introduction).await.is_err() {
+            return Err(connection.closed().await.into());
+        }
+        let messages = ControlReader::new(control_in);
+        let inflow =
+            Inflow::new(connection.clone(), conn, messages, control_out).telling(self.news.clone());
+        if !self.receiver.join(conn, &connection) {
+            return Err(LineError::NotOpened);
+        }
+        let remote = connection.remote_address();
+        let local = endpoint.local_addr();
+        let up = Up {
+            connection: connection.clone(),
+            local: local.unwrap_or_else(|_| any_local(remote)),
+            speaker: inflow.speaker(),
+            since: clock::now(),
+        };
+        drop(self.events.send(Event::Up(conn, up)).await);
+        if let Left::Protocol(fault) = inflow.run(&self.receiver).await {
+            connection.close(VarInt::from_u32(CLOSE_PROTOCOL), fault.as_bytes());
+            self.receiver.end_broken(&fault);
+        }
+        self.receiver.leave(conn);
+        Ok(connection.closed().await.into())
+    }
+}
+
+/// What `config` asks for, to be written at `place`.
+pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Place) -> PullRequest {
+    let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let pressure = match (config.congestion, config.aggressiveness) {
+        (Algorithm::Cubic, _) => 0,
+        (Algorithm::Model, Aggressiveness::Background) => 1,
+        (Algorithm::Model, Aggressiveness::Normal) => 2,
+        (Algorithm::Model, Aggressiveness::Max) => 3,
+    };
+    PullRequest {
+        version: VERSION,
+        transfer,
+        conn: 0,
+        pull: place.number,
+        host: host_number(),
+        destination: place.path.clone(),
+        found: place.found,
+        sources: config.sources.clone(),
+        wish: Wish {
+            connections: count(config.set.connections),
+            active: count(config.set.active),
+            active_max: count(config.set.active_max),
+            rate_max: config.rate_max.unwrap_or(0),
+            pressure,
+            prime_bytes: config.set.prime.budget_bytes,
+        },
+    }
+}
