@@ -241,12 +241,14 @@ impl Puller {
     }
 
     fn dial_wanted(&mut self) {
-        while self.next < self.wanted
-            && self.dialling < DIALLING_MAX
-            && self.lines.len() + self.dialling < LINES_MAX
-        {
+        while self.next < self.wanted && self.dialling < DIALLING_MAX && self.may_dial() {
             self.dial(Siblings::Well);
         }
+    }
+
+    /// Whatever the server wants, and however silent it is, there are only so many lines.
+    fn may_dial(&self) -> bool {
+        self.lines.len() + self.dialling < LINES_MAX
     }
 
     fn dial(&mut self, siblings: Siblings) {
@@ -368,10 +370,12 @@ impl Puller {
             self.alive_at = now;
         }
         let heard: u64 = self.lines.values().map(|up| up.connection.stats().udp_rx.datagrams).sum();
-        if heard != self.heard {
-            (self.heard, self.heard_at) = (heard, now);
+        if heard > self.heard {
+            self.heard_at = now;
             self.reach.heard();
         }
+        // It is less when a line is lost, which is no sign of life.
+        self.heard = heard;
         if self.finished_at.is_none() {
             self.reach.check(now)?;
             self.redial(now)?;
@@ -391,7 +395,7 @@ impl Puller {
 
     /// The server may not get it through which lines it wants.
     fn redial(&mut self, now: Instant) -> Result<(), Error> {
-        if now < self.redial_at || self.next < self.wanted {
+        if now < self.redial_at || self.next < self.wanted || !self.may_dial() {
             return Ok(());
         }
         if self.lines.is_empty() && self.dialling == 0 {
@@ -429,9 +433,7 @@ impl Puller {
         if !self.lines.is_empty() {
             tokio::time::sleep(CLOSE_TIME).await;
         }
-        let released = receiver.released();
         self.tasks.shutdown().await;
-        drop(released);
     }
 }
 

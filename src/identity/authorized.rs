@@ -213,17 +213,8 @@ fn authorized_key(line: &str) -> Result<(Fingerprint, Grant), String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trust::tests::{A, B, with_file};
     use super::*;
-
-    const A: &str = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU";
-    const B: &str = "SHA256:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-
-    fn with_file(text: &str) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("file");
-        fs::write(&path, text).unwrap();
-        (dir, path)
-    }
 
     #[test]
     fn authorized_keys_are_found() {

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quinn::{ConnectionError, VarInt};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::drain::STOPPED;
 use crate::error::Error;
 use crate::event::{Failure, FailureKind, Progress, PushEvent, Summary};
 use crate::mutex::lock;
@@ -17,8 +17,8 @@ use crate::net::route::Siblings;
 use crate::send::{LineReport, Lines};
 use crate::traffic::ConnId;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, CLOSE_STOPPING, Control, Sending,
-    Sent, TEXT_BYTES_MAX, Unsendable,
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Control, Sending, Sent,
+    TEXT_BYTES_MAX, Unsendable,
 };
 
 /// How long a client may take to open a line, or to say that it cannot.
@@ -137,16 +137,25 @@ impl Awaited {
     }
 }
 
+/// Why a transfer is ended by the server, and the code that its client hears.
+pub(super) type Ending = (u32, &'static str);
+
 /// A sender's lines to a client that pulls.
 pub(super) struct PulledLines {
     client: String,
     awaited: Arc<Awaited>,
+    ending: watch::Receiver<Option<Ending>>,
 }
 
 impl PulledLines {
-    /// Those that come together in `awaited`, to a client that is called so.
-    pub(super) fn new(client: String, awaited: Arc<Awaited>) -> Self {
-        Self { client, awaited }
+    /// Those that come together in `awaited`, to a client that is called so. If the server ends the transfer,
+    /// `ending` says why.
+    pub(super) fn new(
+        client: String,
+        awaited: Arc<Awaited>,
+        ending: watch::Receiver<Option<Ending>>,
+    ) -> Self {
+        Self { client, awaited, ending }
     }
 }
 
@@ -247,9 +256,9 @@ impl Lines for PulledLines {
     }
 
     fn closing(&self, error: &Error) -> (u32, String) {
-        match error {
-            Error::Interrupted => (CLOSE_STOPPING, STOPPED.into()),
-            error => (CLOSE_REFUSED, error.to_string()),
+        match *self.ending.borrow() {
+            Some((code, reason)) => (code, reason.into()),
+            None => (CLOSE_REFUSED, error.to_string()),
         }
     }
 

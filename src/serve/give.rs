@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::access::{Access, Reached, Right};
-use super::awaited::{Awaited, PulledLines};
+use super::awaited::{Awaited, Ending, PulledLines};
 use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
 use super::greeting::PullAsked;
@@ -36,7 +36,8 @@ use crate::store::start::Start;
 use crate::store::{join, named, shown};
 use crate::traffic::{PrimeConfig, SetConfig};
 use crate::wire::{
-    Control, HostNumber, PullRequest, PushNumber, VARINT_MAX, VERSION, Wish, is_path_safe,
+    CLOSE_REFUSED, CLOSE_STOPPING, Control, HostNumber, PullRequest, PushNumber, VARINT_MAX,
+    VERSION, Wish, is_path_safe,
 };
 
 /// A transfer that no line is up for ends after this time: its client may come back until then.
@@ -71,7 +72,7 @@ struct Pull {
     awaited: Arc<Awaited>,
     congestion: Controllers,
     /// Ends it, with a reason.
-    end: watch::Sender<Option<&'static str>>,
+    end: watch::Sender<Option<Ending>>,
 }
 
 /// A connection whose client pulls, and what is known of it.
@@ -139,7 +140,7 @@ impl Giver {
     /// Ends all of them, and tells of it.
     pub(super) async fn stop(&self) {
         for pull in lock(&self.pulls).values() {
-            pull.end.send_replace(Some(STOPPED));
+            pull.end.send_replace(Some((CLOSE_STOPPING, STOPPED)));
         }
         let mut tasks = std::mem::take(&mut *lock(&self.tasks));
         while tasks.join_next().await.is_some() {}
@@ -182,7 +183,7 @@ impl Giver {
     fn end_earlier(&self, client: Fingerprint, run: (PushNumber, HostNumber)) {
         for ((other, _), pull) in lock(&self.pulls).iter() {
             if *other == client && pull.run == run {
-                pull.end.send_replace(Some(TAKEN_OVER));
+                pull.end.send_replace(Some((CLOSE_REFUSED, TAKEN_OVER)));
             }
         }
     }
@@ -263,8 +264,8 @@ impl Giver {
             let awaited = Arc::clone(&awaited);
             move |event| awaited.note(&event)
         };
-        let mut sender =
-            Sender::new(job, PulledLines::new(remote.to_string(), awaited), Arc::new(note));
+        let lines = PulledLines::new(remote.to_string(), awaited, pull.end.subscribe());
+        let mut sender = Sender::new(job, lines, Arc::new(note));
         let (pulls, report) = (Arc::clone(&self.pulls), Arc::clone(&self.report));
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
@@ -274,7 +275,7 @@ impl Giver {
             let result = sender.run_until(ended).await;
             lock(&pulls).remove(&key);
             let result = match (result, *end.borrow()) {
-                (Err(Error::Interrupted), Some(reason)) => Err(Error::Peer(reason.into())),
+                (Err(Error::Interrupted), Some((_, reason))) => Err(Error::Peer(reason.into())),
                 (result, _) => result,
             };
             report(over(name, result, &sender.summary(), now));

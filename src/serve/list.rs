@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, VarInt};
+use quinn::Connection;
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
@@ -14,14 +14,12 @@ use super::access::{Access, Reached, Right};
 use super::drain::Drain;
 use super::greeting::{ConnError, ListAsked, destination_path};
 use super::limits::{Clients, Limits, Means};
-use super::place::{place, unanswerable};
+use super::place::{done, place, unanswerable};
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::store::list::{Found, Listing, Seen, list};
 use crate::store::{named, reason};
-use crate::wire::{
-    CLOSE_DONE, Control, Destination, ListRequest, Listed, ListedKind, TEXT_BYTES_MAX, VERSION,
-};
+use crate::wire::{Control, Destination, ListRequest, Listed, ListedKind, TEXT_BYTES_MAX, VERSION};
 
 /// Clients that are told what is there at the same time, at most.
 const CLIENTS_MAX: usize = 64;
@@ -90,14 +88,7 @@ impl Lister {
                 Err(ControlError::Wire(error)) => return Err(error.into()),
             },
         };
-        match connection.closed().await {
-            ConnectionError::ApplicationClosed(close)
-                if close.error_code == VarInt::from_u32(CLOSE_DONE) =>
-            {
-                Ok(told)
-            }
-            error => Err(ConnError::Lost(error.to_string())),
-        }
+        done(&connection).await.map(|()| told)
     }
 
     /// Says what is there, to its end. The client has its place until all is on its way.

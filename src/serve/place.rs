@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError, VarInt};
 use tokio::sync::mpsc::Sender;
 
 use super::drain::{DRAINING, Drain};
 use super::greeting::ConnError;
 use super::limits::{Clients, TransferSeat};
 use crate::identity::Fingerprint;
-use crate::wire::Control;
+use crate::wire::{CLOSE_DONE, Control};
 
 /// A place for `client`, at once or when it is its turn; it hears that it waits. Nobody waits any more once the
 /// client is gone or the server is being stopped.
@@ -31,6 +31,18 @@ pub(super) async fn place(
         () = drain.begun() => Err(ConnError::Refused(DRAINING.into())),
         seat = clients.turn(client) => seat.map_err(ConnError::Refused),
         error = connection.closed() => Err(ConnError::Lost(error.to_string())),
+    }
+}
+
+/// Waits for a client to close its connection; an error unless it does so because it has all.
+pub(super) async fn done(connection: &Connection) -> Result<(), ConnError> {
+    match connection.closed().await {
+        ConnectionError::ApplicationClosed(close)
+            if close.error_code == VarInt::from_u32(CLOSE_DONE) =>
+        {
+            Ok(())
+        }
+        error => Err(ConnError::Lost(error.to_string())),
     }
 }
 

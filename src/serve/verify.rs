@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cap_std::fs::Dir;
-use quinn::{ConnectionError, VarInt};
 use tokio::sync::mpsc::channel;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -17,14 +16,14 @@ use super::access::{Access, Reached, Right};
 use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
 use super::limits::{Clients, Limits, Means};
-use super::place::{place, unanswerable};
+use super::place::{done, place, unanswerable};
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
 use crate::store::{below, named, reason};
 use crate::wire::{
-    CLOSE_DONE, COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
+    COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
 };
 
 /// Clients that compare at the same time, at most.
@@ -109,14 +108,7 @@ impl Verifier {
                 }
             }
         }
-        match connection.closed().await {
-            ConnectionError::ApplicationClosed(close)
-                if close.error_code == VarInt::from_u32(CLOSE_DONE) =>
-            {
-                Ok(compared)
-            }
-            error => Err(ConnError::Lost(error.to_string())),
-        }
+        done(&connection).await.map(|()| compared)
     }
 }
 
