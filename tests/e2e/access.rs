@@ -329,7 +329,14 @@ fn a_push_to_where_nothing_is_replaced_goes_on_where_it_was() {
         assert_eq!(ran.code, 0, "{killed}: {ran:?}");
         let summary = ran.summary();
         assert!(summary["kept_bytes"].as_u64().unwrap() > MIB, "{killed}: {summary}");
-        assert_eq!(tree(&host.root("tree")), tree(&host.src("tree")), "{killed}");
+        let mut there = tree(&host.root("tree"));
+        if killed == "server" {
+            // Small files that it was writing are begun anew, under other names.
+            there.retain(|path, _| !path.to_string_lossy().contains(".qbulk-"));
+            let clean = run(host.qbulk().arg("clean").arg(host.root("")));
+            assert_eq!(clean.code, 0, "{clean:?}");
+        }
+        assert_eq!(there, tree(&host.src("tree")), "{killed}");
         assert!(unfinished(&host.root("")).is_empty(), "{killed}");
 
         // Once it is done, it is there like anything else.
