@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use self::dial::{Dial, request};
 use self::summary::{not_kept, total};
 use super::config::PullConfig;
-use super::place::Place;
+use super::place::{Local, Place};
 use super::reach::Reach;
 use crate::clock;
 use crate::congestion::cubic;
@@ -108,6 +108,8 @@ pub(super) struct Puller {
     unwritten: HashSet<u64>,
     rate: Rate,
     progress_at: Instant,
+    /// How people know what is written.
+    local: Local,
 }
 
 impl Puller {
@@ -181,6 +183,7 @@ impl Puller {
             unwritten: HashSet::new(),
             rate: Rate::default(),
             progress_at: now,
+            local: place.local.clone(),
         })
     }
 
@@ -346,7 +349,7 @@ impl Puller {
 
     fn fail_here(&mut self, number: u64, path: &[u8], reason: &[u8]) {
         if self.unwritten.len() < FAILURES_MAX && self.unwritten.insert(number) {
-            let (path, reason) = (shown(path), shown(reason));
+            let (path, reason) = (self.local.path(path), shown(reason));
             self.fail(Failure { kind: FailureKind::Destination, path, reason });
         }
     }
@@ -417,7 +420,7 @@ impl Puller {
         let receiver = &self.dial.receiver;
         if let Some(outcome) = receiver.outcome() {
             for unkept in &outcome.unkept {
-                (self.report)(not_kept(unkept));
+                (self.report)(not_kept(unkept, self.local.path(&unkept.path)));
             }
         }
         match result {

@@ -85,6 +85,12 @@ impl Access {
         found.map_err(|missing| format!("{missing} (your key is {client})"))
     }
 
+    /// The roots that have names and that `client` may read now, by their names. Empty as well if there is one
+    /// without a name.
+    pub(super) fn readable(&self, client: Fingerprint) -> Vec<(Vec<u8>, Arc<Root>)> {
+        self.roots.readable(&self.trust.grants(&client))
+    }
+
     /// All roots.
     pub(super) fn roots(&self) -> impl Iterator<Item = &Arc<Root>> {
         self.roots.0.folders().map(|(_, folder)| &folder.path)
@@ -92,6 +98,13 @@ impl Access {
 }
 
 impl<R: Clone> Layout<R> {
+    fn readable(&self, grants: &[Grant]) -> Vec<(Vec<u8>, R)> {
+        let Roots::Named(folders) = &self.0 else { return Vec::new() };
+        usable(folders, grants, Right::Read)
+            .map(|(name, folder)| (name.as_str().into(), folder.path.clone()))
+            .collect()
+    }
+
     fn find(&self, grants: &[Grant], path: &[u8], right: Right) -> Result<Reached<R>, String> {
         let (name, folder, below) = match &self.0 {
             Roots::One(folder) => (None, folder, path),
@@ -138,6 +151,17 @@ impl Right {
     }
 }
 
+/// The roots below which somebody has this right.
+fn usable<'a, R>(
+    folders: &'a BTreeMap<RootName, ServedFolder<R>>,
+    grants: &'a [Grant],
+    right: Right,
+) -> impl Iterator<Item = (&'a RootName, &'a ServedFolder<R>)> {
+    folders.iter().filter(move |(name, folder)| {
+        right.is_in(Grant::total(grants, Some(name)).and(folder.rights))
+    })
+}
+
 /// What is said where a path begins with the name of no root that somebody may use; with those that it may.
 fn no_root<R>(
     first: &[u8],
@@ -145,9 +169,7 @@ fn no_root<R>(
     grants: &[Grant],
     right: Right,
 ) -> String {
-    let usable = folders
-        .iter()
-        .filter(|(name, folder)| right.is_in(Grant::total(grants, Some(name)).and(folder.rights)));
+    let usable = usable(folders, grants, right);
     let usable: Vec<_> = usable.map(|(name, _)| format!("{:?}", name.as_str())).collect();
     let usable = if usable.is_empty() { "none".to_owned() } else { usable.join(", ") };
     let usable = format!("you may {} below {usable}", right.verb());
@@ -233,6 +255,20 @@ mod tests {
         for path in [b"" as &[u8], b"/media", b"Media", b"medi", b"mediaa/x", b"\xff/x", b".."] {
             assert!(layout.find(&all, path, Right::Write).is_err(), "{path:?}");
         }
+    }
+
+    #[test]
+    fn those_are_listed_that_may_be_read() {
+        let layout =
+            named(&[("media", "both"), ("secret", "both"), ("in", "write"), ("out", "read")]);
+        let names = |lines: &[&str]| {
+            let readable = layout.readable(&grants(lines)).into_iter();
+            readable.map(|(name, _)| String::from_utf8(name).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[""]), ["media", "out", "secret"]);
+        assert_eq!(names(&["root=in,out", "access=write root=media"]), ["out"]);
+        assert!(names(&["root=in"]).is_empty() && names(&[]).is_empty());
+        assert!(one("both").readable(&[Grant::ALL]).is_empty(), "it has no name");
     }
 
     #[test]

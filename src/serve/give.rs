@@ -315,7 +315,7 @@ async fn starts(sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
         let mut starts = Vec::with_capacity(sources.len());
         for Reached { root, name, path, .. } in sources {
             let folder = root.current().map_err(|error| error.to_string())?;
-            let start = Start::below(&folder, &path);
+            let start = Start::below(&folder, &path, &name);
             let whole = join(&name, &path);
             let cannot = |error| format!("cannot read {}: {}", named(&whole), reason(&error));
             starts.push(start.map_err(cannot)?);

@@ -17,7 +17,8 @@ use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
-use crate::store::list::{Found, Listing, Seen, list};
+use crate::store::list::{Found, Listing, Seen, folder_as, list};
+use crate::store::root::Root;
 use crate::store::{named, reason};
 use crate::wire::{Control, Destination, ListRequest, Listed, ListedKind, TEXT_BYTES_MAX, VERSION};
 
@@ -103,13 +104,27 @@ impl Lister {
         // Before anything is looked at, and anybody is waited for.
         let path = destination_path(version, &asked).map_err(ConnError::Refused)?;
         let reach = || {
+            if path.is_empty() {
+                let roots = self.access.readable(client);
+                if !roots.is_empty() {
+                    return Ok(Place::Roots(roots));
+                }
+            }
             let reached = self.access.root_for(client, &path, Right::Read);
-            reached.map_err(ConnError::Refused)
+            reached.map(Place::Below).map_err(ConnError::Refused)
         };
         reach()?;
         let _seat = place(&self.clients, &self.drain, client, connection, &answers).await?;
         // It may have been taken back meanwhile.
-        let reached = reach()?;
+        let reached = match reach()? {
+            Place::Below(reached) => reached,
+            Place::Roots(roots) => {
+                self.say(&answers, welcome(Destination::Folder)).await?;
+                let told = self.tell_roots(&answers, roots, recursive).await?;
+                self.say(&answers, Control::ListEnd).await?;
+                return Ok(told);
+            }
+        };
         let find = move || find(reached, &asked, recursive);
         let found = self.at_the_disk(find).await.and_then(|found| found);
         let found = found.map_err(ConnError::Refused)?;
@@ -118,8 +133,7 @@ impl Lister {
             Found::Single(_) => Destination::File,
             Found::Folder(_) => Destination::Folder,
         };
-        let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
-        self.say(&answers, welcome).await?;
+        self.say(&answers, welcome(destination)).await?;
         let told = match found {
             Found::Missing => return Ok(0),
             Found::Single(listed) => {
@@ -129,6 +143,39 @@ impl Lister {
             Found::Folder(listing) => self.tell_folder(&answers, listing).await?,
         };
         self.say(&answers, Control::ListEnd).await?;
+        Ok(told)
+    }
+
+    /// Tells the names of the roots, and then what is below each if that is wanted.
+    async fn tell_roots(
+        &self,
+        answers: &Sender<Control>,
+        roots: Vec<(Vec<u8>, Arc<Root>)>,
+        recursive: bool,
+    ) -> Result<u64, ConnError> {
+        let mut told = 0;
+        let mut entered = Vec::new();
+        for (name, root) in roots {
+            let called = name.clone();
+            let look = move || (look_at_root(&root, &called), root);
+            let (looked, root) = self.at_the_disk(look).await.map_err(ConnError::Refused)?;
+            match looked {
+                Ok(entry) => {
+                    told += 1;
+                    self.say(answers, Control::Listed(entry)).await?;
+                    entered.push((name, root));
+                }
+                Err(reason) => self.say(answers, unlisted(name, reason)).await?,
+            }
+        }
+        for (name, root) in if recursive { entered } else { Vec::new() } {
+            let called = name.clone();
+            let look = move || look_into_root(&root, called);
+            match self.at_the_disk(look).await.and_then(|looked| looked) {
+                Ok(listing) => told += self.tell_folder(answers, listing).await?,
+                Err(reason) => self.say(answers, unlisted(name, reason)).await?,
+            }
+        }
         Ok(told)
     }
 
@@ -186,6 +233,34 @@ impl Lister {
     }
 }
 
+/// What a client may look at.
+enum Place {
+    /// A path below a root.
+    Below(Reached),
+    /// What is above the roots: their names.
+    Roots(Vec<(Vec<u8>, Arc<Root>)>),
+}
+
+fn welcome(destination: Destination) -> Control {
+    Control::Welcome { version: VERSION, destination, instance: 0, kept: false }
+}
+
+/// A root as a folder that is called `name`.
+fn look_at_root(root: &Root, name: &[u8]) -> Result<Listed, String> {
+    let folder = root.current().map_err(|error| error.to_string())?;
+    folder_as(&folder, name).map_err(|error| reason(&error))
+}
+
+/// What is below a root that is called `name`.
+fn look_into_root(root: &Root, name: Vec<u8>) -> Result<Listing, String> {
+    let folder = root.current().map_err(|error| error.to_string())?;
+    match list(folder, b"", true) {
+        Ok(Found::Folder(listing)) => Ok(listing.called(name)),
+        Ok(_) => Err("it is not a folder any more".into()),
+        Err(error) => Err(reason(&error)),
+    }
+}
+
 /// Looks at what a client asks for, at a path that it may look at.
 fn find(reached: Reached, asked: &[u8], recursive: bool) -> Result<Found, String> {
     let Reached { root, path, .. } = reached;
@@ -212,12 +287,14 @@ fn message(seen: Seen) -> Control {
     match seen {
         Seen::Folder(path) => Control::ListFolder(path),
         Seen::Entry(listed) => Control::Listed(listed),
-        Seen::Unreadable { path, reason } => {
-            let mut message = reason.into_bytes();
-            message.truncate(TEXT_BYTES_MAX);
-            Control::Unlisted { path, message }
-        }
+        Seen::Unreadable { path, reason } => unlisted(path, reason),
     }
+}
+
+fn unlisted(path: Vec<u8>, reason: String) -> Control {
+    let mut message = reason.into_bytes();
+    message.truncate(TEXT_BYTES_MAX);
+    Control::Unlisted { path, message }
 }
 
 #[cfg(test)]

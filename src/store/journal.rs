@@ -115,6 +115,12 @@ impl Journal {
         }
     }
 
+    /// Whether there is something in `root` under the name of a journal of `owner`.
+    pub fn is_left(root: &Dir, names: &OwnNames, owner: &Owner) -> bool {
+        (0..GENERATIONS_MAX)
+            .any(|generation| root.symlink_metadata(names.journal(owner, generation)).is_ok())
+    }
+
     fn look(root: &Arc<Dir>, names: &OwnNames, owner: Owner, generation: u32) -> Place {
         let name = names.journal(&owner, generation);
         let file = match file::open(root, &name, OFlags::APPEND) {

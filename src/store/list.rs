@@ -65,6 +65,8 @@ pub struct Listing {
     root: Arc<Dir>,
     /// Where it begins, below the root.
     start: Vec<u8>,
+    /// What is in front of the paths that are told.
+    called: Vec<u8>,
     is_recursive: bool,
     /// The folder that is being read, below `start`.
     path: Vec<u8>,
@@ -107,6 +109,7 @@ pub fn list(root: Arc<Dir>, path: &[u8], is_recursive: bool) -> io::Result<Found
     let mut listing = Listing {
         root,
         start: path.to_vec(),
+        called: Vec::new(),
         is_recursive,
         path: Vec::new(),
         is_path_told: true,
@@ -118,10 +121,25 @@ pub fn list(root: Arc<Dir>, path: &[u8], is_recursive: bool) -> io::Result<Found
     Ok(Found::Folder(listing))
 }
 
+/// What `root` itself is, as something that is called `name`.
+pub fn folder_as(root: &Dir, name: &[u8]) -> io::Result<Listed> {
+    Ok(Listed {
+        name: name.to_vec(),
+        meta: meta(&beneath::stat(root, b"")?),
+        kind: ListedKind::Folder,
+    })
+}
+
 /// How folders are opened whose names are read.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NONBLOCK);
 
 impl Listing {
+    /// Paths are told with `name` in front of them, as one of the folders that are listed.
+    #[must_use]
+    pub fn called(self, name: Vec<u8>) -> Self {
+        Self { called: name, is_path_told: false, ..self }
+    }
+
     /// What comes next, a bounded amount of it; `None` if that was all.
     pub fn look(&mut self) -> Option<Vec<Seen>> {
         let mut seen = Vec::new();
@@ -140,14 +158,14 @@ impl Listing {
             let folder = match open.take().map_or_else(|| self.reopen(), Ok) {
                 Ok(folder) => folder,
                 Err(error) => {
-                    seen.push(unreadable(self.path.clone(), &error));
+                    seen.push(unreadable(self.told(&self.path), &error));
                     self.pop();
                     continue;
                 }
             };
             let Some(name) = name else {
                 if let Err(error) = self.read_on(&folder) {
-                    seen.push(unreadable(self.path.clone(), &error));
+                    seen.push(unreadable(self.told(&self.path), &error));
                     self.pop();
                 } else {
                     open = Some(folder);
@@ -172,7 +190,7 @@ impl Listing {
             }
         };
         if !std::mem::replace(&mut self.is_path_told, true) {
-            seen.push(Seen::Folder(self.path.clone()));
+            seen.push(Seen::Folder(self.told(&self.path)));
         }
         let is_entered = self.is_recursive && entry.kind == ListedKind::Folder;
         seen.push(Seen::Entry(entry));
@@ -185,7 +203,7 @@ impl Listing {
 
     fn enter(&mut self, folder: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
         let path = join(&self.path, name);
-        if path.len() > PATH_BYTES_MAX {
+        if self.told(&path).len() > PATH_BYTES_MAX {
             return Err(io::Error::other(TOO_LONG));
         }
         let inner = beneath::open(folder, name, READ)?;
@@ -240,10 +258,15 @@ impl Listing {
     }
 
     fn unreadable_below(&self, name: &[u8], error: &io::Error) -> Seen {
-        let path = join(&self.path, name);
+        let path = self.told(&join(&self.path, name));
         // The path of what has too long a one is not told either.
-        let path = if path.len() > PATH_BYTES_MAX { self.path.clone() } else { path };
+        let path = if path.len() > PATH_BYTES_MAX { self.told(&self.path) } else { path };
         unreadable(path, error)
+    }
+
+    /// A path as it is told.
+    fn told(&self, path: &[u8]) -> Vec<u8> {
+        join(&self.called, path)
     }
 }
 

@@ -17,7 +17,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{OFlags, Stat};
 
 use super::descriptors::patiently;
-use super::{beneath, last_of, shown};
+use super::{beneath, join, last_of, shown};
 
 /// A folder that is held open, and what people call it.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ impl SourceRoot {
         Ok(Self { folder, name: name.to_vec() })
     }
 
-    /// The folder at `path` below `folder`, with no link followed.
-    pub fn below(folder: &Dir, path: &[u8]) -> io::Result<Self> {
+    /// The folder at `path` below `folder`, which is called `called`, with no link followed.
+    pub fn below(folder: &Dir, path: &[u8], called: &[u8]) -> io::Result<Self> {
         let opened = beneath::open(folder, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(Self { folder: Dir::from_std_file(opened.into()), name: path.to_vec() })
+        Ok(Self { folder: Dir::from_std_file(opened.into()), name: join(called, path) })
     }
 
     /// What it is called.

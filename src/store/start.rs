@@ -55,13 +55,13 @@ impl Start {
     }
 
     /// What is at `path` below `folder`, with no link followed. A trailing slash, and an empty path, mean a
-    /// folder's contents.
-    pub fn below(folder: &Dir, path: &[u8]) -> io::Result<Self> {
+    /// folder's contents. People call the folder `called`; empty for a path that begins below it.
+    pub fn below(folder: &Dir, path: &[u8], called: &[u8]) -> io::Result<Self> {
         let trimmed = without_slashes(path);
         let is_contents = trimmed.len() < path.len() || path.is_empty();
         let (parent, name): (&[u8], &[u8]) =
             if is_contents { (trimmed, b"") } else { (folder_of(trimmed), last_of(trimmed)) };
-        let root = Arc::new(SourceRoot::below(folder, parent)?);
+        let root = Arc::new(SourceRoot::below(folder, parent, called)?);
         let found = beneath::stat(root.folder(), name)?;
         let is_leaf = !FileType::from_raw_mode(found.st_mode).is_dir();
         let typed = Path::new(OsStr::from_bytes(path)).to_owned();
@@ -128,11 +128,14 @@ mod tests {
             ("a/file", "file", true),
             ("out", "out", true),
         ] {
-            let start = Start::below(&root, path.as_bytes()).unwrap();
+            let start = Start::below(&root, path.as_bytes(), b"media").unwrap();
             assert_eq!((start.name(), start.is_leaf), (name.as_bytes(), is_leaf), "{path}");
+            let whole = format!("media/{path}");
+            let told = start.at(start.name().to_vec()).to_string();
+            assert_eq!(told, whole.trim_end_matches('/'), "what fails is told as it was asked for");
         }
         for path in ["out/file", "out/", "a/file/", "none", "a/none/b", "../file"] {
-            assert!(Start::below(&root, path.as_bytes()).is_err(), "{path}");
+            assert!(Start::below(&root, path.as_bytes(), b"").is_err(), "{path}");
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Signal, kill_process};
 
 use crate::common::{
@@ -84,6 +85,63 @@ fn each_access_lets_do_what_it_says() {
             }
         }
     }
+}
+
+#[test]
+fn a_host_with_named_roots_lists_those_that_the_key_may_read_and_tells_what_fails_below_them() {
+    let (server, client) = (Host::new(), Host::new());
+    let roots = ["media", "inbox", "other", "shared"].map(|name| {
+        fs::create_dir_all(server.root(name).join("in/deep")).unwrap();
+        fs::write(server.root(name).join("in/file"), name).unwrap();
+        format!("{name}={}", server.root(name).display())
+    });
+    mkfifoat(CWD, server.root("media/in/pipe"), Mode::RUSR).unwrap();
+    known(&server, &client, "root=media,inbox,shared access=both");
+    let mut command = serving(&server, &["--access", "inbox=write", "--listen", "127.0.0.1:0"]);
+    command.args(roots.iter().flat_map(|root| ["--root", root]));
+    let serve = Serve::spawn(&server, command);
+    let ls = |args: &[&str]| {
+        let mut ls = client.qbulk();
+        ls.args(["ls", "--json", "--fingerprint", &server.id()]).args(args).arg(serve.url(""));
+        let ran = run(&mut ls);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let entries = ran.events().into_iter().filter(|event| event["event"] == "entry");
+        let path = |event: serde_json::Value| {
+            let kind = event["kind"].as_str().unwrap().to_owned();
+            (event["path"].as_str().unwrap().to_owned(), kind)
+        };
+        let all = entries.map(path).collect::<Vec<_>>();
+        all.iter().map(|(path, kind)| format!("{path} {kind}")).collect::<Vec<_>>()
+    };
+    assert_eq!(ls(&[]), ["media folder", "shared folder"]);
+    let deep = [
+        "media folder",
+        "shared folder",
+        "media/in folder",
+        "media/in/deep folder",
+        "media/in/file file",
+        "media/in/pipe other",
+        "shared/in folder",
+        "shared/in/deep folder",
+        "shared/in/file file",
+    ];
+    assert_eq!(ls(&["-R"]), deep);
+
+    let ran = pull(&client, &server, &serve, "media/in");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(ran.summary()["failures"][0]["path"], "media/in/pipe", "{ran:?}");
+    // What fails here is told by what was typed for it.
+    fs::remove_dir_all(client.src("pulled")).unwrap();
+    fs::create_dir_all(client.src("pulled/in/file")).unwrap();
+    let ran = pull(&client, &server, &serve, "shared/in");
+    let failed = client.src("pulled/in/file").display().to_string();
+    assert_eq!(ran.summary()["failures"][0]["path"], failed, "{ran:?}");
+
+    // Whoever may read none hears so, as before.
+    known(&server, &client, "access=write");
+    let mut ls = client.qbulk();
+    ls.args(["ls", "--json", "--fingerprint", &server.id()]).arg(serve.url(""));
+    run(&mut ls).assert_failed(5, "you may read below none");
 }
 
 #[test]

@@ -6,8 +6,8 @@ use std::process::Stdio;
 
 use rustix::process::{Signal, geteuid, kill_process};
 
-use crate::common::{Host, Ran, Serve, finish, hash, names, pid, random, run, tree};
-use crate::scene::{Course, MIB, Scene};
+use crate::common::{Host, Ran, Serve, finish, hash, names, pid, random, run, tree, unfinished};
+use crate::scene::{Course, MIB, Push, Scene};
 
 fn pull(host: &Host, urls: &[&str], to: &str) -> Ran {
     run(host.qbulk().args(["pull", "--json"]).args(urls).arg(host.src(to)))
@@ -175,6 +175,33 @@ fn a_pull_that_is_stopped_changes_nothing_and_goes_on_when_it_is_run_again() {
         let number = |name: &str| summary[name].as_u64().unwrap();
         assert!(number("kept_bytes") >= 2 * MIB, "{summary}");
         assert_eq!(number("kept_bytes") + number("sent_bytes"), 16 * MIB, "{summary}");
+    }
+}
+
+#[test]
+fn a_pull_that_has_made_its_folder_goes_on_in_it() {
+    let host = Host::new();
+    fs::create_dir_all(host.root("tree/in")).unwrap();
+    fs::write(host.root("tree/in/file"), random(1, 8 << 20)).unwrap();
+    let serve = Serve::start(&host);
+    for (number, to) in ["new", "new/deep/er/", "../src/other"].into_iter().enumerate() {
+        let mut command = host.qbulk();
+        command.current_dir(host.src("")).args(["pull", "--json", "--limit", "2MB"]);
+        let mut under_way = Push::start(command.arg(serve.url("tree/")).arg(to));
+        under_way.wait_for(3 * MIB);
+        kill_process(pid(&under_way.child), Signal::KILL).unwrap();
+        under_way.child.wait().unwrap();
+        assert!(host.src(to).is_dir());
+        // It is the same place, however it is written.
+        let to = if number == 1 { host.src("new/deep/er") } else { to.into() };
+        let mut command = host.qbulk();
+        command.current_dir(host.src("")).args(["pull", "--json"]).arg(serve.url("tree/"));
+        let ran = run(command.arg(&to));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.summary()["kept_bytes"].as_u64() >= Some(MIB), "{to:?}: {ran:?}");
+        assert_eq!(hash(&host.src(&to).join("in/file")), hash(&host.root("tree/in/file")));
+        assert!(unfinished(&host.src("")).is_empty());
+        fs::remove_dir_all(host.src(&to)).unwrap();
     }
 }
 

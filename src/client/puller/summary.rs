@@ -102,15 +102,15 @@ impl Puller {
     }
 }
 
-/// What could not be kept, as it is told.
-pub(super) fn not_kept(unkept: &Unkept) -> PushEvent {
+/// What could not be kept, as it is told; `path` is that of the first.
+pub(super) fn not_kept(unkept: &Unkept, path: String) -> PushEvent {
     PushEvent::NotKept {
         what: match unkept.what {
             What::Modes => "modes",
             What::Times => "times",
         },
         count: unkept.count,
-        path: shown(&unkept.path),
+        path,
         reason: shown(&unkept.reason),
     }
 }
