@@ -480,4 +480,11 @@ pub enum ServeEvent {
         /// Why.
         reason: String,
     },
+    /// More were turned away than are told of one by one.
+    RefusedMore {
+        /// How many.
+        count: u64,
+        /// Within how long, in seconds.
+        seconds: f64,
+    },
 }

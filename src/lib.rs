@@ -18,7 +18,8 @@
 //! - The core, which takes time and randomness from outside and does no I/O: [`traffic`] (a [`Set`](traffic::Set) of
 //!   connections, and the [`Plan`](traffic::Plan) of each job that it carries), [`congestion`] (one budget for all
 //!   connections of a set), [`wire`] (every message, with its limits) and [`hashtree`].
-//! - Leaves: [`event`] (what a transfer tells), [`error`], [`receipt`], [`buffers`].
+//! - Leaves: [`event`] (what a transfer tells), [`error`], [`receipt`], [`buffers`], and [`text`], by which all
+//!   that comes from elsewhere reaches a terminal or a log.
 //!
 //! # A stripe, from source to sink and back
 //! 1. `store::scan` finds a file below the folder that is held, and `send::source` offers it to the set as an item.
@@ -85,5 +86,6 @@ mod receive;
 mod send;
 pub mod serve;
 pub mod store;
+pub mod text;
 pub mod traffic;
 pub mod wire;

@@ -31,6 +31,7 @@ const BLOCKING_THREADS: usize = 16;
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
+    out::take_panics();
     let cli = Cli::read(std::env::args_os());
     let output = cli.output().unwrap_or_default();
     trace::start(output.verbose.0, matches!(cli.command, Command::Serve(_)));

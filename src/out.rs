@@ -12,6 +12,7 @@ mod lane;
 mod status;
 mod wait;
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
@@ -19,6 +20,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use qbulk::error::Error;
+use qbulk::text::{printable, printable_json, shown};
 use tracing_subscriber::fmt::MakeWriter;
 
 use self::lane::{Lane, Line, Stream};
@@ -72,9 +74,10 @@ pub(crate) fn print(line: &str) {
     OUT.stdout.push(Line::new(Stream::Stdout, printable(line), Arc::new(lost)), Weight::Kept);
 }
 
-/// Writes a line of JSON to standard output; `notice` says in JSON how many lines were lost.
-pub(crate) fn print_json(line: String, weight: Weight, notice: Notice) {
-    OUT.stdout.push(Line::new(Stream::Stdout, line, notice), weight);
+/// Writes a line of JSON to standard output; `notice` says in JSON how many lines were lost. What could steer a
+/// terminal is escaped as JSON does it.
+pub(crate) fn print_json(line: &str, weight: Weight, notice: Notice) {
+    OUT.stdout.push(Line::new(Stream::Stdout, printable_json(line), notice), weight);
 }
 
 fn lost(lines: u64) -> String {
@@ -90,7 +93,11 @@ pub(crate) fn has_status_line() -> bool {
 /// What that line says from now on, if anything.
 pub(crate) fn show(status: Option<Status>) {
     if OUT.has_status_line {
-        OUT.stderr.show(status);
+        let printable = |status: Status| Status {
+            parts: status.parts.iter().map(|part| printable(part)).collect(),
+            ..status
+        };
+        OUT.stderr.show(status.map(printable));
     }
 }
 
@@ -135,26 +142,19 @@ pub(crate) fn finish(end: End) {
     OUT.stderr.wait(Some(PATIENCE));
 }
 
-/// Text that comes from a peer or a file name, without what could steer a terminal or the order in
-/// which it is read.
-pub(crate) fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(|char| {
-            let steers = char.is_control() || is_bidi_control(char);
-            let escaped = steers.then(|| char.escape_default());
-            let plain = escaped.is_none().then_some(char);
-            escaped.into_iter().flatten().chain(plain)
-        })
-        .collect()
-}
-
-/// Marks, embeddings, overrides and isolates (Unicode Standard Annex 9, 2), and what ends a line or a
-/// paragraph.
-fn is_bidi_control(char: char) -> bool {
-    matches!(
-        char,
-        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
-    )
+/// Has panics said like everything else: what they quote may come from elsewhere.
+pub(crate) fn take_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("?");
+        say(&format!("qbulk: internal error: thread {name} {panic}"), Weight::Kept);
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            trace.to_string().lines().for_each(|line| say(line, Weight::Kept));
+        }
+        // The process may end with it.
+        OUT.stderr.wait(Some(PATIENCE));
+    }));
 }
 
 /// Takes traces to standard error, line by line.
@@ -171,22 +171,11 @@ impl MakeWriter<'_> for Traces {
 impl Write for Traces {
     /// One event.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        say(String::from_utf8_lossy(bytes).trim_end_matches('\n'), Weight::Passing);
+        say(shown(bytes).trim_end_matches('\n'), Weight::Passing);
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_could_steer_a_terminal_is_escaped() {
-        assert_eq!(printable("a\u{1b}[2Jb\n\u{fc}"), "a\\u{1b}[2Jb\\n\u{fc}");
-        assert_eq!(printable("\u{202e}gpj.exe\u{2066}"), "\\u{202e}gpj.exe\\u{2066}");
     }
 }

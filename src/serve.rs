@@ -56,6 +56,7 @@ use crate::store::descriptors::{self, Descriptors};
 use crate::store::own::OwnNames;
 use crate::store::reason;
 use crate::store::root::Root;
+use crate::text::logged;
 use crate::wire::CLOSE_STOPPING;
 
 /// How often it is looked for what nobody has gone on with.
@@ -168,6 +169,7 @@ impl Server {
         let mut is_draining = false;
         let mut rest_tick = tokio::time::interval(REST_TICK);
         rest_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut span_tick = tokio::time::interval(turned_away::SPAN);
         let mut result = Ok(());
         loop {
             tokio::select! {
@@ -186,6 +188,7 @@ impl Server {
                     let services = Arc::clone(&services);
                     tasks.spawn_blocking(move || services.rest());
                 }
+                _ = span_tick.tick() => door.turned_away.tell_of_the_others(),
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else {
                         result = Err(Error::Connect("the UDP socket cannot be used any more".into()));
@@ -303,7 +306,7 @@ async fn clean_often(root: Arc<Root>, names: OwnNames, age_min: Duration, stop: 
                 goes_on
             };
             clean(&root, &names, age_min, decide, |left, error| {
-                tracing::warn!(path = %left.path.display(), %error, "cannot be removed");
+                tracing::warn!(path = logged(left.path), %error, "cannot be removed");
             });
             removed
         };

@@ -128,6 +128,7 @@ fn every_event_is_documented_as_it_is() {
             seconds: 0.0,
         },
         ServeEvent::Refused { remote: address(), reason: text() },
+        ServeEvent::RefusedMore { count: 0, seconds: 0.0 },
     ];
     let verify = [
         VerifyEvent::VerifyWaiting { reason: text() },

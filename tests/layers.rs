@@ -14,6 +14,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("heap", &[]),
     ("mutex", &[]),
     ("rate", &[]),
+    ("text", &[]),
     ("folder", &[]),
     ("buffers", &["mutex"]),
     ("event", &[]),
@@ -23,18 +24,18 @@ const MODULES: &[(&str, &[&str])] = &[
     ("congestion", &["mutex"]),
     ("traffic", &[]),
     // Keys, the disk, the network.
-    ("identity", &["folder", "mutex"]),
+    ("identity", &["folder", "mutex", "text"]),
     ("certs", &["identity"]),
     ("error", &["identity"]),
-    ("store", &["buffers", "error", "event", "folder", "hashtree", "mutex", "wire"]),
+    ("store", &["buffers", "error", "event", "folder", "hashtree", "mutex", "text", "wire"]),
     ("receipt", &["store", "wire"]),
-    ("net", &["clock", "congestion", "error", "identity", "mutex", "traffic", "wire"]),
+    ("net", &["clock", "congestion", "error", "identity", "mutex", "text", "traffic", "wire"]),
     // The ends of a job, which know neither client nor server.
     (
         "send",
         &[
             "buffers", "clock", "error", "event", "hashtree", "identity", "mutex", "net", "rate",
-            "receipt", "store", "traffic", "wire",
+            "receipt", "store", "text", "traffic", "wire",
         ],
     ),
     ("receive", &["buffers", "mutex", "net", "store", "wire"]),
@@ -53,6 +54,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "receive",
             "send",
             "store",
+            "text",
             "traffic",
             "wire",
         ],
@@ -73,14 +75,15 @@ const MODULES: &[(&str, &[&str])] = &[
             "receive",
             "send",
             "store",
+            "text",
             "traffic",
             "wire",
         ],
     ),
     // The program.
     ("signals", &["error"]),
-    ("out", &["error", "store"]),
-    ("report", &["error", "event", "identity", "out"]),
+    ("out", &["error", "store", "text"]),
+    ("report", &["error", "event", "identity", "out", "text"]),
     ("trace", &["out", "report"]),
     (
         "cli",
@@ -299,6 +302,23 @@ fn the_pure_modules_reach_for_nothing_outside() {
                 assert!(!source.code.contains(word), "{} uses {word}", source.path.display());
             }
         }
+    }
+}
+
+/// What is read as text there may be of somebody else: `text` is where it is made fit for a terminal and a log.
+/// The pure core quotes it, and the command line has it from its own user.
+#[test]
+fn text_that_comes_from_elsewhere_takes_one_way() {
+    for source in sources() {
+        let is_free = ["text", "wire", "event", "cli"].contains(&source.top());
+        for word in ["from_utf8_lossy", "to_string_lossy"] {
+            let path = source.path.display();
+            assert!(is_free || !source.code.contains(word), "{path} has {word}: see src/text.rs");
+        }
+        // Names in a field of a log: escaped, or quoted.
+        let logs = source.code.split("tracing::").skip(1);
+        let mut logs = logs.filter_map(|rest| rest.split(';').next());
+        assert!(!logs.any(|log| log.contains("display()")), "{}", source.path.display());
     }
 }
 

@@ -7,6 +7,7 @@ use super::query::{Peer, PeerConfig};
 use crate::error::Error;
 use crate::event::{EntryKind, ListEntry, ListEvent, ListSummary, NotListed};
 use crate::store::{join, named, shown};
+use crate::text::said;
 use crate::wire::{
     Control, Destination, ListRequest, Listed, ListedKind, Meta, VERSION, path_fault,
 };
@@ -100,7 +101,7 @@ async fn take<F: Future<Output = Result<(), Error>>>(
             Control::ListFolder(path) if recursive => folder = path,
             Control::Unlisted { path, message } => {
                 summary.not_listed += 1;
-                let (path, reason) = (shown(&path), shown(&message));
+                let (path, reason) = (shown(&path), said(&message));
                 report(ListEvent::NotListed(NotListed { path, reason })).await?;
             }
             Control::ListEnd => return Ok(summary),

@@ -27,8 +27,8 @@ use crate::net::route::{Route, Siblings};
 use crate::net::tls;
 use crate::rate::Rate;
 use crate::receive::{Bounded, Receiver};
-use crate::store::shown;
 use crate::store::sink::Sink;
+use crate::text::{said, shown};
 use crate::wire::{
     CLOSE_ABORTED, CLOSE_CONDEMNED, Control, Sending, Sent, TransferSecret, Unsendable, VARINT_MAX,
     VERSION,
@@ -315,7 +315,7 @@ impl Puller {
                 )));
             }
             Control::Waiting { message } if self.reach.waits() => {
-                (self.report)(PushEvent::Waiting { reason: shown(&message) });
+                (self.report)(PushEvent::Waiting { reason: said(&message) });
             }
             Control::Wanted { lines } => {
                 // It may ask for one more than there were, again and again, and not for all at once.
@@ -336,7 +336,7 @@ impl Puller {
                         Unsendable::Vanished => FailureKind::Vanished,
                         Unsendable::Changed => FailureKind::Changed,
                     };
-                    self.fail(Failure { kind, path: shown(&path), reason: shown(&message) });
+                    self.fail(Failure { kind, path: shown(&path), reason: said(&message) });
                 }
             }
             Control::Failed { number, path, message, .. } => {
@@ -349,7 +349,7 @@ impl Puller {
 
     fn fail_here(&mut self, number: u64, path: &[u8], reason: &[u8]) {
         if self.unwritten.len() < FAILURES_MAX && self.unwritten.insert(number) {
-            let (path, reason) = (self.local.path(path), shown(reason));
+            let (path, reason) = (self.local.path(path), said(reason));
             self.fail(Failure { kind: FailureKind::Destination, path, reason });
         }
     }

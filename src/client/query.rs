@@ -21,7 +21,7 @@ use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::route::{Dialled, Route, Siblings};
 use crate::net::sockets::SystemSockets;
 use crate::net::tls::{self, ClientTrust};
-use crate::store::shown;
+use crate::text::said;
 use crate::traffic::ConnId;
 use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
 
@@ -163,7 +163,7 @@ impl Peer {
         };
         let mut message = message?;
         if let Control::Waiting { message: reason } = message {
-            waits(shown(&reason)).await?;
+            waits(said(&reason)).await?;
             // However long that takes: the connection tells whether the server is still there.
             message = self.next().await?;
         }

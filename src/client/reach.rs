@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::net::knock::Barrier;
 use crate::net::line::LineError;
 use crate::net::{tls, words};
+use crate::text::said;
 use crate::wire;
 
 /// Connections may be lost this often because one side did not keep to the protocol: more means that a
@@ -100,11 +101,11 @@ impl Reach {
                 let code = close.error_code.into_inner();
                 let is_crowded = code == u64::from(wire::CLOSE_CROWDED);
                 if code == u64::from(wire::CLOSE_STOPPING) {
-                    let why = String::from_utf8_lossy(&close.reason);
+                    let why = said(&close.reason);
                     return Err(Error::Connect(format!("{}: {why}", self.server)));
                 }
                 if code == u64::from(wire::CLOSE_BUSY) {
-                    let why = String::from_utf8_lossy(&close.reason);
+                    let why = said(&close.reason);
                     return Err(Error::Busy(format!("{}: {why}", self.server)));
                 }
                 let is_refused = code == u64::from(wire::CLOSE_REFUSED);
@@ -195,7 +196,7 @@ impl Reach {
     }
 
     fn closed(&self, reason: &[u8]) -> Error {
-        let why = String::from_utf8_lossy(reason);
+        let why = said(reason);
         let why = if why.is_empty() { "it closed the connection".into() } else { why };
         Error::Peer(format!("{}: {why}", self.server))
     }

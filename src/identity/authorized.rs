@@ -145,7 +145,7 @@ impl ReadKeys {
         let mut wrong = BTreeSet::new();
         match contents {
             Ok(text) => {
-                let (keys, unclear) = AuthorizedKeys::read(&String::from_utf8_lossy(&text));
+                let (keys, unclear) = AuthorizedKeys::read(&crate::text::shown(&text));
                 self.keys = keys;
                 wrong.extend(unclear.into_iter().map(|(number, reason)| {
                     format!("{shown}, line {number}: {reason}: its key may do nothing")

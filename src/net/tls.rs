@@ -39,6 +39,7 @@ use rustls::{
 
 use crate::identity::{AuthorizedKeysFile, Fingerprint, Grant, Identity, IdentityError};
 use crate::mutex::lock;
+use crate::text::printable;
 
 /// The application protocol; an incompatible change of the protocol gets a new number.
 pub const ALPN: &[u8] = b"qbulk/1";
@@ -240,7 +241,7 @@ fn tls_error(error: impl fmt::Display) -> IdentityError {
 pub fn refusal(error: &quinn_proto::TransportError) -> String {
     // rustls tells what was said of a certificate within its own names for it.
     let said = error.reason.split("OtherError(\"").nth(1).and_then(|rest| rest.split('"').next());
-    said.unwrap_or(&error.reason).to_owned()
+    printable(said.unwrap_or(&error.reason))
 }
 
 /// What a client is refused with whose key was not authorized: the server's user needs its fingerprint.

@@ -3,6 +3,7 @@
 use quinn::{ApplicationClose, ConnectionError, TransportErrorCode};
 use rustls::AlertDescription;
 
+use crate::text::{printable, said};
 use crate::wire;
 
 /// Why a connection has ended.
@@ -18,7 +19,7 @@ pub fn why(error: &ConnectionError) -> String {
         ConnectionError::ApplicationClosed(close) => closed(close),
         ConnectionError::TransportError(error) => match alert(error.code.into()) {
             Some(alert) => format!("this side {}", refusal(alert)),
-            None => error.to_string(),
+            None => printable(&error.to_string()),
         },
         ConnectionError::ConnectionClosed(close) => match alert(close.error_code.into()) {
             Some(alert) => format!("the other side {}", refusal(alert)),
@@ -29,14 +30,14 @@ pub fn why(error: &ConnectionError) -> String {
             None if close.reason.is_empty() => {
                 format!("the other side has closed it: {}", close.error_code)
             }
-            None => String::from_utf8_lossy(&close.reason).into_owned(),
+            None => said(&close.reason),
         },
     }
 }
 
 fn closed(close: &ApplicationClose) -> String {
     if !close.reason.is_empty() {
-        return String::from_utf8_lossy(&close.reason).into_owned();
+        return said(&close.reason);
     }
     let code = u32::try_from(close.error_code.into_inner()).unwrap_or(u32::MAX);
     match code {

@@ -12,6 +12,7 @@ use super::receiver::{Receiver, failed};
 use super::room::{EarlyRoom, Room};
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
+use crate::net::words;
 use crate::wire::{
     CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, WireError,
 };
@@ -173,7 +174,7 @@ impl Inflow {
         match code {
             Some(CLOSE_ABORTED) => Left::Aborted,
             Some(CLOSE_DONE) => Left::Done,
-            _ => Left::Lost(error.to_string()),
+            _ => Left::Lost(words::why(&error)),
         }
     }
 

@@ -83,7 +83,7 @@ impl Json {
         let transfer = self.transfer();
         let shown = transfer.as_deref().filter(|_| !has_transfer);
         if let Ok(line) = text(event, shown) {
-            out::print_json(line, weight, notice(transfer));
+            out::print_json(&line, weight, notice(transfer));
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use humantime::format_rfc3339_seconds;
 use qbulk::error::Error;
 use qbulk::event::{EntryKind, ListEntry, ListEvent, ListSummary};
+use qbulk::text::shown;
 
 use super::json::Json;
 use super::units::{count, size};
@@ -47,13 +48,11 @@ fn line(entry: &ListEntry) -> String {
     let (letter, bytes, behind) = match kind {
         EntryKind::File { bytes } => ('-', bytes.to_string(), String::new()),
         EntryKind::Folder => ('d', "-".into(), String::new()),
-        EntryKind::Link { target } => {
-            ('l', "-".into(), format!(" -> {}", String::from_utf8_lossy(target)))
-        }
+        EntryKind::Link { target } => ('l', "-".into(), format!(" -> {}", shown(target))),
         EntryKind::Other => ('?', "-".into(), String::new()),
     };
     let (mode, time) = (permissions(*mode), time(*mtime_s));
-    format!("{letter}{mode} {bytes:>13} {time:>20} {}{behind}", String::from_utf8_lossy(path))
+    format!("{letter}{mode} {bytes:>13} {time:>20} {}{behind}", shown(path))
 }
 
 /// As `ls` writes them.

@@ -24,7 +24,12 @@ impl ServeReport {
         if self.output.json {
             self.json.serve(event);
         } else if !self.output.quiet
-            || matches!(event, ServeEvent::Aborted { .. } | ServeEvent::Refused { .. })
+            || matches!(
+                event,
+                ServeEvent::Aborted { .. }
+                    | ServeEvent::Refused { .. }
+                    | ServeEvent::RefusedMore { .. }
+            )
         {
             out::say(&format!("{} qbulk: {}", now(), self.line(event)), Weight::Kept);
         }
@@ -71,6 +76,9 @@ impl ServeReport {
                 count(*entries, "item")
             ),
             ServeEvent::Refused { remote, reason } => format!("{remote} was turned away: {reason}"),
+            ServeEvent::RefusedMore { count, seconds } => {
+                format!("{count} more were turned away within {seconds:.0} s")
+            }
             other => format!("{other:?}"),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::receipt::Receipt;
 use crate::event::{Failure, FailureKind, PushEvent, PushReporter};
-use crate::store::shown;
+use crate::text::{said, shown};
 use crate::wire::{Unkept, What};
 
 /// Failures whose path and reason are kept for the summary.
@@ -108,7 +108,7 @@ impl Failures {
                 },
                 count: *count,
                 path: shown(path),
-                reason: shown(reason),
+                reason: said(reason),
             });
         }
     }

@@ -9,7 +9,7 @@ use super::sender::{DAMAGED_MAX, JOB, Sender};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::line::{Line, LineError};
-use crate::store::shown;
+use crate::text::said;
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
 use crate::wire::{Control, Destination, VERSION};
 use crate::{clock, wire};
@@ -63,7 +63,7 @@ impl<L: Lines> Sender<L> {
             }
             Control::Waiting { message } => {
                 if self.lines.waits() {
-                    (self.report)(PushEvent::Waiting { reason: shown(&message) });
+                    (self.report)(PushEvent::Waiting { reason: said(&message) });
                 }
             }
             Control::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
@@ -79,7 +79,7 @@ impl<L: Lines> Sender<L> {
                 if let Some(outflow) = self.outflows.get(&conn) {
                     outflow.line().say(Control::Heard(number));
                 }
-                if self.failures.hear(number, path, shown(&message))
+                if self.failures.hear(number, path, said(&message))
                     && let Some(item) = item
                 {
                     self.source.cancel(ItemId(item));

@@ -14,6 +14,7 @@ use crate::identity::{Fingerprint, Grant, Rights, RootName, Writes};
 use crate::net::tls::ServerTrust;
 use crate::store::reason;
 use crate::store::root::Root;
+use crate::text::shown;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +177,7 @@ fn no_root<R>(
     if first.is_empty() {
         return format!("the path must begin with the name of a root: {usable}");
     }
-    let first = String::from_utf8_lossy(first);
+    let first = shown(first);
     format!("there is no root {first:?} for you: {usable}")
 }
 

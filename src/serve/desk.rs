@@ -25,6 +25,7 @@ use super::turns::Turns;
 use crate::event::ServeEvent;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
+use crate::net::words;
 use crate::receive::{Inflow, Left, Receiver};
 use crate::store::descriptors::{Descriptors, patiently};
 use crate::store::destination::inspect;
@@ -189,7 +190,7 @@ impl Desk {
         reach()?;
         // What has waited may be of an attempt that has gone: it begins nothing, and ends no other.
         let is_there = || match inflow.connection().close_reason() {
-            Some(error) => Err(Refusal::from(error.to_string())),
+            Some(error) => Err(Refusal::from(words::why(&error))),
             None => Ok(()),
         };
         is_there()?;
@@ -258,7 +259,7 @@ impl Desk {
         inflow.say(Control::Waiting { message: reason.into_bytes() });
         tokio::select! {
             seat = self.clients.turn(client) => Ok(seat?),
-            error = inflow.connection().closed() => Err(error.to_string().into()),
+            error = inflow.connection().closed() => Err(words::why(&error).into()),
             () = self.drain.begun() => Err(Refusal::Stopping),
         }
     }

@@ -15,7 +15,7 @@ use crate::net::controllers::Late;
 use crate::net::endpoint;
 use crate::net::path::{self, PathMtu};
 use crate::net::telemetry::Telemetry;
-use crate::net::tls;
+use crate::net::{tls, words};
 use crate::wire::CLOSE_CROWDED;
 
 /// A handshake must be done within this time.
@@ -102,7 +102,7 @@ async fn shake_hands(
 ) -> Result<Connection, Option<String>> {
     let remote = incoming.remote_address();
     let connecting = incoming.accept_with(Arc::new(config)).map_err(|error| {
-        tracing::debug!(%remote, %error, "no handshake");
+        tracing::debug!(%remote, error = words::why(&error), "no handshake");
         None
     })?;
     let connected = tokio::time::timeout(HANDSHAKE_TIME, connecting).await;
@@ -116,7 +116,7 @@ async fn shake_hands(
             Err(Some(tls::refusal(&error)))
         }
         Ok(Err(error)) => Err(path::too_small(remote).or_else(|| {
-            tracing::debug!(%remote, %error, "no handshake");
+            tracing::debug!(%remote, error = words::why(&error), "no handshake");
             None
         })),
         Err(_) => Err(path::too_small(remote).or_else(|| {

@@ -3,9 +3,10 @@
 use quinn::{Connection, ConnectionError, SendStream};
 
 use crate::net::control::{ControlError, ControlReader};
+use crate::net::words;
 use crate::receive::Inflow;
 use crate::store::own::{RESERVED, has_reserved};
-use crate::store::shown;
+use crate::text::{printable, shown};
 use crate::wire::{
     Control, HostNumber, Keep, ListRequest, PullRequest, PushNumber, TransferSecret, VERSION,
     WireError, is_path_safe,
@@ -74,7 +75,7 @@ impl From<ControlError> for ConnError {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Wire(error) => error.into(),
-            ControlError::Read(error) => Self::Lost(error.to_string()),
+            ControlError::Read(error) => Self::Lost(printable(&error.to_string())),
         }
     }
 }
@@ -87,7 +88,7 @@ impl From<WireError> for ConnError {
 
 /// Waits for a client to say what its connection is for.
 pub(super) async fn greet(connection: Connection) -> Result<Greeting, ConnError> {
-    let lost = |error: ConnectionError| ConnError::Lost(error.to_string());
+    let lost = |error: ConnectionError| ConnError::Lost(words::why(&error));
     let (answers, control_in) = connection.accept_bi().await.map_err(lost)?;
     let mut messages = ControlReader::new(control_in);
     match messages.next().await? {

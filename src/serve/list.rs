@@ -17,6 +17,7 @@ use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
+use crate::net::words;
 use crate::store::list::{Found, Listing, Seen, folder_as, list};
 use crate::store::root::Root;
 use crate::store::{named, reason};
@@ -84,7 +85,7 @@ impl Lister {
                     return Err(ConnError::Protocol(format!("unexpected message {other:?}")));
                 }
                 Ok(None) | Err(ControlError::Read(_)) => {
-                    return Err(ConnError::Lost(connection.closed().await.to_string()));
+                    return Err(ConnError::Lost(words::why(&connection.closed().await)));
                 }
                 Err(ControlError::Wire(error)) => return Err(error.into()),
             },

@@ -9,6 +9,7 @@ use super::drain::{DRAINING, Drain};
 use super::greeting::ConnError;
 use super::limits::{Clients, TransferSeat};
 use crate::identity::Fingerprint;
+use crate::net::words;
 use crate::wire::{CLOSE_DONE, Control};
 
 /// A place for `client`, at once or when it is its turn; it hears that it waits. Nobody waits any more once the
@@ -30,7 +31,7 @@ pub(super) async fn place(
         biased;
         () = drain.begun() => Err(ConnError::Refused(DRAINING.into())),
         seat = clients.turn(client) => seat.map_err(ConnError::Refused),
-        error = connection.closed() => Err(ConnError::Lost(error.to_string())),
+        error = connection.closed() => Err(ConnError::Lost(words::why(&error))),
     }
 }
 
@@ -42,7 +43,7 @@ pub(super) async fn done(connection: &Connection) -> Result<(), ConnError> {
         {
             Ok(())
         }
-        error => Err(ConnError::Lost(error.to_string())),
+        error => Err(ConnError::Lost(words::why(&error))),
     }
 }
 

@@ -9,6 +9,7 @@ use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed}
 
 use super::append::key;
 use super::file::FileId;
+use super::shown;
 
 /// Names that are remembered where names fall together.
 const SENT_MAX: usize = 4 << 20;
@@ -41,9 +42,9 @@ impl Sent {
         let is_sent = self.0.contains(&key(folder, &there.inode().to_be_bytes()))
             || self.0.contains(&key(folder, &folded(name)));
         if is_sent || self.0.len() >= SENT_MAX {
-            let name = name.to_string_lossy();
+            let name = shown(name.as_encoded_bytes());
             return Err(match called() {
-                Some(other) => same_name(&name, &other.to_string_lossy()),
+                Some(other) => same_name(&name, &shown(other.as_encoded_bytes())),
                 None => io::Error::other(format!(
                     "{name:?} has the same name there as another that was sent"
                 )),

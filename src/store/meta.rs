@@ -14,6 +14,7 @@ use rustix::process::geteuid;
 
 use super::{reason, shown};
 use crate::mutex::lock;
+use crate::text::printable;
 use crate::wire::{Keep, Meta, Unkept, What};
 
 /// Gives metadata as far as it is wanted, and remembers what could not be kept.
@@ -91,7 +92,7 @@ impl Metas {
 }
 
 fn note(unkept: &Mutex<Option<Unkept>>, what: What, path: &[u8], error: &io::Error) {
-    tracing::debug!(path = shown(path), %error, ?what, "cannot be kept");
+    tracing::debug!(path = printable(&shown(path)), %error, ?what, "cannot be kept");
     let first =
         || Unkept { what, count: 0, path: path.to_vec(), reason: reason(error).into_bytes() };
     lock(unkept).get_or_insert_with(first).count += 1;

@@ -41,6 +41,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 pub use crate::error::reason;
+pub use crate::text::shown;
 
 fn copy(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
@@ -50,11 +51,6 @@ fn copy(error: &io::Error) -> io::Error {
 fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
-}
-
-/// A path's bytes as a person reads them.
-pub fn shown(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
 }
 
 /// The same in a sentence.

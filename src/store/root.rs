@@ -11,6 +11,7 @@ use super::descriptors::patiently;
 use super::file::FileId;
 use super::{os, reason};
 use crate::mutex::lock;
+use crate::text::logged;
 
 /// A folder that is held open, and known by its path as well: what is there may be replaced, mounted over
 /// or removed while it is served, and nobody would find what is written into the one that was there.
@@ -57,7 +58,10 @@ impl Root {
                 self.path.display()
             )));
         }
-        tracing::warn!(root = %self.path.display(), "the root folder is another one now, which is used");
+        tracing::warn!(
+            root = logged(&self.path),
+            "the root folder is another one now, which is used"
+        );
         *held = Arc::new(found);
         Ok(Arc::clone(&held))
     }

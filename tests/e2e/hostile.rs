@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -95,6 +96,11 @@ impl Attacker {
         Self::with(host, server, serve, |_| ()).await
     }
 
+    /// The same, at that address.
+    pub(crate) async fn to(host: &Host, server: &Host, address: SocketAddr) -> Self {
+        Self::with_settings(host, server, address, |_| ()).await
+    }
+
     /// The same with other settings of the connection.
     pub(crate) async fn with(
         host: &Host,
@@ -102,16 +108,24 @@ impl Attacker {
         serve: &Serve,
         set: impl FnOnce(&mut ClientConfig),
     ) -> Self {
+        Self::with_settings(host, server, serve.address, set).await
+    }
+
+    async fn with_settings(
+        host: &Host,
+        server: &Host,
+        address: SocketAddr,
+        set: impl FnOnce(&mut ClientConfig),
+    ) -> Self {
         let [own, other] =
             [host, server].map(|host| Identity::load_or_create(&host.config()).unwrap());
         let trust = ClientTrust::Pinned([other.fingerprint()].into());
         let tls = Arc::new(client_config(&own, trust).unwrap());
-        let mtu = PathMtu::of(serve.address, DATAGRAM_BYTES_MAX);
+        let mtu = PathMtu::of(address, DATAGRAM_BYTES_MAX);
         let mut config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
         set(&mut config);
-        let endpoint =
-            endpoint::client(&SystemSockets, path::any_local(serve.address), mtu).unwrap();
-        let connecting = endpoint.connect_with(config, serve.address, "localhost").unwrap();
+        let endpoint = endpoint::client(&SystemSockets, path::any_local(address), mtu).unwrap();
+        let connecting = endpoint.connect_with(config, address, "localhost").unwrap();
         let connection = connecting.await.unwrap();
         let (control, messages) = connection.open_bi().await.unwrap();
         let messages = ControlReader::new(messages);

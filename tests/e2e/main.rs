@@ -6,6 +6,7 @@ mod access;
 mod clients;
 mod common;
 mod fault;
+mod foreign;
 mod halves;
 mod hostile;
 mod interrupted;

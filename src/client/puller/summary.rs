@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Puller, Up};
 use crate::clock;
 use crate::event::{ConnectionTotal, Progress, PushEvent, Summary};
-use crate::store::shown;
+use crate::text::said;
 use crate::wire::{Sending, Sent, TransferSecret, Unkept, What};
 
 impl Puller {
@@ -111,7 +111,7 @@ pub(super) fn not_kept(unkept: &Unkept, path: String) -> PushEvent {
         },
         count: unkept.count,
         path,
-        reason: shown(&unkept.reason),
+        reason: said(&unkept.reason),
     }
 }
 
