@@ -17,7 +17,7 @@ use qbulk::net::endpoint;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
-use qbulk::wire::{Control, Destination, VERSION};
+use qbulk::wire::{Destination, Message, Request, ToSender};
 use quinn::{Connection, SendStream};
 
 struct Host {
@@ -90,7 +90,7 @@ impl Host {
                     let Ok(connection) = incoming.await else { return };
                     let Ok((control, messages)) = connection.accept_bi().await else { return };
                     let mut messages = ControlReader::new(messages);
-                    if let Ok(Some(Control::Hello { .. })) = messages.next().await {
+                    if let Ok(Some(Request::Push(_))) = messages.next().await {
                         let number = count.fetch_add(1, Relaxed);
                         behave(number, Peer { connection, control, messages }).await;
                     }
@@ -109,7 +109,7 @@ struct Peer {
 }
 
 impl Peer {
-    async fn say(&mut self, message: Control) {
+    async fn say(&mut self, message: ToSender) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.expect("the client listens");
@@ -117,7 +117,7 @@ impl Peer {
 
     async fn welcome(&mut self, instance: u64) {
         let destination = Destination::Folder;
-        self.say(Control::Welcome { version: VERSION, destination, instance, kept: false }).await;
+        self.say(ToSender::Welcome { destination, instance, kept: false }).await;
     }
 
     async fn stay(self) {

@@ -17,9 +17,9 @@ use qbulk::serve::{ServeConfig, Server};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
-    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Control, Header, HostNumber, Keep, Meta, Piece, PushNumber,
-    RECORDS_MAX, Record, Run, SourceBasis, SourceId, SourceState, SourceVersion, TransferSecret,
-    VERSION,
+    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Header, HostNumber, Keep, Message, Meta, Piece, PushNumber,
+    PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId, SourceState,
+    SourceVersion, ToReceiver, ToSender, TransferSecret,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -68,18 +68,17 @@ impl Served {
         let mut client = Client { _endpoint: endpoint, connection, control, messages };
         let transfer = [7; 16];
         client
-            .say(&Control::Hello {
-                version: VERSION,
+            .say(&Request::Push(PushRequest {
                 transfer: TransferSecret(transfer),
                 conn: 0,
                 destination: vec![],
                 push: PushNumber(transfer),
                 host: HostNumber([0; 16]),
                 keep: Keep::default(),
-            })
+            }))
             .await;
         let welcome = client.messages.next().await.expect("set up");
-        assert!(matches!(welcome, Some(Control::Welcome { .. })), "{welcome:?}");
+        assert!(matches!(welcome, Some(ToSender::Welcome { .. })), "{welcome:?}");
         client
     }
 }
@@ -92,7 +91,7 @@ struct Client {
 }
 
 impl Client {
-    async fn say(&mut self, message: &Control) {
+    async fn say(&mut self, message: &impl Message) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.expect("set up");
@@ -112,8 +111,8 @@ fn header(stripe: u64, table: &[u8], content: &[u8]) -> Header {
 async fn the_end_can_be_told_once() {
     let served = Served::start();
     let mut client = served.join(TransportConfig::default()).await;
-    client.say(&Control::Finish { stripes: 9 }).await;
-    client.say(&Control::Finish { stripes: 9 }).await;
+    client.say(&ToReceiver::Finish { stripes: 9 }).await;
+    client.say(&ToReceiver::Finish { stripes: 9 }).await;
     let closed = tokio::time::timeout(Duration::from_secs(20), client.connection.closed()).await;
     let Ok(ConnectionError::ApplicationClosed(close)) = closed else { panic!("{closed:?}") };
     assert_eq!(close.error_code, VarInt::from_u32(CLOSE_PROTOCOL));
@@ -141,7 +140,7 @@ async fn a_client_that_does_not_read_answers_is_not_read_from() {
 
     let reading = async {
         for _ in 0..STREAMS {
-            assert_eq!(client.messages.next().await.unwrap(), Some(Control::Confirm(0)));
+            assert_eq!(client.messages.next().await.unwrap(), Some(ToSender::Confirm(0)));
         }
     };
     let both = async { tokio::join!(sending, reading) };

@@ -9,7 +9,7 @@ use crate::event::{EntryKind, ListEntry, ListEvent, ListSummary, NotListed};
 use crate::store::{join, named, shown};
 use crate::text::said;
 use crate::wire::{
-    Control, Destination, ListRequest, Listed, ListedKind, Meta, VERSION, path_fault,
+    Answer, Destination, ListRequest, Listed, ListedKind, Meta, Request, path_fault,
 };
 
 /// What to list.
@@ -57,11 +57,11 @@ pub async fn list<F: Future<Output = Result<(), Error>>>(
     if let Some(fault) = path_fault(&path) {
         return Err(Error::Usage(format!("the path cannot be: {fault}")));
     }
-    let request = ListRequest { version: VERSION, path: path.clone(), recursive };
+    let request = ListRequest { path: path.clone(), recursive };
     let waits = |reason| report(ListEvent::ListWaiting { reason });
     let connected = tokio::select! {
         biased;
-        connected = Peer::connect(&peer, Control::List(request), waits) => connected,
+        connected = Peer::connect(&peer, Request::List(request), waits) => connected,
         () = &mut stop => Err(Error::Interrupted),
     };
     let (mut server, there) = connected?;
@@ -94,17 +94,17 @@ async fn take<F: Future<Output = Result<(), Error>>>(
         // A server may send faster than is taken, and without an end: whoever stops this is heard.
         tokio::task::coop::consume_budget().await;
         match server.next().await? {
-            Control::Listed(listed) => {
+            Answer::Listed(listed) => {
                 count(&mut summary, &listed.kind);
                 report(ListEvent::Entry(entry(&folder, listed))).await?;
             }
-            Control::ListFolder(path) if recursive => folder = path,
-            Control::Unlisted { path, message } => {
+            Answer::ListFolder(path) if recursive => folder = path,
+            Answer::Unlisted { path, message } => {
                 summary.not_listed += 1;
                 let (path, reason) = (shown(&path), said(&message));
                 report(ListEvent::NotListed(NotListed { path, reason })).await?;
             }
-            Control::ListEnd => return Ok(summary),
+            Answer::ListEnd => return Ok(summary),
             _ => return Err(server.broke_the_protocol()),
         }
     }

@@ -26,12 +26,13 @@ use crate::net::lookup::Addresses;
 use crate::net::route::{Route, Siblings};
 use crate::net::tls;
 use crate::rate::Rate;
-use crate::receive::{Bounded, Receiver};
+use crate::receive::{Bounded, News, Receiver};
 use crate::store::sink::Sink;
+use crate::store::tally::Failed;
 use crate::text::{said, shown};
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, Control, Sending, Sent, TransferSecret, Unsendable, VARINT_MAX,
-    VERSION,
+    CLOSE_ABORTED, CLOSE_CONDEMNED, Sending, Sent, ToReceiver, ToSender, TransferSecret,
+    Unsendable, VARINT_MAX,
 };
 
 /// How often it is looked at lines and time.
@@ -68,7 +69,7 @@ enum Event {
 struct Up {
     connection: Connection,
     local: SocketAddr,
-    speaker: Sender<Control>,
+    speaker: Sender<ToSender>,
     since: Instant,
 }
 
@@ -82,7 +83,7 @@ pub(super) struct Puller {
     reach: Reach,
     dial: Arc<Dial>,
     inbox: Inbox<Event>,
-    news: Inbox<Control>,
+    news: Inbox<News>,
     tasks: JoinSet<()>,
     lines: BTreeMap<u32, Up>,
     gone: Vec<ConnectionTotal>,
@@ -142,8 +143,7 @@ impl Puller {
         let dial = Dial {
             route: Arc::new(route),
             request: request(config, transfer, place),
-            welcome: Control::Welcome {
-                version: VERSION,
+            welcome: ToSender::Welcome {
                 destination: place.found,
                 instance: rand::random::<u64>() & VARINT_MAX,
                 kept: receiver.has_kept(),
@@ -286,7 +286,7 @@ impl Puller {
             self.gone.push(total(&self.transfer, conn, &up, "lost", now));
         } else {
             self.dialling -= 1;
-            self.say(Control::Unopened(conn));
+            self.say(ToSender::Unopened(conn));
         }
         if self.finished_at.is_some() || is_condemned(&error) {
             return Ok(());
@@ -297,9 +297,17 @@ impl Puller {
         self.reach.lost(error, self.opened)
     }
 
-    fn on_news(&mut self, message: Control) -> Result<(), Error> {
+    fn on_news(&mut self, news: News) -> Result<(), Error> {
+        match news {
+            News::Said(message) => return self.on_said(message),
+            News::Failed(failed) => self.fail_here(failed),
+        }
+        Ok(())
+    }
+
+    fn on_said(&mut self, message: ToReceiver) -> Result<(), Error> {
         match message {
-            Control::Grant { version: VERSION, instance } => {
+            ToReceiver::Grant { instance } => {
                 self.reach.accepted();
                 if *self.instance.get_or_insert(instance) != instance {
                     return Err(Error::Connect(format!(
@@ -308,28 +316,22 @@ impl Puller {
                     )));
                 }
             }
-            Control::Grant { version, .. } => {
-                return Err(Error::Peer(format!(
-                    "{} speaks version {version} of the protocol, this host version {VERSION}",
-                    self.server
-                )));
-            }
-            Control::Waiting { message } if self.reach.waits() => {
+            ToReceiver::Waiting { message } if self.reach.waits() => {
                 (self.report)(PushEvent::Waiting { reason: said(&message) });
             }
-            Control::Wanted { lines } => {
+            ToReceiver::Wanted { lines } => {
                 // It may ask for one more than there were, again and again, and not for all at once.
                 let most = self.next + DIALLING_MAX as u32;
                 let lines = u32::try_from(lines).unwrap_or(u32::MAX);
                 self.wanted = self.wanted.max(lines.min(most));
             }
-            Control::Sending(sending) => self.sending = sending,
-            Control::Sent(sent) => self.sent = Some(sent),
-            Control::Drop(conn) => {
+            ToReceiver::Sending(sending) => self.sending = sending,
+            ToReceiver::Sent(sent) => self.sent = Some(sent),
+            ToReceiver::Drop(conn) => {
                 (self.report)(PushEvent::Condemned { conn, verdict: "given_up", stripes: 0 });
             }
-            Control::Unsent { number, why, path, message } => {
-                self.say(Control::Heard(number));
+            ToReceiver::Unsent { number, why, path, message } => {
+                self.say(ToSender::Heard(number));
                 if self.unsent.len() < FAILURES_MAX && self.unsent.insert(number) {
                     let kind = match why {
                         Unsendable::Source => FailureKind::Source,
@@ -339,17 +341,15 @@ impl Puller {
                     self.fail(Failure { kind, path: shown(&path), reason: said(&message) });
                 }
             }
-            Control::Failed { number, path, message, .. } => {
-                self.fail_here(number, &path, &message);
-            }
             _ => {}
         }
         Ok(())
     }
 
-    fn fail_here(&mut self, number: u64, path: &[u8], reason: &[u8]) {
+    fn fail_here(&mut self, failed: Failed) {
+        let Failed { number, path, reason, .. } = failed;
         if self.unwritten.len() < FAILURES_MAX && self.unwritten.insert(number) {
-            let (path, reason) = (self.local.path(path), said(reason));
+            let (path, reason) = (self.local.path(&path), said(reason.as_bytes()));
             self.fail(Failure { kind: FailureKind::Destination, path, reason });
         }
     }
@@ -360,7 +360,7 @@ impl Puller {
     }
 
     /// Says something over some line.
-    fn say(&self, message: Control) {
+    fn say(&self, message: ToSender) {
         if let Some(up) = self.lines.values().next_back() {
             // One that takes nothing more is as good as lost.
             drop(up.speaker.try_send(message));

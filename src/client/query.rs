@@ -23,7 +23,7 @@ use crate::net::sockets::SystemSockets;
 use crate::net::tls::{self, ClientTrust};
 use crate::text::said;
 use crate::traffic::ConnId;
-use crate::wire::{self, COMPARES_MAX, Control, Destination, VERSION};
+use crate::wire::{self, Answer, COMPARES_MAX, Destination, Message, Question, Request};
 
 /// Messages that wait to be sent, at most. Each comparison takes two, and those that were answered
 /// early may still have one in the queue.
@@ -75,7 +75,7 @@ impl PeerConfig {
 pub(super) struct Peer {
     connection: Connection,
     messages: ControlReader,
-    queue: Sender<Control>,
+    queue: Sender<Question>,
     server: String,
     reach: Reach,
     _endpoint: Endpoint,
@@ -88,7 +88,7 @@ impl Peer {
     /// yet.
     pub(super) async fn connect<F: Future<Output = Result<(), Error>>>(
         config: &PeerConfig,
-        request: Control,
+        request: Request,
         waits: impl FnOnce(String) -> F,
     ) -> Result<(Self, Destination), Error> {
         let timeout = config.connect_timeout;
@@ -124,11 +124,11 @@ impl Peer {
     async fn open(
         dialled: Dialled,
         config: &PeerConfig,
-        request: Control,
+        request: Request,
         mut reach: Reach,
     ) -> Result<Self, Error> {
         let Dialled { endpoint, connection, .. } = dialled;
-        let (control_out, control_in) = match connection.open_bi().await {
+        let (mut control_out, control_in) = match connection.open_bi().await {
             Ok(streams) => streams,
             Err(error) => {
                 reach.lost(error.into(), 1)?;
@@ -137,10 +137,14 @@ impl Peer {
         };
         let (queue, queued) = channel(QUEUE);
         let mut sending = JoinSet::new();
+        let mut introduction = Vec::new();
+        request.encode(&mut introduction);
         // If this fails, so does the connection, which is noticed by who reads from it.
-        sending.spawn(async move { drop(send_all(control_out, queued).await) });
-        // There is room: nothing was said before.
-        drop(queue.try_send(request));
+        sending.spawn(async move {
+            if control_out.write_all(&introduction).await.is_ok() {
+                drop(send_all(control_out, queued).await);
+            }
+        });
         Ok(Self {
             connection,
             messages: ControlReader::new(control_in),
@@ -162,23 +166,19 @@ impl Peer {
             return Err(self.reach.unreachable("no answer"));
         };
         let mut message = message?;
-        if let Control::Waiting { message: reason } = message {
+        if let Answer::Waiting { message: reason } = message {
             waits(said(&reason)).await?;
             // However long that takes: the connection tells whether the server is still there.
             message = self.next().await?;
         }
         match message {
-            Control::Welcome { version: VERSION, destination, .. } => Ok((self, destination)),
-            Control::Welcome { version, .. } => Err(Error::Peer(format!(
-                "{} speaks version {version} of the protocol, this host version {VERSION}",
-                self.server
-            ))),
+            Answer::Welcome(destination) => Ok((self, destination)),
             _ => Err(self.broke_the_protocol()),
         }
     }
 
     /// What the server says next; an error once the connection is lost. Cancel safe.
-    pub(super) async fn next(&mut self) -> Result<Control, Error> {
+    pub(super) async fn next(&mut self) -> Result<Answer, Error> {
         let lost = match self.messages.next().await {
             Ok(Some(message)) => return Ok(message),
             Err(ControlError::Wire(error)) => LineError::Protocol(error.to_string()),
@@ -189,7 +189,7 @@ impl Peer {
     }
 
     /// Says something to the server.
-    pub(super) fn say(&self, message: Control) -> Result<(), Error> {
+    pub(super) fn say(&self, message: Question) -> Result<(), Error> {
         use tokio::sync::mpsc::error::TrySendError;
         match self.queue.try_send(message) {
             // If the queue is gone, so is the connection, which tells by itself why.

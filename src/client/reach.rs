@@ -15,6 +15,9 @@ use crate::wire;
 /// Connections may be lost this often because one side did not keep to the protocol: more means that a
 /// new one does not help.
 const BROKEN_MAX: u32 = 20;
+/// Codes of a server that serves this client no more, whatever it tries.
+const REFUSED: [u32; 4] =
+    [wire::CLOSE_REFUSED, wire::CLOSE_DENIED, wire::CLOSE_VERSION, wire::CLOSE_UNKNOWN];
 /// Nobody is heard of, and the server's host says that nobody listens: for so long that may be a firewall
 /// that is loaded anew.
 const REFUSED_TIME: Duration = Duration::from_secs(3);
@@ -108,7 +111,7 @@ impl Reach {
                     let why = said(&close.reason);
                     return Err(Error::Busy(format!("{}: {why}", self.server)));
                 }
-                let is_refused = code == u64::from(wire::CLOSE_REFUSED);
+                let is_refused = REFUSED.map(u64::from).contains(&code);
                 if !self.accepted && !is_crowded || is_refused {
                     return Err(self.closed(&close.reason));
                 }
@@ -312,8 +315,10 @@ mod tests {
             reach.lost(close(code), 10).expect("others make up for it");
         }
         reach.lost(LineError::Protocol("x".into()), 10).expect("others make up for it");
-        for (code, exit_code) in
-            [(wire::CLOSE_REFUSED, 5), (wire::CLOSE_STOPPING, 3), (wire::CLOSE_BUSY, 5)]
+        for (code, exit_code) in REFUSED
+            .map(|code| (code, 5))
+            .into_iter()
+            .chain([(wire::CLOSE_STOPPING, 3), (wire::CLOSE_BUSY, 5)])
         {
             let error = reach.lost(close(code), 10).expect_err("the server's will");
             assert_eq!((error.exit_code(), error.to_string().as_str()), (exit_code, "host: why"));

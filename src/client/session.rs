@@ -20,7 +20,7 @@ use crate::net::tls;
 use crate::send::{LineReport, Lines};
 use crate::store::start::Start;
 use crate::traffic::ConnId;
-use crate::wire::{Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION};
+use crate::wire::{HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
 
 /// Brings a sender its lines to a server.
 pub(super) struct Session {
@@ -113,16 +113,15 @@ impl Session {
 }
 
 impl Introduction {
-    fn hello(&self, conn: ConnId) -> Control {
-        Control::Hello {
-            version: VERSION,
+    fn request(&self, conn: ConnId) -> Request {
+        Request::Push(PushRequest {
             transfer: self.transfer,
             conn: conn.0,
             destination: self.destination.clone(),
             push: self.push,
             host: self.host,
             keep: self.keep,
-        }
+        })
     }
 }
 
@@ -134,8 +133,8 @@ impl Lines for Session {
     fn open(&mut self, conn: ConnId, siblings: Siblings, report: LineReport) {
         // Those that are over leave nothing behind.
         while self.lines.try_join_next().is_some() {}
-        let hello = self.introduction.hello(conn);
-        self.lines.spawn(Arc::clone(&self.route).run(conn, siblings, hello, report));
+        let request = self.introduction.request(conn);
+        self.lines.spawn(Arc::clone(&self.route).run(conn, siblings, request, report));
     }
 
     fn up(&mut self, now: Instant) {

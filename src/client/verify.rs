@@ -29,7 +29,7 @@ use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    COMPARES_MAX, Control, Keep, PATH_BYTES_MAX, Subject, VERSION, Verdict, is_path_safe,
+    Answer, COMPARES_MAX, Keep, PATH_BYTES_MAX, Question, Request, Subject, Verdict, is_path_safe,
     path_fault,
 };
 
@@ -76,7 +76,7 @@ pub async fn verify(
     let told = Arc::clone(&report);
     let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let scan = start_scan(starts.clone(), scanned);
-    let request = Control::Verify { version: VERSION, destination: config.destination.clone() };
+    let request = Request::Verify { destination: config.destination.clone() };
     let waits = async |reason| {
         told(VerifyEvent::VerifyWaiting { reason });
         Ok(())
@@ -223,11 +223,11 @@ impl Verify {
         }
         let item = self.next_item;
         self.next_item += 1;
-        self.peer.say(Control::Compare { item, path: path.clone(), subject })?;
+        self.peer.say(Question::Compare { item, path: path.clone(), subject })?;
         let wanted = Wanted::default();
         if let (Kind::File(info), Some(_)) = (&kind, hash) {
             self.tally.scanned().pass(info.bytes);
-            self.peer.say(Control::Expect { item, hash })?;
+            self.peer.say(Question::Expect { item, hash })?;
         } else if let Kind::File(info) = kind {
             let (local, watch) = (local.clone(), wanted.watch());
             let (room, scanned) = (Arc::clone(&self.room), self.tally.scanned());
@@ -254,11 +254,11 @@ impl Verify {
         let (item, hash) = hashed.map_err(|error| Error::Disk(error.to_string()))?;
         let Some(unanswered) = self.unanswered.get_mut(&item) else { return Ok(()) };
         let hash = hash.map_err(|reason| unanswered.unreadable = Some(reason)).ok();
-        self.peer.say(Control::Expect { item, hash })
+        self.peer.say(Question::Expect { item, hash })
     }
 
-    fn on_message(&mut self, message: &Control) -> Result<(), Error> {
-        let &Control::Compared { item, verdict } = message else {
+    fn on_message(&mut self, message: &Answer) -> Result<(), Error> {
+        let &Answer::Compared { item, verdict } = message else {
             return Err(self.peer.broke_the_protocol());
         };
         let unanswered = self.unanswered.remove(&item);

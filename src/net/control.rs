@@ -1,9 +1,9 @@
-//! The control stream: messages in, messages out.
+//! Bidirectional streams: messages in, messages out.
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
 
-use crate::wire::{CONTROL_BYTES_MAX, Control, ControlBuffer, WireError};
+use crate::wire::{CONTROL_BYTES_MAX, Message, MessageBuffer, WireError};
 
 /// Why no more messages come.
 #[derive(Debug, thiserror::Error)]
@@ -20,17 +20,17 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct ControlReader {
     stream: RecvStream,
-    buffer: ControlBuffer,
+    buffer: MessageBuffer,
 }
 
 impl ControlReader {
     /// Reads from `stream`.
     pub fn new(stream: RecvStream) -> Self {
-        Self { stream, buffer: ControlBuffer::default() }
+        Self { stream, buffer: MessageBuffer::default() }
     }
 
     /// The next message, or `None` once the peer has ended the stream. Cancel safe.
-    pub async fn next(&mut self) -> Result<Option<Control>, ControlError> {
+    pub async fn next<M: Message>(&mut self) -> Result<Option<M>, ControlError> {
         loop {
             if let Some(message) = self.buffer.take()? {
                 return Ok(Some(message));
@@ -44,29 +44,28 @@ impl ControlReader {
 }
 
 /// Where messages wait to be sent, with or without a bound.
-pub trait Queue: Send {
+pub trait Queue<M>: Send {
     /// Waits for messages and moves up to `limit` of them to `messages`. 0 once the queue is closed.
-    fn take(
-        &mut self,
-        messages: &mut Vec<Control>,
-        limit: usize,
-    ) -> impl Future<Output = usize> + Send;
+    fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> impl Future<Output = usize> + Send;
 }
 
-impl Queue for Receiver<Control> {
-    async fn take(&mut self, messages: &mut Vec<Control>, limit: usize) -> usize {
+impl<M: Send> Queue<M> for Receiver<M> {
+    async fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> usize {
         self.recv_many(messages, limit).await
     }
 }
 
-impl Queue for UnboundedReceiver<Control> {
-    async fn take(&mut self, messages: &mut Vec<Control>, limit: usize) -> usize {
+impl<M: Send> Queue<M> for UnboundedReceiver<M> {
+    async fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> usize {
         self.recv_many(messages, limit).await
     }
 }
 
 /// Sends what is queued, as many messages at a time as there are, until the queue is closed.
-pub async fn send_all(mut stream: SendStream, mut queue: impl Queue) -> Result<(), WriteError> {
+pub async fn send_all<M: Message>(
+    mut stream: SendStream,
+    mut queue: impl Queue<M>,
+) -> Result<(), WriteError> {
     const BATCH: usize = 64;
     let mut messages = Vec::with_capacity(BATCH);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! A connection that is up and has its control stream, whoever dialled it and whatever it is for.
+//! A connection that is up and carries what a sender sends, whoever dialled it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use super::telemetry::Telemetry;
 use super::{tls, words};
 use crate::identity::Fingerprint;
 use crate::traffic::Sample;
-use crate::wire::Control;
+use crate::wire::{ToReceiver, ToSender};
 
 /// A close frame carries this much of a reason; more would not fit into one packet.
 pub const CLOSE_REASON_BYTES_MAX: usize = 900;
@@ -28,7 +28,7 @@ pub enum LineEvent {
     /// Its handshake is done.
     Up(Line),
     /// The other end says something.
-    Control(Control),
+    Said(ToSender),
     /// It is gone, or could not be opened.
     Lost(LineError),
 }
@@ -78,7 +78,7 @@ pub struct Line {
     connection: Connection,
     local: SocketAddr,
     telemetry: Arc<Telemetry>,
-    control: UnboundedSender<Control>,
+    control: UnboundedSender<ToReceiver>,
     /// Ends with the line.
     _talk: JoinSet<()>,
 }
@@ -131,7 +131,7 @@ impl Line {
     }
 
     /// Says something to the other end.
-    pub fn say(&self, message: Control) {
+    pub fn say(&self, message: ToReceiver) {
         // If the stream is gone, so is the connection, which is reported by itself.
         drop(self.control.send(message));
     }
@@ -156,7 +156,7 @@ pub async fn listen(
 ) -> LineError {
     loop {
         match messages.next().await {
-            Ok(Some(message)) => report(LineEvent::Control(message)),
+            Ok(Some(message)) => report(LineEvent::Said(message)),
             Ok(None) | Err(ControlError::Read(_)) => return connection.closed().await.into(),
             Err(ControlError::Wire(error)) => return LineError::Protocol(error.to_string()),
         }

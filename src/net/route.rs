@@ -17,7 +17,7 @@ use super::sockets::Sockets;
 use super::telemetry::Telemetry;
 use crate::congestion::Controllers;
 use crate::traffic::ConnId;
-use crate::wire::{CLOSE_DONE, Control};
+use crate::wire::{CLOSE_DONE, Message, Request};
 
 /// What all connections of a push have in common.
 pub struct Route {
@@ -56,18 +56,18 @@ pub(crate) struct Dialled {
 }
 
 impl Route {
-    /// Opens connection `conn` from a new local port and introduces it with `hello`; reports all that
+    /// Opens connection `conn` from a new local port and introduces it with `request`; reports all that
     /// happens on it, until it is lost. While the others are lost, all addresses that the server may have by
     /// now are tried.
     pub async fn run(
         self: Arc<Self>,
         conn: ConnId,
         siblings: Siblings,
-        hello: Control,
+        request: Request,
         events: impl Fn(LineEvent),
     ) {
         let opened = match self.connect(conn, siblings).await {
-            Ok(dialled) => self.introduce(dialled, hello, &events).await,
+            Ok(dialled) => self.introduce(dialled, request, &events).await,
             Err(error) => Err(error),
         };
         if let Err(error) = opened {
@@ -136,7 +136,7 @@ impl Route {
     async fn introduce(
         &self,
         dialled: Dialled,
-        hello: Control,
+        request: Request,
         events: &impl Fn(LineEvent),
     ) -> Result<(), LineError> {
         let Dialled { endpoint, connection, telemetry } = dialled;
@@ -144,7 +144,7 @@ impl Route {
         // Before there are stripes: they could use up all that the server takes in of somebody who has
         // not said yet what he wants.
         let mut introduction = Vec::new();
-        hello.encode(&mut introduction);
+        request.encode(&mut introduction);
         if control_out.write_all(&introduction).await.is_err() {
             return Err(connection.closed().await.into());
         }

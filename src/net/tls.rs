@@ -41,8 +41,8 @@ use crate::identity::{AuthorizedKeysFile, Fingerprint, Grant, Identity, Identity
 use crate::mutex::lock;
 use crate::text::printable;
 
-/// The application protocol; an incompatible change of the protocol gets a new number.
-pub const ALPN: &[u8] = b"qbulk/1";
+/// The application protocol, whatever its version: a request says that, so that who refuses it can say so.
+pub const ALPN: &[u8] = b"qbulk";
 
 /// Which servers a client accepts.
 #[derive(Clone, Debug)]

@@ -49,6 +49,9 @@ fn closed(close: &ApplicationClose) -> String {
         wire::CLOSE_CROWDED => "the other side has no room for it now".into(),
         wire::CLOSE_STOPPING => "the other side is being stopped".into(),
         wire::CLOSE_BUSY => "the other side still has an earlier run of this".into(),
+        wire::CLOSE_DENIED => "the other side does not allow it to this key".into(),
+        wire::CLOSE_VERSION => "the other side speaks another version of the protocol".into(),
+        wire::CLOSE_UNKNOWN => "the other side does not know what is asked for".into(),
         _ => format!("the other side has closed it (code {code})"),
     }
 }
@@ -95,7 +98,7 @@ mod tests {
             why(&ConnectionError::ApplicationClosed(ApplicationClose { error_code, reason }))
         };
         assert_eq!(close(wire::CLOSE_REFUSED, "no room"), "no room");
-        for code in 0..=7 {
+        for code in 0..=10 {
             let words = close(code, "");
             assert!(!words.contains("code") && !words.contains(char::is_numeric), "{words}");
         }

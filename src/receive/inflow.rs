@@ -13,8 +13,10 @@ use super::room::{EarlyRoom, Room};
 use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::endpoint::STREAMS_MAX;
 use crate::net::words;
+use crate::store::tally::Failed;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Control, Header, WireError,
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Header, ToReceiver, ToSender,
+    WireError,
 };
 
 /// Messages that wait to be sent, at most: a sender that does not read them is not read from either.
@@ -34,14 +36,23 @@ pub(crate) struct Inflow {
     connection: Connection,
     number: u32,
     messages: ControlReader,
-    sender: Sender<Control>,
+    sender: Sender<ToSender>,
     tasks: JoinSet<()>,
     /// The sender has said how many stripes there are.
     finishing: bool,
     /// The sender has asked what is kept.
     recalled: bool,
     /// Who hears what else the sender says; without, it has nothing else to say.
-    news: Option<Sender<Control>>,
+    news: Option<Sender<News>>,
+}
+
+/// What is to be known of a job beside what comes of it.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// The sender has said something.
+    Said(ToReceiver),
+    /// Something could not be written.
+    Failed(Failed),
 }
 
 /// How a connection has come to its end.
@@ -105,13 +116,13 @@ impl Inflow {
     }
 
     /// Hands on what a sender at a server says beside that, and what it is told of failures.
-    pub(crate) fn telling(mut self, news: Sender<Control>) -> Self {
+    pub(crate) fn telling(mut self, news: Sender<News>) -> Self {
         self.news = Some(news);
         self
     }
 
     /// For who has something to say over the connection while it runs.
-    pub(crate) fn speaker(&self) -> Sender<Control> {
+    pub(crate) fn speaker(&self) -> Sender<ToSender> {
         self.sender.clone()
     }
 
@@ -126,7 +137,7 @@ impl Inflow {
     }
 
     /// For the first messages, for which there is room.
-    pub(crate) fn say(&self, message: Control) {
+    pub(crate) fn say(&self, message: ToSender) {
         drop(self.sender.try_send(message));
     }
 
@@ -178,15 +189,15 @@ impl Inflow {
         }
     }
 
-    fn on_message(&mut self, message: Control, receiver: &Arc<Receiver>) -> Result<(), Left> {
+    fn on_message(&mut self, message: ToReceiver, receiver: &Arc<Receiver>) -> Result<(), Left> {
         match message {
-            Control::Drop(number) if number != self.number => {
+            ToReceiver::Drop(number) if number != self.number => {
                 receiver.drop_connection(number);
                 if let Some(news) = &self.news {
-                    drop(news.try_send(message));
+                    drop(news.try_send(News::Said(message)));
                 }
             }
-            Control::Finish { stripes } if !self.finishing => {
+            ToReceiver::Finish { stripes } if !self.finishing => {
                 self.finishing = true;
                 let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
                 self.tasks.spawn(async move {
@@ -194,8 +205,8 @@ impl Inflow {
                     finish(&receiver, &sender).await;
                 });
             }
-            Control::Heard(number) => receiver.heard(number),
-            Control::Recall if !self.recalled => {
+            ToReceiver::Heard(number) => receiver.heard(number),
+            ToReceiver::Recall if !self.recalled => {
                 self.recalled = true;
                 let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
                 self.tasks.spawn(async move { receiver.recall(sender).await });
@@ -205,19 +216,21 @@ impl Inflow {
         Ok(())
     }
 
-    fn hand_on(&self, message: &Control) -> Result<(), Left> {
+    fn hand_on(&self, message: &ToReceiver) -> Result<(), Left> {
         let is_expected = matches!(
             message,
-            Control::Grant { .. }
-                | Control::Waiting { .. }
-                | Control::Wanted { .. }
-                | Control::Sending(_)
-                | Control::Unsent { .. }
-                | Control::Sent(_)
+            ToReceiver::Grant { .. }
+                | ToReceiver::Waiting { .. }
+                | ToReceiver::Wanted { .. }
+                | ToReceiver::Sending(_)
+                | ToReceiver::Unsent { .. }
+                | ToReceiver::Sent(_)
         );
         match &self.news {
             // Where nobody takes them, there are too many.
-            Some(news) if is_expected && news.try_send(message.clone()).is_ok() => Ok(()),
+            Some(news) if is_expected && news.try_send(News::Said(message.clone())).is_ok() => {
+                Ok(())
+            }
             _ => Err(Left::Protocol(format!("unexpected message {message:?}"))),
         }
     }
@@ -240,16 +253,16 @@ impl Inflow {
     }
 }
 
-async fn finish(receiver: &Arc<Receiver>, sender: &Sender<Control>) {
+async fn finish(receiver: &Arc<Receiver>, sender: &Sender<ToSender>) {
     match receiver.finish().await {
         Ok(outcome) => {
             for failure in &outcome.failures {
                 drop(sender.send(failed(failure.clone())).await);
             }
             for unkept in &outcome.unkept {
-                drop(sender.send(Control::Unkept(unkept.clone())).await);
+                drop(sender.send(ToSender::Unkept(unkept.clone())).await);
             }
-            let finished = Control::Finished {
+            let finished = ToSender::Finished {
                 files: outcome.files,
                 bytes: outcome.bytes,
                 failed_files: outcome.failed_files,
@@ -268,8 +281,8 @@ async fn finish(receiver: &Arc<Receiver>, sender: &Sender<Control>) {
 async fn receive(
     mut stream: RecvStream,
     receiver: &Arc<Receiver>,
-    sender: &Sender<Control>,
-    news: Option<&Sender<Control>>,
+    sender: &Sender<ToSender>,
+    news: Option<&Sender<News>>,
 ) -> Result<(), StripeError> {
     let reading = read_header(&mut stream, receiver);
     let (header, early) = tokio::time::timeout(HEADER_TIME, reading)
@@ -278,7 +291,7 @@ async fn receive(
     if receiver.is_written(header.stripe) {
         // Fails only if all of it has come, and then there is nothing to stop.
         drop(stream.stop(VarInt::from_u32(0)));
-        drop(sender.send(Control::Confirm(header.stripe)).await);
+        drop(sender.send(ToSender::Confirm(header.stripe)).await);
         return Ok(());
     }
     let bytes = header.table_bytes + header.content_bytes;
@@ -289,9 +302,9 @@ async fn receive(
         // Before the answer, so that no more is sent of what has failed.
         for failure in receiver.news() {
             if let Some(news) = news {
-                drop(news.send(failure.clone()).await);
+                drop(news.send(News::Failed(failure.clone())).await);
             }
-            drop(sender.send(failure).await);
+            drop(sender.send(failed(failure)).await);
         }
         // A connection that is gone needs no answer.
         drop(sender.send(answer).await);

@@ -12,6 +12,6 @@ mod room;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::inflow::{Inflow, Left};
+pub(crate) use self::inflow::{Inflow, Left, News};
 pub(crate) use self::receiver::Receiver;
 pub(crate) use self::room::{Account, Asked, Bounded, EarlyRoom, Room};

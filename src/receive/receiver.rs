@@ -20,7 +20,7 @@ use crate::mutex::lock;
 use crate::store::sink::{Applied, Sink, SinkError};
 use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
-    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Control, Header, TEXT_BYTES_MAX,
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Header, TEXT_BYTES_MAX, ToSender,
 };
 
 /// A small packet takes more than its content.
@@ -35,7 +35,7 @@ pub(crate) struct Receiver {
     sink: Arc<Held>,
     /// Resolves when the sink is gone, with all that it had to do.
     released: Mutex<Option<oneshot::Receiver<()>>>,
-    ledger: Mutex<Ledger<oneshot::Sender<Control>>>,
+    ledger: Mutex<Ledger<oneshot::Sender<ToSender>>>,
     members: Members,
     /// Told whenever a stripe is written.
     written: Notify,
@@ -172,7 +172,7 @@ impl Receiver {
         header: Header,
         body: Buffer,
         room: Box<dyn Room>,
-    ) -> Option<Control> {
+    ) -> Option<ToSender> {
         let receiver = Arc::clone(self);
         let taken = blocking(move || {
             let taken = receiver.take_blocking(&header, body.as_ref());
@@ -200,7 +200,7 @@ impl Receiver {
         let claim = lock(&self.ledger).claim(stripe, asked);
         let (waiting, message) = match claim {
             Claim::Wait => return Ok(Answer::Later(answer)),
-            Claim::Known => (Vec::new(), Control::Confirm(stripe)),
+            Claim::Known => (Vec::new(), ToSender::Confirm(stripe)),
             Claim::TooFar => {
                 return Err(SinkError::Protocol(format!("stripe {stripe} is too far ahead")));
             }
@@ -209,10 +209,10 @@ impl Receiver {
                 match self.sink.apply(header, table, content)? {
                     Applied::Written => {
                         self.written_bytes.fetch_add(content.len() as u64, Relaxed);
-                        (lock(&self.ledger).written(stripe), Control::Confirm(stripe))
+                        (lock(&self.ledger).written(stripe), ToSender::Confirm(stripe))
                     }
                     Applied::Damaged => {
-                        (lock(&self.ledger).failed(stripe), Control::Damaged(stripe))
+                        (lock(&self.ledger).failed(stripe), ToSender::Damaged(stripe))
                     }
                 }
             }
@@ -226,14 +226,14 @@ impl Receiver {
     }
 
     /// What has failed and was not told yet, or not for long.
-    pub(super) fn news(&self) -> Vec<Control> {
+    pub(super) fn news(&self) -> Vec<Failed> {
         const NEWS_MAX: usize = 64;
         let mut told = lock(&self.told);
         let news = self.sink.unheard(*told, NEWS_MAX);
         if let Some(last) = news.last() {
             *told = last.number + 1;
         }
-        news.into_iter().map(failed).collect()
+        news
     }
 
     /// The sender knows of a failure.
@@ -242,7 +242,7 @@ impl Receiver {
     }
 
     /// Tells the sender what earlier runs have left; one connection at a time.
-    pub(super) async fn recall(self: &Arc<Self>, sender: Sender<Control>) {
+    pub(super) async fn recall(self: &Arc<Self>, sender: Sender<ToSender>) {
         let _turn = self.recalling.lock().await;
         let receiver = Arc::clone(self);
         let (done, is_done) = oneshot::channel::<()>();
@@ -335,18 +335,18 @@ impl Receiver {
 }
 
 /// How the sender is told what has failed.
-pub(super) fn failed(failed: Failed) -> Control {
+pub(super) fn failed(failed: Failed) -> ToSender {
     let Failed { number, item, path, reason } = failed;
     let mut message = reason.into_bytes();
     message.truncate(TEXT_BYTES_MAX);
-    Control::Failed { number, item, path, message }
+    ToSender::Failed { number, item, path, message }
 }
 
 /// What to answer to whoever sent a stripe.
 enum Answer {
-    Now(Control),
+    Now(ToSender),
     /// Another connection's task is writing the same stripe.
-    Later(oneshot::Receiver<Control>),
+    Later(oneshot::Receiver<ToSender>),
 }
 
 /// Runs what blocks where it may. A panic there ends the job and no other.

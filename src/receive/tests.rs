@@ -25,8 +25,8 @@ use crate::net::tls::{self, ClientTrust, ServerTrust};
 use crate::store::own::OwnNames;
 use crate::store::sink::Sink;
 use crate::wire::{
-    CLOSE_DONE, Control, Header, Meta, Piece, Record, Run, SourceBasis, SourceId, SourceState,
-    SourceVersion,
+    CLOSE_DONE, Header, Message, Meta, Piece, Record, Run, SourceBasis, SourceId, SourceState,
+    SourceVersion, ToReceiver, ToSender,
 };
 
 /// Less room than any stripe takes: each gets all of it.
@@ -44,13 +44,13 @@ struct Dialled {
 }
 
 impl Dialled {
-    async fn say(&mut self, message: &Control) {
+    async fn say(&mut self, message: &ToReceiver) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.unwrap();
     }
 
-    async fn hear(&mut self) -> Control {
+    async fn hear(&mut self) -> ToSender {
         let heard = tokio::time::timeout(PATIENCE, self.messages.next()).await;
         heard.expect("in time").unwrap().expect("a message")
     }
@@ -128,7 +128,7 @@ async fn connect(receiver: &Arc<Receiver>) -> (Dialled, JoinHandle<Left>) {
 
     let (answers, messages) = ours.open_bi().await.unwrap();
     let inflow = Inflow::new(ours.clone(), 0, ControlReader::new(messages), answers);
-    inflow.say(Control::KeptEnd);
+    inflow.say(ToSender::KeptEnd);
     assert!(receiver.join(inflow.number(), inflow.connection()));
     let receiver = Arc::clone(receiver);
     let receiving = tokio::spawn(async move { inflow.run(&receiver).await });
@@ -142,7 +142,7 @@ async fn connect(receiver: &Arc<Receiver>) -> (Dialled, JoinHandle<Left>) {
         controllers,
         telemetry,
     };
-    assert_eq!(dialled.hear().await, Control::KeptEnd);
+    assert_eq!(dialled.hear().await, ToSender::KeptEnd);
     (dialled, receiving)
 }
 
@@ -160,15 +160,15 @@ async fn whoever_dials_can_receive() {
     let (mut sender, receiving) = connect(&receiver).await;
     sender.connection.send_datagram(vec![0; 1_000].into()).unwrap();
     sender.send(0, "one", b"daft").await;
-    assert_eq!(sender.hear().await, Control::Damaged(0));
+    assert_eq!(sender.hear().await, ToSender::Damaged(0));
     for round in 0..2 {
         sender.send(0, "one", b"data").await;
-        assert_eq!(sender.hear().await, Control::Confirm(0), "{round}");
+        assert_eq!(sender.hear().await, ToSender::Confirm(0), "{round}");
     }
     sender.send(1, "folder/two", b"data").await;
-    assert_eq!(sender.hear().await, Control::Confirm(1));
-    sender.say(&Control::Finish { stripes: 2 }).await;
-    let Control::Finished { files, bytes, padding_bytes, .. } = sender.hear().await else {
+    assert_eq!(sender.hear().await, ToSender::Confirm(1));
+    sender.say(&ToReceiver::Finish { stripes: 2 }).await;
+    let ToSender::Finished { files, bytes, padding_bytes, .. } = sender.hear().await else {
         panic!("it is finished")
     };
     assert_eq!((files, bytes, padding_bytes), (2, 8, 1_000));
@@ -196,7 +196,7 @@ async fn who_was_asked_for_one_thing_writes_nothing_beside_it() {
         let (mut sender, receiving) = connect(&receiver).await;
         sender.send(0, path, b"data").await;
         if is_wanted {
-            assert_eq!(sender.hear().await, Control::Confirm(0), "{path}");
+            assert_eq!(sender.hear().await, ToSender::Confirm(0), "{path}");
             continue;
         }
         tokio::time::timeout(PATIENCE, receiving).await.expect("in time").unwrap();
@@ -216,7 +216,7 @@ async fn who_was_dialled_sends_by_the_budget_that_it_is_bound_to_late() {
     let budget = SharedBudget::new(BudgetConfig::default(), now);
     assert!(sender.controllers.bind(Algorithm::Model.controllers(&budget), now));
     sender.send(0, "one", b"data").await;
-    assert_eq!(sender.hear().await, Control::Confirm(0));
+    assert_eq!(sender.hear().await, ToSender::Confirm(0));
     let window = || sender.connection.congestion_state().metrics().congestion_window;
     // Sixteen packets, and one for which quinn leaves no room.
     assert_eq!(window(), 17 * 1_472, "of the budget");

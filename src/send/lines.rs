@@ -7,7 +7,7 @@ use crate::event::Summary;
 use crate::net::line::{LineError, LineEvent};
 use crate::net::route::Siblings;
 use crate::traffic::ConnId;
-use crate::wire::{CLOSE_ABORTED, Control};
+use crate::wire::{CLOSE_ABORTED, ToReceiver};
 
 /// Told what becomes of a line.
 pub(crate) type LineReport = Box<dyn Fn(LineEvent) + Send + Sync>;
@@ -47,17 +47,17 @@ pub(crate) trait Lines {
     fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error>;
 
     /// What is to be said to the receiver now, over any line.
-    fn news(&mut self) -> Vec<Control> {
+    fn news(&mut self) -> Vec<ToReceiver> {
         Vec::new()
     }
 
     /// What is to be said over a line before the receiver hears how many stripes there are.
-    fn last_words(&self) -> Vec<Control> {
+    fn last_words(&self) -> Vec<ToReceiver> {
         Vec::new()
     }
 
     /// What the receiver is told when all is done; it closes the lines then.
-    fn farewell(&self, _summary: &Summary) -> Option<Control> {
+    fn farewell(&self, _summary: &Summary) -> Option<ToReceiver> {
         None
     }
 

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use crate::traffic::ConnId;
-use crate::wire::{Control, Destination, FileKey, KeptFile, KeptPiece, SourceBasis, SourceState};
+use crate::wire::{
+    Destination, FileKey, KeptFile, KeptPiece, SourceBasis, SourceState, ToReceiver,
+};
 
 /// Entries that are taken from a server; what is above that is sent again.
 const ENTRIES_MAX: usize = 4 << 20;
@@ -58,14 +60,14 @@ impl Recall {
     }
 
     /// What to say over `conn`, over which the server has welcomed us.
-    pub(super) fn ask(&mut self, conn: ConnId) -> Option<Control> {
+    pub(super) fn ask(&mut self, conn: ConnId) -> Option<ToReceiver> {
         if self.destination.is_none() || self.asked.is_some() {
             return None;
         }
         self.asked = Some(conn);
         self.kept.clear();
         self.entries = 0;
-        Some(Control::Recall)
+        Some(ToReceiver::Recall)
     }
 
     /// `conn` is lost. True if another one must be asked.
@@ -130,7 +132,7 @@ mod tests {
         let mut recall = Recall::default();
         assert_eq!(recall.ask(A), None, "nothing is kept");
         recall.begin(Destination::Folder);
-        assert_eq!(recall.ask(A), Some(Control::Recall));
+        assert_eq!(recall.ask(A), Some(ToReceiver::Recall));
         assert_eq!(recall.ask(B), None, "one is enough");
         recall.hear_files(
             A,
@@ -138,7 +140,7 @@ mod tests {
         );
         assert!(!recall.lost(B));
         assert!(recall.lost(A));
-        assert_eq!(recall.ask(B), Some(Control::Recall));
+        assert_eq!(recall.ask(B), Some(ToReceiver::Recall));
         recall.hear_files(
             B,
             vec![KeptFile { file: FileKey([2; 16]), state: SourceState([2; 16]), hash: [2; 32] }],

@@ -11,7 +11,7 @@ use crate::event::{PushEvent, Summary};
 use crate::net::line::{Line, LineError};
 use crate::text::said;
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
-use crate::wire::{Control, Destination, VERSION};
+use crate::wire::{Destination, ToReceiver, ToSender};
 use crate::{clock, wire};
 
 impl<L: Lines> Sender<L> {
@@ -49,25 +49,19 @@ impl<L: Lines> Sender<L> {
         Ok(())
     }
 
-    pub(super) fn on_control(&mut self, conn: ConnId, message: Control) -> Result<(), Error> {
+    pub(super) fn on_said(&mut self, conn: ConnId, message: ToSender) -> Result<(), Error> {
         let now = clock::now();
         match message {
-            Control::Welcome { version: VERSION, destination, instance, kept } => {
+            ToSender::Welcome { destination, instance, kept } => {
                 self.on_welcome(conn, destination, instance, kept)?;
             }
-            Control::Welcome { version, .. } => {
-                let server = self.lines.peer();
-                return Err(Error::Peer(format!(
-                    "{server} speaks version {version} of the protocol, this host version {VERSION}"
-                )));
-            }
-            Control::Waiting { message } => {
+            ToSender::Waiting { message } => {
                 if self.lines.waits() {
                     (self.report)(PushEvent::Waiting { reason: said(&message) });
                 }
             }
-            Control::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
-            Control::Damaged(stripe) => {
+            ToSender::Confirm(stripe) => self.on_confirmed(conn, StripeId(stripe), now),
+            ToSender::Damaged(stripe) => {
                 self.damaged += 1;
                 tracing::warn!(conn = conn.0, stripe, "a stripe arrived damaged");
                 if self.damaged > DAMAGED_MAX {
@@ -75,9 +69,9 @@ impl<L: Lines> Sender<L> {
                 }
                 self.set.handle(Input::Damaged(conn, JOB, StripeId(stripe)), now);
             }
-            Control::Failed { number, item, path, message } => {
+            ToSender::Failed { number, item, path, message } => {
                 if let Some(outflow) = self.outflows.get(&conn) {
-                    outflow.line().say(Control::Heard(number));
+                    outflow.line().say(ToReceiver::Heard(number));
                 }
                 if self.failures.hear(number, path, said(&message))
                     && let Some(item) = item
@@ -86,38 +80,19 @@ impl<L: Lines> Sender<L> {
                     self.set.handle(Input::Cancelled(JOB, ItemId(item)), now);
                 }
             }
-            Control::Unkept(unkept) => self.failures.hear_unkept(unkept),
-            finished @ Control::Finished { .. } => self.on_finished(&finished)?,
-            Control::KeptFiles(files) => self.recall.hear_files(conn, files),
-            Control::KeptPieces { file, basis, state, pieces } => {
+            ToSender::Unkept(unkept) => self.failures.hear_unkept(unkept),
+            finished @ ToSender::Finished { .. } => self.on_finished(&finished)?,
+            ToSender::KeptFiles(files) => self.recall.hear_files(conn, files),
+            ToSender::KeptPieces { file, basis, state, pieces } => {
                 self.recall.hear_pieces(conn, file, (basis, state), pieces);
             }
-            Control::KeptEnd => {
+            ToSender::KeptEnd => {
                 if let Some((destination, kept)) = self.recall.end(conn) {
                     self.begin(destination, kept)?;
                 }
             }
-            Control::Hello { .. }
-            | Control::Drop(_)
-            | Control::Finish { .. }
-            | Control::Recall
-            | Control::Heard(_)
-            | Control::Verify { .. }
-            | Control::List(_)
-            | Control::ListFolder(_)
-            | Control::Listed(_)
-            | Control::Unlisted { .. }
-            | Control::ListEnd
-            | Control::Compare { .. }
-            | Control::Expect { .. }
-            | Control::Compared { .. }
-            | Control::Pull(_)
-            | Control::Grant { .. }
-            | Control::Wanted { .. }
-            | Control::Unopened(_)
-            | Control::Sending(_)
-            | Control::Unsent { .. }
-            | Control::Sent(_) => {
+            // Of a client that pulls; who brings its lines hears it before.
+            ToSender::Heard(_) | ToSender::Unopened(_) => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
             }
         }
@@ -188,8 +163,8 @@ impl<L: Lines> Sender<L> {
         self.set.handle(Input::Confirmed(conn, JOB, stripe), now);
     }
 
-    pub(super) fn on_finished(&mut self, finished: &Control) -> Result<(), Error> {
-        let &Control::Finished {
+    pub(super) fn on_finished(&mut self, finished: &ToSender) -> Result<(), Error> {
+        let &ToSender::Finished {
             files,
             bytes,
             failed_files,

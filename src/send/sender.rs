@@ -32,7 +32,7 @@ use crate::store::unreadable::Unreadable;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, Control, TransferSecret};
+use crate::wire::{self, ToReceiver, TransferSecret};
 
 /// The one job of its set.
 pub(super) const JOB: JobId = JobId(0);
@@ -324,7 +324,7 @@ impl<L: Lines> Sender<L> {
         for message in self.lines.last_words() {
             line.say(message);
         }
-        line.say(Control::Finish { stripes });
+        line.say(ToReceiver::Finish { stripes });
     }
 
     fn open(&mut self, conn: ConnId) {
@@ -377,7 +377,7 @@ impl<L: Lines> Sender<L> {
         outflow.line().close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
         for other in self.outflows.values() {
-            other.line().say(Control::Drop(conn.0));
+            other.line().say(ToReceiver::Drop(conn.0));
         }
         tracing::info!(conn = conn.0, ?verdict, stripes, "connection given up");
         (self.report)(PushEvent::Condemned { conn: conn.0, verdict: verdict.name(), stripes });
@@ -386,7 +386,7 @@ impl<L: Lines> Sender<L> {
     fn on_event(&mut self, event: Event) -> Result<(), Error> {
         match event {
             Event::Line(conn, LineEvent::Up(line)) => self.on_up(conn, line),
-            Event::Line(conn, LineEvent::Control(message)) => self.on_control(conn, message)?,
+            Event::Line(conn, LineEvent::Said(message)) => self.on_said(conn, message)?,
             Event::Line(conn, LineEvent::Lost(error)) => self.on_lost(conn, error)?,
             Event::Prepared { stripe, covered_bytes, sealed, failures } => {
                 self.reading -= 1;

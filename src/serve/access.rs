@@ -15,15 +15,7 @@ use crate::net::tls::ServerTrust;
 use crate::store::reason;
 use crate::store::root::Root;
 use crate::text::shown;
-
-/// What a request needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Right {
-    /// To look at what is there: verify, pull, list.
-    Read,
-    /// To put something there: push. Where that is allowed only for what is new, nothing else is done.
-    Write,
-}
+use crate::wire::Right;
 
 /// What clients may reach.
 pub(super) struct Access {

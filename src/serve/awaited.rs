@@ -17,8 +17,8 @@ use crate::net::route::Siblings;
 use crate::send::{LineReport, Lines};
 use crate::traffic::ConnId;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Control, Sending, Sent,
-    TEXT_BYTES_MAX, Unsendable,
+    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Sending, Sent, TEXT_BYTES_MAX,
+    ToReceiver, ToSender, Unsendable,
 };
 
 /// How long a client may take to open a line, or to say that it cannot.
@@ -45,9 +45,9 @@ struct State {
     /// Those of them that the client opens without being asked.
     first: u32,
     /// What is to be said to the client.
-    news: Vec<Control>,
+    news: Vec<ToReceiver>,
     /// What could not be sent and the client has not heard of, by number.
-    unsent: BTreeMap<u64, Control>,
+    unsent: BTreeMap<u64, ToReceiver>,
     unsent_count: u64,
     /// A task for each line that is up.
     lines: JoinSet<()>,
@@ -87,8 +87,8 @@ impl Awaited {
         let mut state = lock(&self.state);
         match event {
             PushEvent::Progress(progress) => {
-                state.news.retain(|message| !matches!(message, Control::Sending(_)));
-                state.news.push(Control::Sending(sending(progress)));
+                state.news.retain(|message| !matches!(message, ToReceiver::Sending(_)));
+                state.news.push(ToReceiver::Sending(sending(progress)));
             }
             PushEvent::Failed(Failure { kind, path, reason }) => {
                 let why = match kind {
@@ -106,7 +106,7 @@ impl Awaited {
                 let mut message = reason.clone().into_bytes();
                 message.truncate(TEXT_BYTES_MAX);
                 let path = path.clone().into_bytes();
-                let unsent = Control::Unsent { number, why, path, message };
+                let unsent = ToReceiver::Unsent { number, why, path, message };
                 state.unsent.insert(number, unsent.clone());
                 state.news.push(unsent);
             }
@@ -119,10 +119,10 @@ impl Awaited {
         let connection = line.connection().clone();
         report(LineEvent::Up(line));
         let heard = |event| match event {
-            LineEvent::Control(Control::Heard(number)) => {
+            LineEvent::Said(ToSender::Heard(number)) => {
                 lock(&self.state).unsent.remove(&number);
             }
-            LineEvent::Control(Control::Unopened(number)) => self.not_opened(number),
+            LineEvent::Said(ToSender::Unopened(number)) => self.not_opened(number),
             event => report(event),
         };
         let lost = listen(&connection, messages, heard).await;
@@ -176,8 +176,8 @@ impl Lines for PulledLines {
         state.wanted.insert(conn.0, (report, Instant::now()));
         if state.next > state.first {
             let lines = u64::from(state.next);
-            state.news.retain(|message| !matches!(message, Control::Wanted { .. }));
-            state.news.push(Control::Wanted { lines });
+            state.news.retain(|message| !matches!(message, ToReceiver::Wanted { .. }));
+            state.news.push(ToReceiver::Wanted { lines });
         }
     }
 
@@ -226,16 +226,16 @@ impl Lines for PulledLines {
         Ok(())
     }
 
-    fn news(&mut self) -> Vec<Control> {
+    fn news(&mut self) -> Vec<ToReceiver> {
         std::mem::take(&mut lock(&self.awaited.state).news)
     }
 
-    fn last_words(&self) -> Vec<Control> {
+    fn last_words(&self) -> Vec<ToReceiver> {
         lock(&self.awaited.state).unsent.values().cloned().collect()
     }
 
-    fn farewell(&self, summary: &Summary) -> Option<Control> {
-        Some(Control::Sent(Sent {
+    fn farewell(&self, summary: &Summary) -> Option<ToReceiver> {
+        Some(ToReceiver::Sent(Sent {
             files: summary.files,
             others: summary.others,
             bytes: summary.bytes,

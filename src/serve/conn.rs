@@ -12,15 +12,18 @@ use super::desk::Desk;
 use super::door::Guest;
 use super::drain::{DRAINING, Drain};
 use super::give::{Caller, Giver};
-use super::greeting::{Asked, ConnError, Greeting, ListAsked, greet};
+use super::greeting::{Asked, ConnError, greet};
+use super::limits::ConnectionSeat;
 use super::list::Lister;
 use super::turned_away::{TurnedAway, has_heard};
 use super::verify::Verifier;
 use crate::event::ServeEvent;
 use crate::heap;
 use crate::identity::Fingerprint;
+use crate::net::controllers::Late;
+use crate::net::telemetry::Telemetry;
 use crate::store::shown;
-use crate::wire::{CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING};
+use crate::wire::{CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request};
 
 /// A client must say what it wants within this time.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -50,25 +53,17 @@ impl Services {
             self.turned_away.tell(remote, reason);
         };
         match greeting {
-            Ok(Ok(Greeting::Transfer(inflow, hello))) => {
-                self.desk.serve(client, seat, inflow, &hello).await;
-                self.is_idle.store(false, Relaxed);
+            Ok(Ok(asked)) => {
+                self.answer(asked, client, seat, &telemetry, controllers).await;
             }
-            Ok(Ok(Greeting::Pull(asked))) => {
-                let telemetry = Arc::clone(&telemetry);
-                self.giver.serve(Caller { client, seat, telemetry, controllers }, asked).await;
-                self.is_idle.store(false, Relaxed);
-            }
-            Ok(Ok(Greeting::Verify(_) | Greeting::List(_))) if self.drain.is_on() => {
-                turn_away(CLOSE_STOPPING, DRAINING.into());
-            }
-            Ok(Ok(Greeting::Verify(asked))) => self.verify(client, asked).await,
-            Ok(Ok(Greeting::List(asked))) => self.list(client, asked).await,
             // Its client has no use for it: all is done, or it only wanted to see whether it gets here.
             Ok(Err(ConnError::Lost(error))) => {
                 tracing::debug!(%remote, error, "it left before it said what it wants");
             }
-            Ok(Err(error)) => turn_away(CLOSE_PROTOCOL, error.to_string()),
+            Ok(Err(error)) => {
+                turn_away(error.code(), error.to_string());
+                has_heard(&connection).await;
+            }
             Err(_) => {
                 connection.close(VarInt::from_u32(CLOSE_PROTOCOL), b"no hello");
                 self.turned_away.tell(remote, "it did not say what it wants".into());
@@ -77,10 +72,40 @@ impl Services {
         tracing::debug!(%remote, sent = ?telemetry.sample(), "served");
     }
 
+    /// Sees to what a client asks for.
+    async fn answer(
+        &self,
+        asked: Asked<Request>,
+        client: Fingerprint,
+        seat: ConnectionSeat,
+        telemetry: &Arc<Telemetry>,
+        controllers: Arc<Late>,
+    ) {
+        match asked.request.clone() {
+            Request::Push(request) => {
+                self.desk.serve(client, seat, asked.with(request)).await;
+                self.is_idle.store(false, Relaxed);
+            }
+            Request::Pull(request) => {
+                let telemetry = Arc::clone(telemetry);
+                let caller = Caller { client, seat, telemetry, controllers };
+                self.giver.serve(caller, asked.with(*request)).await;
+                self.is_idle.store(false, Relaxed);
+            }
+            Request::Verify { .. } | Request::List(_) if self.drain.is_on() => {
+                let remote = asked.connection.remote_address();
+                asked.connection.close(VarInt::from_u32(CLOSE_STOPPING), DRAINING.as_bytes());
+                self.turned_away.tell(remote, DRAINING.into());
+            }
+            Request::Verify { destination } => self.verify(client, asked.with(destination)).await,
+            Request::List(request) => self.list(client, asked.with(request)).await,
+        }
+    }
+
     /// Serves a client that compares what is there with what it has.
-    async fn verify(&self, client: Fingerprint, asked: Asked) {
+    async fn verify(&self, client: Fingerprint, asked: Asked<Vec<u8>>) {
         let (connection, began) = (asked.connection.clone(), Instant::now());
-        let (remote, destination) = (connection.remote_address(), shown(&asked.destination));
+        let (remote, destination) = (connection.remote_address(), shown(&asked.request));
         let compared = self.verifier.serve(client, asked).await;
         let told = compared.map(|compared| ServeEvent::Verified {
             client: client.to_string(),
@@ -93,7 +118,7 @@ impl Services {
     }
 
     /// Tells a client what is there.
-    async fn list(&self, client: Fingerprint, asked: ListAsked) {
+    async fn list(&self, client: Fingerprint, asked: Asked<ListRequest>) {
         let (connection, began) = (asked.connection.clone(), Instant::now());
         let (remote, path) = (connection.remote_address(), shown(&asked.request.path));
         let entries = self.lister.serve(client, asked).await;
@@ -115,10 +140,9 @@ impl Services {
             Ok(event) => (self.report)(event),
             Err(ConnError::Lost(error)) => tracing::debug!(%remote, error, "its client has left"),
             Err(error) => {
-                let code = match error {
+                let code = match &error {
                     ConnError::Refused(_) if self.drain.is_on() => CLOSE_STOPPING,
-                    ConnError::Refused(_) => CLOSE_REFUSED,
-                    _ => CLOSE_PROTOCOL,
+                    error => error.code(),
                 };
                 let reason = error.to_string();
                 connection.close(VarInt::from_u32(code), reason.as_bytes());

@@ -11,10 +11,10 @@ use std::time::Duration;
 use cap_std::fs::Dir;
 use quinn::VarInt;
 
-use super::access::{Access, Reached, Right};
+use super::access::{Access, Reached};
 use super::config::ServeReporter;
 use super::drain::Drain;
-use super::greeting::{Hello, destination_path};
+use super::greeting::{Asked, destination_path};
 use super::lately::{Lately, Over, TransferKey};
 use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
 use super::refusal::Refusal;
@@ -33,7 +33,7 @@ use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner};
 use crate::store::sink::Sink;
 use crate::store::{named, reason, shown};
-use crate::wire::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Control};
+use crate::wire::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, PushRequest, Right, ToSender};
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -95,9 +95,11 @@ impl Desk {
         &self,
         client: Fingerprint,
         seat: ConnectionSeat,
-        inflow: Inflow,
-        hello: &Hello,
+        asked: Asked<PushRequest>,
     ) {
+        let Asked { connection, answers, messages, request: hello } = asked;
+        let (hello, number) = (&hello, hello.conn);
+        let inflow = Inflow::new(connection, number, messages, answers);
         let connection = inflow.connection().clone();
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
@@ -156,7 +158,7 @@ impl Desk {
     async fn admit(
         &self,
         key: TransferKey,
-        hello: &Hello,
+        hello: &PushRequest,
         inflow: &Inflow,
     ) -> Result<Arc<Transfer>, Refusal> {
         let connection = inflow.connection();
@@ -177,16 +179,16 @@ impl Desk {
     async fn begin(
         &self,
         key: TransferKey,
-        hello: &Hello,
+        hello: &PushRequest,
         inflow: &Inflow,
     ) -> Result<Arc<Transfer>, Refusal> {
-        let Hello { version, destination, .. } = hello;
-        let path = destination_path(*version, destination)?;
+        let destination = &hello.destination;
+        let path = destination_path(destination)?;
         if self.drain.is_on() {
             return Err(Refusal::Stopping);
         }
         // Before anything is looked at, so that nothing can be learned from what takes how long.
-        let reach = || self.access.root_for(key.0, &path, Right::Write);
+        let reach = || self.access.root_for(key.0, &path, Right::Write).map_err(Refusal::Denied);
         reach()?;
         // What has waited may be of an attempt that has gone: it begins nothing, and ends no other.
         let is_there = || match inflow.connection().close_reason() {
@@ -256,7 +258,7 @@ impl Desk {
             return Err(Refusal::Stopping);
         }
         tracing::debug!(remote = %inflow.connection().remote_address(), reason, "waits for its turn");
-        inflow.say(Control::Waiting { message: reason.into_bytes() });
+        inflow.say(ToSender::Waiting { message: reason.into_bytes() });
         tokio::select! {
             seat = self.clients.turn(client) => Ok(seat?),
             error = inflow.connection().closed() => Err(words::why(&error).into()),
@@ -267,7 +269,7 @@ impl Desk {
     /// A push that is run again takes over from its earlier run, of which this host may not know yet that
     /// it has ended. One that another host is at goes on, beside this one. Returns what is to become of a
     /// journal that is still written to.
-    async fn patience(&self, (client, _): TransferKey, hello: &Hello) -> Patience {
+    async fn patience(&self, (client, _): TransferKey, hello: &PushRequest) -> Patience {
         let earlier: Vec<_> = lock(&self.transfers)
             .iter()
             .filter(|((other, _), transfer)| *other == client && transfer.push == hello.push)

@@ -9,11 +9,11 @@ use quinn::VarInt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::access::{Access, Reached, Right};
+use super::access::{Access, Reached};
 use super::awaited::{Awaited, Ending, PulledLines};
 use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
-use super::greeting::PullAsked;
+use super::greeting::Asked;
 use super::lately::TransferKey;
 use super::limits::{Clients, ConnectionSeat, TransferSeat};
 use super::memory::Parts;
@@ -36,8 +36,8 @@ use crate::store::start::Start;
 use crate::store::{join, named, shown};
 use crate::traffic::{PrimeConfig, SetConfig};
 use crate::wire::{
-    CLOSE_REFUSED, CLOSE_STOPPING, Control, HostNumber, PullRequest, PushNumber, VARINT_MAX,
-    VERSION, Wish, is_path_safe,
+    CLOSE_REFUSED, CLOSE_STOPPING, HostNumber, PullRequest, PushNumber, Right, ToReceiver,
+    VARINT_MAX, Wish, is_path_safe,
 };
 
 /// A transfer that no line is up for ends after this time: its client may come back until then.
@@ -107,9 +107,9 @@ impl Giver {
     }
 
     /// Serves a connection of a transfer to its end.
-    pub(super) async fn serve(&self, caller: Caller, asked: PullAsked) {
+    pub(super) async fn serve(&self, caller: Caller, asked: Asked<PullRequest>) {
         let Caller { client, seat, telemetry, controllers } = caller;
-        let PullAsked { connection, answers, messages, request } = asked;
+        let Asked { connection, answers, messages, request } = asked;
         let line = Line::new(connection.clone(), self.address, telemetry, answers);
         let key = (client, request.transfer);
         let gone = async { drop(connection.closed().await) };
@@ -118,7 +118,7 @@ impl Giver {
             None => {}
             Some(Ok(pull)) => {
                 controllers.bind(Arc::clone(&pull.congestion), Instant::now());
-                line.say(Control::Grant { version: VERSION, instance: pull.instance });
+                line.say(ToReceiver::Grant { instance: pull.instance });
                 pull.awaited.arrived(request.conn, line, messages);
                 connection.closed().await;
             }
@@ -153,12 +153,6 @@ impl Giver {
         request: &PullRequest,
         line: &Line,
     ) -> Result<Arc<Pull>, Refusal> {
-        if request.version != VERSION {
-            let theirs = request.version;
-            return Err(Refusal::Final(format!(
-                "the server speaks version {VERSION} of the protocol, not {theirs}"
-            )));
-        }
         if let Some(pull) = lock(&self.pulls).get(&key) {
             return Ok(Arc::clone(pull));
         }
@@ -195,7 +189,7 @@ impl Giver {
         line: &Line,
         reason: String,
     ) -> Result<TransferSeat, Refusal> {
-        line.say(Control::Waiting { message: reason.into_bytes() });
+        line.say(ToReceiver::Waiting { message: reason.into_bytes() });
         tokio::select! {
             seat = self.clients.turn(client) => Ok(seat?),
             error = line.connection().closed() => Err(error.to_string().into()),
@@ -211,14 +205,17 @@ impl Giver {
         let reach = |source: &Vec<u8>| {
             let trimmed = source.strip_suffix(b"/").unwrap_or(source);
             if !trimmed.is_empty() && !is_path_safe(trimmed) {
-                return Err(format!("the path {:?} is not allowed", shown(source)));
+                return Err(Refusal::Final(format!("the path {:?} is not allowed", shown(source))));
             }
             if has_reserved(trimmed) {
-                return Err(format!("the path {:?} is not allowed: {RESERVED}", shown(source)));
+                let path = shown(source);
+                return Err(Refusal::Final(format!(
+                    "the path {path:?} is not allowed: {RESERVED}"
+                )));
             }
-            self.access.root_for(client, source, Right::Read)
+            self.access.root_for(client, source, Right::Read).map_err(Refusal::Denied)
         };
-        Ok(sources.iter().map(reach).collect::<Result<_, _>>()?)
+        sources.iter().map(reach).collect()
     }
 
     fn begin(

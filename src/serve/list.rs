@@ -10,18 +10,21 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::access::{Access, Reached, Right};
+use super::access::{Access, Reached};
 use super::drain::Drain;
-use super::greeting::{ConnError, ListAsked, destination_path};
+use super::greeting::{Asked, ConnError, destination_path};
 use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
+use super::refusal::Refusal;
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::net::words;
 use crate::store::list::{Found, Listing, Seen, folder_as, list};
 use crate::store::root::Root;
 use crate::store::{named, reason};
-use crate::wire::{Control, Destination, ListRequest, Listed, ListedKind, TEXT_BYTES_MAX, VERSION};
+use crate::wire::{
+    Answer, Destination, ListRequest, Listed, ListedKind, Question, Right, TEXT_BYTES_MAX,
+};
 
 /// Clients that are told what is there at the same time, at most.
 const CLIENTS_MAX: usize = 64;
@@ -68,9 +71,9 @@ impl Lister {
     pub(super) async fn serve(
         &self,
         client: Fingerprint,
-        asked: ListAsked,
+        asked: Asked<ListRequest>,
     ) -> Result<u64, ConnError> {
-        let ListAsked { connection, answers, mut messages, request } = asked;
+        let Asked { connection, answers, mut messages, request } = asked;
         connection.set_send_window(SEND_WINDOW_BYTES);
         let (sender, queue) = channel(QUEUE);
         let mut sending = JoinSet::new();
@@ -80,7 +83,7 @@ impl Lister {
             biased;
             told = self.tell(client, &connection, sender, request) => told?,
             // It has said all that it has to say.
-            message = messages.next() => match message {
+            message = messages.next::<Question>() => match message {
                 Ok(Some(other)) => {
                     return Err(ConnError::Protocol(format!("unexpected message {other:?}")));
                 }
@@ -98,12 +101,12 @@ impl Lister {
         &self,
         client: Fingerprint,
         connection: &Connection,
-        answers: Sender<Control>,
+        answers: Sender<Answer>,
         request: ListRequest,
     ) -> Result<u64, ConnError> {
-        let ListRequest { version, path: asked, recursive } = request;
+        let ListRequest { path: asked, recursive } = request;
         // Before anything is looked at, and anybody is waited for.
-        let path = destination_path(version, &asked).map_err(ConnError::Refused)?;
+        let path = destination_path(&asked).map_err(Refusal::Final)?;
         let reach = || {
             if path.is_empty() {
                 let roots = self.access.readable(client);
@@ -112,7 +115,7 @@ impl Lister {
                 }
             }
             let reached = self.access.root_for(client, &path, Right::Read);
-            reached.map(Place::Below).map_err(ConnError::Refused)
+            reached.map(Place::Below).map_err(Refusal::Denied)
         };
         reach()?;
         let _seat = place(&self.clients, &self.drain, client, connection, &answers).await?;
@@ -120,37 +123,37 @@ impl Lister {
         let reached = match reach()? {
             Place::Below(reached) => reached,
             Place::Roots(roots) => {
-                self.say(&answers, welcome(Destination::Folder)).await?;
+                self.say(&answers, Answer::Welcome(Destination::Folder)).await?;
                 let told = self.tell_roots(&answers, roots, recursive).await?;
-                self.say(&answers, Control::ListEnd).await?;
+                self.say(&answers, Answer::ListEnd).await?;
                 return Ok(told);
             }
         };
         let find = move || find(reached, &asked, recursive);
         let found = self.at_the_disk(find).await.and_then(|found| found);
-        let found = found.map_err(ConnError::Refused)?;
+        let found = found.map_err(Refusal::Final)?;
         let destination = match &found {
             Found::Missing => Destination::Missing,
             Found::Single(_) => Destination::File,
             Found::Folder(_) => Destination::Folder,
         };
-        self.say(&answers, welcome(destination)).await?;
+        self.say(&answers, Answer::Welcome(destination)).await?;
         let told = match found {
             Found::Missing => return Ok(0),
             Found::Single(listed) => {
-                self.say(&answers, Control::Listed(listed)).await?;
+                self.say(&answers, Answer::Listed(listed)).await?;
                 1
             }
             Found::Folder(listing) => self.tell_folder(&answers, listing).await?,
         };
-        self.say(&answers, Control::ListEnd).await?;
+        self.say(&answers, Answer::ListEnd).await?;
         Ok(told)
     }
 
     /// Tells the names of the roots, and then what is below each if that is wanted.
     async fn tell_roots(
         &self,
-        answers: &Sender<Control>,
+        answers: &Sender<Answer>,
         roots: Vec<(Vec<u8>, Arc<Root>)>,
         recursive: bool,
     ) -> Result<u64, ConnError> {
@@ -159,11 +162,11 @@ impl Lister {
         for (name, root) in roots {
             let called = name.clone();
             let look = move || (look_at_root(&root, &called), root);
-            let (looked, root) = self.at_the_disk(look).await.map_err(ConnError::Refused)?;
+            let (looked, root) = self.at_the_disk(look).await.map_err(Refusal::Final)?;
             match looked {
                 Ok(entry) => {
                     told += 1;
-                    self.say(answers, Control::Listed(entry)).await?;
+                    self.say(answers, Answer::Listed(entry)).await?;
                     entered.push((name, root));
                 }
                 Err(reason) => self.say(answers, unlisted(name, reason)).await?,
@@ -182,13 +185,13 @@ impl Lister {
 
     async fn tell_folder(
         &self,
-        answers: &Sender<Control>,
+        answers: &Sender<Answer>,
         mut listing: Listing,
     ) -> Result<u64, ConnError> {
         let mut told = 0;
         loop {
             let look = move || (listing.look(), listing);
-            let (seen, same) = self.at_the_disk(look).await.map_err(ConnError::Refused)?;
+            let (seen, same) = self.at_the_disk(look).await.map_err(Refusal::Final)?;
             listing = same;
             let Some(seen) = seen else { return Ok(told) };
             for seen in seen {
@@ -199,7 +202,7 @@ impl Lister {
     }
 
     /// Says something, once there is room for it.
-    async fn say(&self, answers: &Sender<Control>, message: Control) -> Result<(), ConnError> {
+    async fn say(&self, answers: &Sender<Answer>, message: Answer) -> Result<(), ConnError> {
         loop {
             match timeout(STALLED_TIME, answers.reserve()).await {
                 Ok(Ok(room)) => {
@@ -208,10 +211,10 @@ impl Lister {
                 }
                 Ok(Err(_)) => return Err(unanswerable()),
                 Err(_) if self.clients.has_waiting() => {
-                    return Err(ConnError::Refused(format!(
+                    return Err(ConnError::Refused(Refusal::Final(format!(
                         "nothing of the listing was taken for {} seconds, and others wait for their turn",
                         STALLED_TIME.as_secs()
-                    )));
+                    ))));
                 }
                 Err(_) => {}
             }
@@ -240,10 +243,6 @@ enum Place {
     Below(Reached),
     /// What is above the roots: their names.
     Roots(Vec<(Vec<u8>, Arc<Root>)>),
-}
-
-fn welcome(destination: Destination) -> Control {
-    Control::Welcome { version: VERSION, destination, instance: 0, kept: false }
 }
 
 /// A root as a folder that is called `name`.
@@ -284,18 +283,18 @@ fn find(reached: Reached, asked: &[u8], recursive: bool) -> Result<Found, String
     }
 }
 
-fn message(seen: Seen) -> Control {
+fn message(seen: Seen) -> Answer {
     match seen {
-        Seen::Folder(path) => Control::ListFolder(path),
-        Seen::Entry(listed) => Control::Listed(listed),
+        Seen::Folder(path) => Answer::ListFolder(path),
+        Seen::Entry(listed) => Answer::Listed(listed),
         Seen::Unreadable { path, reason } => unlisted(path, reason),
     }
 }
 
-fn unlisted(path: Vec<u8>, reason: String) -> Control {
+fn unlisted(path: Vec<u8>, reason: String) -> Answer {
     let mut message = reason.into_bytes();
     message.truncate(TEXT_BYTES_MAX);
-    Control::Unlisted { path, message }
+    Answer::Unlisted { path, message }
 }
 
 #[cfg(test)]
@@ -323,9 +322,9 @@ mod tests {
         let _seats: Vec<_> =
             (0..OWN_CLIENTS_MAX).map(|_| lister.clients.begin(client).unwrap()).collect();
         let (answers, _queue) = channel(1);
-        lister.say(&answers, Control::ListEnd).await.unwrap();
+        lister.say(&answers, Answer::ListEnd).await.unwrap();
         let stalled = Arc::clone(&lister);
-        let stalled = tokio::spawn(async move { stalled.say(&answers, Control::ListEnd).await });
+        let stalled = tokio::spawn(async move { stalled.say(&answers, Answer::ListEnd).await });
         sleep(100 * STALLED_TIME).await;
         assert!(!stalled.is_finished());
 

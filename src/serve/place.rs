@@ -5,12 +5,13 @@ use std::sync::Arc;
 use quinn::{Connection, ConnectionError, VarInt};
 use tokio::sync::mpsc::Sender;
 
-use super::drain::{DRAINING, Drain};
+use super::drain::Drain;
 use super::greeting::ConnError;
 use super::limits::{Clients, TransferSeat};
+use super::refusal::Refusal;
 use crate::identity::Fingerprint;
 use crate::net::words;
-use crate::wire::{CLOSE_DONE, Control};
+use crate::wire::{Answer, CLOSE_DONE};
 
 /// A place for `client`, at once or when it is its turn; it hears that it waits. Nobody waits any more once the
 /// client is gone or the server is being stopped.
@@ -19,18 +20,18 @@ pub(super) async fn place(
     drain: &Drain,
     client: Fingerprint,
     connection: &Connection,
-    answers: &Sender<Control>,
+    answers: &Sender<Answer>,
 ) -> Result<TransferSeat, ConnError> {
     let reason = match clients.begin(client) {
         Ok(seat) => return Ok(seat),
         Err(reason) => reason,
     };
-    let waiting = Control::Waiting { message: reason.into() };
+    let waiting = Answer::Waiting { message: reason.into() };
     answers.send(waiting).await.map_err(|_| unanswerable())?;
     tokio::select! {
         biased;
-        () = drain.begun() => Err(ConnError::Refused(DRAINING.into())),
-        seat = clients.turn(client) => seat.map_err(ConnError::Refused),
+        () = drain.begun() => Err(Refusal::Stopping.into()),
+        seat = clients.turn(client) => seat.map_err(|reason| Refusal::Final(reason).into()),
         error = connection.closed() => Err(ConnError::Lost(words::why(&error))),
     }
 }

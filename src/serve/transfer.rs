@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::greeting::Hello;
 use crate::receive::Receiver;
-use crate::wire::{Control, Destination, HostNumber, PushNumber, VARINT_MAX, VERSION};
+use crate::wire::{Destination, HostNumber, PushNumber, PushRequest, ToSender, VARINT_MAX};
 
 /// A transfer that has begun.
 #[derive(Debug)]
@@ -28,7 +27,7 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(hello: &Hello, found: Destination, receiver: Receiver) -> Self {
+    pub(super) fn new(hello: &PushRequest, found: Destination, receiver: Receiver) -> Self {
         Self {
             name: hello.transfer.name(),
             push: hello.push,
@@ -42,8 +41,8 @@ impl Transfer {
     }
 
     /// What each of its connections is told first.
-    pub(super) fn welcome(&self) -> Control {
+    pub(super) fn welcome(&self) -> ToSender {
         let (destination, instance, kept) = (self.found, self.instance, self.kept);
-        Control::Welcome { version: VERSION, destination, instance, kept }
+        ToSender::Welcome { destination, instance, kept }
     }
 }

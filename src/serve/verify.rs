@@ -12,18 +12,19 @@ use tokio::sync::mpsc::channel;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinError, JoinSet};
 
-use super::access::{Access, Reached, Right};
+use super::access::{Access, Reached};
 use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
 use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
+use super::refusal::Refusal;
 use crate::identity::Fingerprint;
 use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, StillWanted, Wanted, look};
 use crate::store::destination::kind_at;
 use crate::store::{below, named, reason};
 use crate::wire::{
-    COMPARES_MAX, Content, Control, Destination, Subject, VERSION, Verdict, WireError,
+    Answer, COMPARES_MAX, Content, Destination, Question, Right, Subject, Verdict, WireError,
 };
 
 /// Clients that compare at the same time, at most.
@@ -66,16 +67,20 @@ impl Verifier {
     }
 
     /// Compares for a client until it has heard enough, once it is its turn. Returns how much was compared.
-    pub(super) async fn serve(&self, client: Fingerprint, asked: Asked) -> Result<u64, ConnError> {
+    pub(super) async fn serve(
+        &self,
+        client: Fingerprint,
+        asked: Asked<Vec<u8>>,
+    ) -> Result<u64, ConnError> {
         let protocol = |reason: String| ConnError::Protocol(reason);
         let (sender, queue) = channel(QUEUE);
-        let Asked { connection, answers, mut messages, version, destination } = asked;
+        let Asked { connection, answers, mut messages, request: destination } = asked;
         let mut sending = JoinSet::new();
         // Before anything is looked at, and anybody is waited for.
-        let path = destination_path(version, &destination).map_err(ConnError::Refused)?;
+        let path = destination_path(&destination).map_err(Refusal::Final)?;
         let reach = || {
             let reached = self.access.root_for(client, &path, Right::Read);
-            reached.map_err(ConnError::Refused)
+            reached.map_err(Refusal::Denied)
         };
         reach()?;
         // If this fails, so does the connection, which is noticed by who reads from it.
@@ -85,9 +90,8 @@ impl Verifier {
         // It may have been taken back meanwhile.
         let reached = reach()?;
         let name = reached.name.clone();
-        let (root, destination) = welcome(reached).await.map_err(ConnError::Refused)?;
-        let welcome = Control::Welcome { version: VERSION, destination, instance: 0, kept: false };
-        sender.send(welcome).await.map_err(lost)?;
+        let (root, destination) = welcome(reached).await.map_err(Refusal::Final)?;
+        sender.send(Answer::Welcome(destination)).await.map_err(lost)?;
 
         let mut session = Session::new(root, name, Arc::clone(&self.hashes));
         let mut compared = 0;
@@ -99,7 +103,7 @@ impl Verifier {
                     let (item, verdict) = done.map_err(|error| protocol(error.to_string()))?;
                     session.pending.remove(&item);
                     compared += 1;
-                    sender.send(Control::Compared { item, verdict }).await.map_err(lost)?;
+                    sender.send(Answer::Compared { item, verdict }).await.map_err(lost)?;
                 }
                 message = messages.next() => match message {
                     Ok(Some(message)) => session.on_message(message)?,
@@ -149,9 +153,9 @@ impl Session {
         Self { root, root_name, room, pending: HashMap::new(), tasks: JoinSet::new() }
     }
 
-    fn on_message(&mut self, message: Control) -> Result<(), ConnError> {
+    fn on_message(&mut self, message: Question) -> Result<(), ConnError> {
         match message {
-            Control::Compare { item, path, subject } => {
+            Question::Compare { item, path, subject } => {
                 let what = "number of comparisons";
                 if self.pending.len() >= COMPARES_MAX {
                     let (value, limit) = (COMPARES_MAX as u64 + 1, COMPARES_MAX as u64);
@@ -174,7 +178,7 @@ impl Session {
                 let room = self.room.clone();
                 self.tasks.spawn(async move { (item, comparison.run(room, expecting).await) });
             }
-            Control::Expect { item, hash } => {
+            Question::Expect { item, hash } => {
                 // It may have been answered meanwhile.
                 let Some(pending) = self.pending.get_mut(&item) else { return Ok(()) };
                 if hash.is_none() {
@@ -186,7 +190,6 @@ impl Session {
                     tracing::debug!(item, "needs no hash");
                 }
             }
-            other => return Err(ConnError::Protocol(format!("unexpected message {other:?}"))),
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a client wants listed, and what is there.
 //!
-//! A [`ListRequest`] is the protocol's version, a path (bytes), and 1 if what is in folders is wanted as well,
+//! A [`ListRequest`] is a path (bytes), and 1 if what is in folders is wanted as well,
 //! however deep, else 0. A [`Listed`] is a name (bytes), meta as in [`Record`](super::Record), and a kind:
 //!
 //! | kind | [`ListedKind`] | fields |
@@ -19,8 +19,6 @@ use super::{
 /// What a client wants listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListRequest {
-    /// The protocol's version.
-    pub version: u64,
     /// What to list, relative to the server's root: of a folder, what is in it. With a trailing slash it has
     /// to be one.
     pub path: Vec<u8>,
@@ -31,7 +29,7 @@ pub struct ListRequest {
 /// Something that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name in the folder that was named last by [`Control::ListFolder`](super::Control::ListFolder).
+    /// Its name in the folder that was named last by [`Answer::ListFolder`](super::Answer::ListFolder).
     pub name: Vec<u8>,
     /// Mode and time.
     pub meta: Meta,
@@ -60,14 +58,12 @@ pub enum ListedKind {
 
 impl ListRequest {
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        put_varint(out, self.version);
         put_bytes(out, &self.path);
         put_varint(out, u64::from(self.recursive));
     }
 
     pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
         Ok(Self {
-            version: get_varint(input)?,
             path: get_bytes("path", input, PATH_BYTES_MAX)?,
             recursive: within("recursive flag", get_varint(input)?, 1)? == 1,
         })
@@ -109,7 +105,7 @@ impl Listed {
 #[cfg(test)]
 pub(super) mod tests {
     use super::super::stripe::tests::meta;
-    use super::super::{Control, VARINT_MAX};
+    use super::super::{Answer, Message, VARINT_MAX};
     use super::*;
     use proptest::prelude::*;
 
@@ -131,8 +127,8 @@ pub(super) mod tests {
         let encoded = |name: &[u8]| {
             let kind = ListedKind::Symlink { target: vec![7; PATH_BYTES_MAX] };
             let mut out = Vec::new();
-            Control::Listed(Listed { name: name.to_vec(), meta, kind }).encode(&mut out);
-            Control::decode(&out)
+            Answer::Listed(Listed { name: name.to_vec(), meta, kind }).encode(&mut out);
+            Answer::decode(&out)
         };
         assert!(matches!(encoded(&[b'n'; NAME_BYTES_MAX]), Ok(Some(_))));
         for name in [b"" as &[u8], b".", b"..", b"a/b", b"/a", b"a\0"] {

@@ -4,40 +4,57 @@
 //! big-endian. `bytes` is a length followed by that many bytes. A peer is not trusted: every length and
 //! count is checked against its limit before anything is allocated.
 //!
-//! [`Control`] messages go over one bidirectional stream per connection, stripes of [`Record`]s over a
-//! unidirectional stream each, and padding in datagrams that hold nothing of meaning.
+//! A client opens a bidirectional stream for each thing that it wants, and says first what that is: a [`Request`].
+//! Then both ends say what their role there lets them say: [`ToReceiver`] and [`ToSender`] where data moves, whoever
+//! of the two is the client, and [`Question`] and [`Answer`] where none does. A transfer has such a stream on each of
+//! its connections. Stripes of [`Record`]s go over a unidirectional stream each, and padding in datagrams that hold
+//! nothing of meaning.
+//!
+//! Who refuses a request or ends a transfer closes the connection with one of the `CLOSE` codes, and says why in the
+//! reason phrase (RFC 9000, 19.19).
 
+mod close;
 mod compare;
-mod control;
 mod ids;
+mod kept;
 mod list;
+mod message;
 mod pull;
+mod query;
+mod request;
 mod stripe;
+mod to_receiver;
+mod to_sender;
 
-pub use compare::{Content, Subject, Verdict};
-pub use control::{
-    CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL,
-    CLOSE_REFUSED, CLOSE_STOPPING, Control, ControlBuffer, Destination, KEPT_MAX, Keep, KeptFile,
-    KeptPiece, Unkept, What,
+pub use close::{
+    CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_DENIED, CLOSE_DONE,
+    CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, CLOSE_UNKNOWN, CLOSE_VERSION,
 };
+pub use compare::{Content, Subject, Verdict};
 pub(crate) use ids::half;
 pub use ids::{
     FileKey, HostNumber, PushNumber, SourceBasis, SourceState, SourceVersion, TransferSecret,
 };
+pub use kept::{KEPT_MAX, KeptFile, KeptPiece};
 pub use list::{ListRequest, Listed, ListedKind};
+pub use message::{Message, MessageBuffer};
 pub use pull::{
     PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX, PullRequest, Sending, Sent, Unsendable, Wish,
 };
+pub use query::{Answer, Question};
+pub use request::{Keep, PushRequest, Request, Right};
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
     SourceId, TABLE_BYTES_MAX, is_path_safe, path_fault,
 };
+pub use to_receiver::ToReceiver;
+pub use to_sender::{Destination, ToSender, Unkept, What};
 
 use bytes::{Buf, BufMut};
 
 /// The version of everything in this module.
-pub const VERSION: u64 = 1;
-/// A control message's length at most, in bytes.
+pub const VERSION: u64 = 2;
+/// A message's length at most, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 8 << 10;
 /// A path's length at most, in bytes (`PATH_MAX` on Linux).
 pub const PATH_BYTES_MAX: usize = 4_096;
@@ -71,6 +88,19 @@ pub enum WireError {
         /// The field.
         what: &'static str,
         /// Its value.
+        value: u64,
+    },
+    /// A request of another version of the protocol.
+    #[error("this side speaks version {VERSION} of the protocol, the other side version {0}")]
+    Version(u64),
+    /// A request, or something in it, that only a later version of the program knows.
+    #[error(
+        "there is no {what} {value} in this version of the program: is the other side's newer?"
+    )]
+    Unasked {
+        /// What.
+        what: &'static str,
+        /// Its number.
         value: u64,
     },
     /// A piece that is no node of its file's hash tree.

@@ -14,8 +14,6 @@ pub const PULL_SOURCES_BYTES_MAX: usize = 3 << 10;
 /// number: all that follows goes as in a push, with the server at the sender's end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullRequest {
-    /// The protocol's version.
-    pub version: u64,
     /// A secret that the client drew at random.
     pub transfer: TransferSecret,
     /// The connection's number within the transfer.
@@ -142,7 +140,6 @@ numbers!(Sent: files, others, bytes, unsent, vanished, changed, kept_files, kept
 
 impl PullRequest {
     pub(super) fn encode(&self, body: &mut Vec<u8>) {
-        put_varint(body, self.version);
         self.transfer.encode(body);
         put_varint(body, u64::from(self.conn));
         self.pull.encode(body);
@@ -158,7 +155,6 @@ impl PullRequest {
     }
 
     pub(super) fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
-        let version = get_varint(body)?;
         let transfer = TransferSecret::decode(body)?;
         let conn = get_u32("connection", body)?;
         let (pull, host) = (PushNumber::decode(body)?, HostNumber::decode(body)?);
@@ -175,7 +171,7 @@ impl PullRequest {
             pressure: within("pressure", get_varint(body)?, 3)? as u64,
             prime_bytes: get_varint(body)?,
         };
-        Ok(Self { version, transfer, conn, pull, host, destination, found, sources, wish })
+        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish })
     }
 }
 
@@ -194,11 +190,11 @@ impl Unsendable {
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::{VARINT_MAX, VERSION};
+    use super::super::VARINT_MAX;
     use super::*;
 
-    /// Any request.
-    pub(in crate::wire) fn request() -> impl Strategy<Value = PullRequest> {
+    /// Any request to be sent something.
+    pub(in crate::wire) fn pull_request() -> impl Strategy<Value = PullRequest> {
         let name = || proptest::collection::vec(any::<u8>(), 0..40);
         let numbers = (any::<[u32; 3]>(), 0..=VARINT_MAX, 0..4_u64, 0..=VARINT_MAX);
         let wish =
@@ -208,7 +204,6 @@ pub(super) mod tests {
         let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
         (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish).prop_map(
             |([transfer, pull, host], conn, destination, found, sources, wish)| PullRequest {
-                version: VERSION,
                 transfer: TransferSecret(transfer),
                 conn,
                 pull: PushNumber(pull),

@@ -11,7 +11,9 @@ use qbulk::net::endpoint;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{ServerTrust, server_config};
 use qbulk::serve::own_names;
-use qbulk::wire::{CLOSE_REFUSED, Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION};
+use qbulk::wire::{
+    CLOSE_REFUSED, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+};
 use quinn::VarInt;
 use rustix::process::{Signal, kill_process};
 
@@ -94,14 +96,15 @@ async fn a_log_holds_nothing_as_clients_say_it_and_no_secret_of_a_transfer() {
     let has = |words: &str| fs::read_to_string(&log).unwrap().contains(words);
     eventually("it listens", || has("listening on"));
 
-    let hello = |secret: u8, destination: &str| Control::Hello {
-        version: VERSION,
-        transfer: TransferSecret([secret; 16]),
-        conn: 0,
-        destination: destination.into(),
-        push: PushNumber([0x11; 16]),
-        host: HostNumber([0; 16]),
-        keep: Keep::default(),
+    let hello = |secret: u8, destination: &str| {
+        Request::Push(PushRequest {
+            transfer: TransferSecret([secret; 16]),
+            conn: 0,
+            destination: destination.into(),
+            push: PushNumber([0x11; 16]),
+            host: HostNumber([0; 16]),
+            keep: Keep::default(),
+        })
     };
     let mut attacker = Attacker::to(&host, &host, address).await;
     attacker.say(&hello(0xab, ODD)).await;

@@ -19,9 +19,9 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, Control, Header, HostNumber, Keep, Meta, PATH_BYTES_MAX, Piece, PushNumber,
-    Record, Run, SourceBasis, SourceId, SourceState, SourceVersion, TABLE_BYTES_MAX,
-    TransferSecret, VERSION, put_varint,
+    Answer, CONTENT_BYTES_MAX, Header, HostNumber, Keep, Message, Meta, PATH_BYTES_MAX, Piece,
+    PushNumber, PushRequest, Record, Request, Run, SourceBasis, SourceId, SourceState,
+    SourceVersion, TABLE_BYTES_MAX, ToReceiver, ToSender, TransferSecret, VERSION, put_varint,
 };
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -133,7 +133,7 @@ impl Attacker {
         Self { connection, control, messages, failed, _endpoint: endpoint }
     }
 
-    pub(crate) async fn say(&mut self, message: &Control) {
+    pub(crate) async fn say(&mut self, message: &impl Message) {
         let mut bytes = Vec::new();
         message.encode(&mut bytes);
         self.control.write_all(&bytes).await.unwrap();
@@ -141,15 +141,14 @@ impl Attacker {
 
     pub(crate) async fn hello(&mut self, destination: &[u8]) {
         let destination = destination.to_vec();
-        self.say(&Control::Hello {
-            version: VERSION,
+        self.say(&Request::Push(PushRequest {
             transfer: TransferSecret(rand::random()),
             conn: 0,
             destination,
             push: PushNumber(rand::random()),
             host: HostNumber([0; 16]),
             keep: Keep::default(),
-        })
+        }))
         .await;
     }
 
@@ -162,11 +161,11 @@ impl Attacker {
     }
 
     /// What the server says next, failures aside.
-    pub(crate) async fn next(&mut self) -> Option<Control> {
+    pub(crate) async fn next(&mut self) -> Option<ToSender> {
         loop {
             let next = timeout(PATIENCE, self.messages.next()).await.expect("an answer");
             match next.unwrap_or_default() {
-                Some(Control::Failed { number, path, .. }) => {
+                Some(ToSender::Failed { number, path, .. }) => {
                     self.failed.insert(number, String::from_utf8(path).unwrap());
                 }
                 next => return next,
@@ -174,19 +173,24 @@ impl Attacker {
         }
     }
 
+    /// What the server answers next to a client that moves no data.
+    pub(crate) async fn answer(&mut self) -> Option<Answer> {
+        timeout(PATIENCE, self.messages.next()).await.expect("an answer").unwrap_or_default()
+    }
+
     pub(crate) async fn expect_welcome(&mut self) {
-        assert!(matches!(self.next().await, Some(Control::Welcome { .. })));
+        assert!(matches!(self.next().await, Some(ToSender::Welcome { .. })));
     }
 
     /// Says that these stripes were all; what the server could not write, and how many files it has.
     pub(crate) async fn finish(&mut self, stripes: u64) -> (Vec<String>, u64) {
-        self.say(&Control::Finish { stripes }).await;
+        self.say(&ToReceiver::Finish { stripes }).await;
         loop {
             match self.next().await {
-                Some(Control::Finished { files, .. }) => {
+                Some(ToSender::Finished { files, .. }) => {
                     return (std::mem::take(&mut self.failed).into_values().collect(), files);
                 }
-                Some(Control::Confirm(_)) => {}
+                Some(ToSender::Confirm(_)) => {}
                 other => panic!("{other:?}, {:?}", self.connection.close_reason()),
             }
         }
@@ -325,7 +329,7 @@ async fn a_link_of_ones_own_leads_nowhere() {
         link(5, b"up", b".."),
     ];
     attacker.send(&stripe(0, &links, b"")).await;
-    assert_eq!(attacker.next().await, Some(Control::Confirm(0)));
+    assert_eq!(attacker.next().await, Some(ToSender::Confirm(0)));
     let paths: [&[u8]; 6] =
         [b"relative/x", b"absolute/x", b"twice/x", b"relative/deep/x", b"up/x", b"up/outside/x"];
     let mut records = Vec::new();
@@ -340,7 +344,7 @@ async fn a_link_of_ones_own_leads_nowhere() {
     let failing = records.len();
     records.push(file(200, b"file", b"")); // takes the link's place
     attacker.send(&stripe(1, &records, b"")).await;
-    assert_eq!(attacker.next().await, Some(Control::Confirm(1)));
+    assert_eq!(attacker.next().await, Some(ToSender::Confirm(1)));
     // Pieces come by another way than whole files.
     let content = random(1, 2_048);
     let half = Record::Piece(piece(300, b"relative/y", 2_048, 0, &content[..1_024]));
@@ -376,15 +380,15 @@ async fn what_does_not_match_its_hash_is_not_written() {
         let mut bad = good.clone();
         bad[at] ^= 1;
         attacker.send(&bad).await;
-        assert_eq!(attacker.next().await, Some(Control::Damaged(0)), "byte {at}");
+        assert_eq!(attacker.next().await, Some(ToSender::Damaged(0)), "byte {at}");
         let names = names(&scene.host.root(""));
         assert!(names.iter().all(|name| name.ends_with(".journal")), "{names:?}");
     }
     attacker.send(&good).await;
-    assert_eq!(attacker.next().await, Some(Control::Confirm(0)));
+    assert_eq!(attacker.next().await, Some(ToSender::Confirm(0)));
     // It is known by now: nothing else is taken under its number.
     attacker.send(&stripe(0, &[file(1, b"file", b"another")], b"another")).await;
-    assert_eq!(attacker.next().await, Some(Control::Confirm(0)));
+    assert_eq!(attacker.next().await, Some(ToSender::Confirm(0)));
     assert_eq!(attacker.finish(1).await, (vec![], 1));
     assert_eq!(fs::read(scene.host.root("file")).unwrap(), b"content");
     drop(attacker);
@@ -464,7 +468,7 @@ async fn pieces_that_do_not_fit_together_end_the_transfer() {
         let mut attacker = scene.attacker(b"").await;
         let first = stripe(0, &[part(b"file", 4_096, 0, 2_048)], &content[..2_048]);
         attacker.send(&first).await;
-        assert_eq!(attacker.next().await, Some(Control::Confirm(0)));
+        assert_eq!(attacker.next().await, Some(ToSender::Confirm(0)));
         let Record::Piece(at) = &second else { unreachable!() };
         let start = at.offset as usize;
         let second = stripe(1, &[second], &content[start..start + len]);
@@ -494,41 +498,35 @@ async fn sizes_beyond_all_disks_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
-    let hello = Control::Hello {
-        version: VERSION,
+    let hello = Request::Push(PushRequest {
         transfer: TransferSecret([1; 16]),
         conn: 0,
         destination: vec![],
         push: PushNumber([1; 16]),
         host: HostNumber([0; 16]),
         keep: Keep::default(),
-    };
-    let future = Control::Hello {
-        version: VERSION + 1,
-        transfer: TransferSecret([2; 16]),
-        conn: 0,
-        destination: vec![],
-        push: PushNumber([2; 16]),
-        host: HostNumber([0; 16]),
-        keep: Keep::default(),
-    };
+    });
+    let future = [2, VERSION as u8 + 1, 77].to_vec();
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
-    let encode = |messages: &[&Control]| {
-        let mut out = Vec::new();
-        for message in messages {
-            message.encode(&mut out);
-        }
+    let mut begun = Vec::new();
+    hello.encode(&mut begun);
+    let and = |message: &dyn Fn(&mut Vec<u8>)| {
+        let mut out = begun.clone();
+        message(&mut out);
         out
     };
+    let mut finish = Vec::new();
+    ToReceiver::Finish { stripes: 1 }.encode(&mut finish);
     for (bytes, words) in [
         (huge, "limit"),
-        (vec![3, 99, 0, 0], "unknown message type"),
-        (encode(&[&Control::Finish { stripes: 1 }]), "not a hello"),
-        (encode(&[&future]), "version"),
-        (encode(&[&hello, &hello]), "unexpected message"),
-        (encode(&[&hello, &Control::Confirm(0)]), "unexpected message"),
-        (encode(&[&hello, &Control::Drop(0)]), "unexpected message"),
+        (finish, "version"),
+        (vec![2, VERSION as u8, 63], "there is no request 63"),
+        (future, "version"),
+        (and(&|out| hello.encode(out)), "unknown message type"),
+        (and(&|out| ToSender::Confirm(0).encode(out)), "unknown message type"),
+        (and(&|out| ToReceiver::Drop(0).encode(out)), "unexpected message"),
+        (and(&|out| ToReceiver::Wanted { lines: 9 }.encode(out)), "unexpected message"),
     ] {
         let mut attacker = Attacker::connect(&scene.host, &scene.serve).await;
         attacker.control.write_all(&bytes).await.unwrap();
@@ -542,22 +540,21 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
 async fn a_transfer_belongs_to_the_client_that_began_it() {
     let (host, other) = (Host::new(), Host::new());
     let serve = Serve::with(&host, &["--authorize", &other.id()]);
-    let hello = Control::Hello {
-        version: VERSION,
+    let hello = Request::Push(PushRequest {
         transfer: TransferSecret([7; 16]),
         conn: 0,
         destination: vec![],
         push: PushNumber([7; 16]),
         host: HostNumber([0; 16]),
         keep: Keep::default(),
-    };
+    });
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;
     owner.expect_welcome().await;
     let content = random(1, 2_048);
     let half = Record::Piece(piece(1, b"file", 2_048, 0, &content[..1_024]));
     owner.send(&stripe(0, &[half], &content[..1_024])).await;
-    assert_eq!(owner.next().await, Some(Control::Confirm(0)));
+    assert_eq!(owner.next().await, Some(ToSender::Confirm(0)));
 
     let mut thief = Attacker::with_key_of(&other, &host, &serve).await;
     thief.say(&hello).await;

@@ -19,7 +19,10 @@ use qbulk::net::control::ControlReader;
 use qbulk::net::endpoint;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{ServerTrust, server_config};
-use qbulk::wire::{Control, Destination, ListRequest, Listed, ListedKind, Meta, VERSION};
+use qbulk::wire::{
+    Answer, Content, Destination, ListRequest, Listed, ListedKind, Message, Meta, Request, VERSION,
+    Verdict,
+};
 use quinn::{SendStream, TransportConfig, VarInt};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Signal, kill_process};
@@ -259,12 +262,12 @@ async fn reluctant(host: &Host, serve: &Serve, path: &str) -> Attacker {
     };
     let mut attacker = Attacker::with(host, host, serve, little).await;
     attacker.say(&request(path)).await;
-    attacker.expect_welcome().await;
+    assert_eq!(attacker.answer().await, Some(Answer::Welcome(Destination::Folder)));
     attacker
 }
 
-fn request(path: &str) -> Control {
-    Control::List(ListRequest { version: VERSION, path: path.into(), recursive: true })
+fn request(path: &str) -> Request {
+    Request::List(ListRequest { path: path.into(), recursive: true })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -306,9 +309,9 @@ async fn a_large_folder_is_listed_whole_and_who_does_not_read_costs_little_and_w
     ls(&host, &[&url]).assert_failed(3, "is being stopped");
     let mut listed = 0;
     loop {
-        match last.next().await {
-            Some(Control::Listed(_)) => listed += 1,
-            Some(Control::ListEnd) => break,
+        match last.answer().await {
+            Some(Answer::Listed(_)) => listed += 1,
+            Some(Answer::ListEnd) => break,
             other => panic!("{other:?}, {:?}", last.connection.close_reason()),
         }
     }
@@ -328,13 +331,12 @@ async fn clients_that_do_not_keep_to_the_protocol_are_cut_off() {
         attacker.expect_closed("is not allowed").await;
     }
     let mut old = Attacker::connect(&host, &serve).await;
-    let (path, recursive) = (vec![], false);
-    old.say(&Control::List(ListRequest { version: VERSION + 1, path, recursive })).await;
+    old.control.write_all(&[2, VERSION as u8 + 1, 4]).await.unwrap();
     old.expect_closed("version").await;
     crowd(&host.root("crowd"), 1_000);
     let mut twice = reluctant(&host, &serve, "crowd").await;
     twice.say(&request("")).await;
-    twice.expect_closed("unexpected message").await;
+    twice.expect_closed("unknown message type").await;
     let ran = ls(&host, &[&serve.url("file")]);
     assert_eq!(paths(&ran), [b"file"], "{ran:?}");
     assert_eq!(serve.stop(), Some(0));
@@ -357,7 +359,7 @@ fn liar(host: &Host, says: Vec<Vec<u8>>, is_endless: bool) -> (String, Arc<Atomi
             // One that only looks at the key asks for nothing.
             let Ok((answers, messages)) = connection.accept_bi().await else { continue };
             let asked = ControlReader::new(messages).next().await;
-            assert!(matches!(asked, Ok(Some(Control::List(_)))), "{asked:?}");
+            assert!(matches!(asked, Ok(Some(Request::List(_)))), "{asked:?}");
             lie(answers, &says, is_endless, &counted).await;
             connection.closed().await;
         }
@@ -376,7 +378,7 @@ async fn lie(mut answers: SendStream, says: &[Vec<u8>], is_endless: bool, taken:
     answers.finish().ok();
 }
 
-fn encoded(messages: &[Control]) -> Vec<u8> {
+fn encoded(messages: &[Answer]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for message in messages {
         message.encode(&mut bytes);
@@ -384,33 +386,32 @@ fn encoded(messages: &[Control]) -> Vec<u8> {
     bytes
 }
 
-fn welcome() -> Control {
-    let destination = Destination::Folder;
-    Control::Welcome { version: VERSION, destination, instance: 0, kept: false }
+fn welcome() -> Answer {
+    Answer::Welcome(Destination::Folder)
 }
 
-fn listed(name: &[u8]) -> Control {
+fn listed(name: &[u8]) -> Answer {
     let meta = Meta { mode: u32::MAX, mtime_s: i64::MIN, mtime_ns: 0 };
-    Control::Listed(Listed {
-        name: name.to_vec(),
-        meta,
-        kind: ListedKind::File { bytes: u64::MAX },
-    })
+    Answer::Listed(Listed { name: name.to_vec(), meta, kind: ListedKind::File { bytes: u64::MAX } })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_server_that_lists_nonsense_is_believed_nothing() {
     let host = Host::new();
     host.id();
-    let says = |messages: &[Control]| encoded(&[&[welcome()], messages].concat());
+    let says = |messages: &[Answer]| encoded(&[&[welcome()], messages].concat());
     let unsafe_name = says(&[listed(b"..")]);
     for (bytes, code, words) in [
         (says(&[listed(b"a/b")]), 5, "the path"),
         (unsafe_name, 5, "the path"),
-        (says(&[Control::ListFolder(b"not/asked".to_vec())]), 5, "broke the protocol"),
+        (says(&[Answer::ListFolder(b"not/asked".to_vec())]), 5, "broke the protocol"),
         (says(&[welcome()]), 5, "broke the protocol"),
         (encoded(&[listed(b"a")]), 5, "broke the protocol"),
-        (says(&[Control::Finish { stripes: 0 }]), 5, "broke the protocol"),
+        (
+            says(&[Answer::Compared { item: 0, verdict: Verdict::of(Content::Same) }]),
+            5,
+            "broke the protocol",
+        ),
         ([says(&[listed(b"a")]), vec![0xff; 100]].concat(), 5, "above the limit"),
     ] {
         let (url, _) = liar(&host, vec![bytes], false);
@@ -418,7 +419,7 @@ async fn a_server_that_lists_nonsense_is_believed_nothing() {
         ran.assert_failed(code, words);
     }
     // What can be anything is shown as it is said.
-    let (url, _) = liar(&host, vec![says(&[listed(b"odd"), Control::ListEnd])], false);
+    let (url, _) = liar(&host, vec![says(&[listed(b"odd"), Answer::ListEnd])], false);
     let ran = run(host.qbulk().args(["ls", &url]));
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.stdout.starts_with("-rwsrwsrwt ") && ran.stdout.ends_with(" odd\n"), "{ran:?}");

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use qbulk::wire::{Control, HostNumber, Keep, PushNumber, TransferSecret, VERSION};
+use qbulk::wire::{HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
 use tokio::runtime::Runtime;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, unfinished};
@@ -14,15 +14,14 @@ use crate::scene::MIB;
 /// The same push of the same client, at one of its hosts.
 async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
     let mut run = Attacker::connect(host, serve).await;
-    run.say(&Control::Hello {
-        version: VERSION,
+    run.say(&Request::Push(PushRequest {
         transfer: TransferSecret(rand::random()),
         conn: 0,
         destination: vec![],
         push: PushNumber([1; 16]),
         host: HostNumber([place; 16]),
         keep: Keep::default(),
-    })
+    }))
     .await;
     run.expect_welcome().await;
     run

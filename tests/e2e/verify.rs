@@ -9,7 +9,10 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
-use qbulk::wire::{COMPARES_MAX, Content, Control, Meta, Subject, VERSION};
+use qbulk::wire::{
+    Answer, COMPARES_MAX, Content, Destination, Meta, Question, Request, Subject, ToReceiver,
+    VERSION,
+};
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Signal, kill_process};
 
@@ -229,8 +232,8 @@ fn many_small_files_need_no_round_trip_each() {
 /// A client that compares, and may not keep to the protocol.
 async fn attacker(host: &Host, serve: &Serve) -> Attacker {
     let mut attacker = Attacker::connect(host, serve).await;
-    attacker.say(&Control::Verify { version: VERSION, destination: vec![] }).await;
-    attacker.expect_welcome().await;
+    attacker.say(&Request::Verify { destination: vec![] }).await;
+    assert_eq!(attacker.answer().await, Some(Answer::Welcome(Destination::Folder)));
     attacker
 }
 
@@ -275,8 +278,8 @@ fn file(bytes: u64) -> Subject {
     Subject::File { bytes, meta: Meta { mode: 0, mtime_s: 0, mtime_ns: 0 } }
 }
 
-fn compare(item: u64, path: &[u8], subject: Subject) -> Control {
-    Control::Compare { item, path: path.to_vec(), subject }
+fn compare(item: u64, path: &[u8], subject: Subject) -> Question {
+    Question::Compare { item, path: path.to_vec(), subject }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -310,9 +313,9 @@ async fn nothing_outside_of_the_root_and_no_unknown_content_can_be_compared() {
     {
         let item = item as u64;
         attacker.say(&compare(item, path.as_bytes(), file(bytes))).await;
-        attacker.say(&Control::Expect { item, hash }).await;
-        match attacker.next().await {
-            Some(Control::Compared { item: answered, verdict }) => {
+        attacker.say(&Question::Expect { item, hash }).await;
+        match attacker.answer().await {
+            Some(Answer::Compared { item: answered, verdict }) => {
                 assert_eq!((answered, verdict.content), (item, content), "{path}, {bytes} bytes");
             }
             other => panic!("{path}: {other:?}, {:?}", attacker.connection.close_reason()),
@@ -342,12 +345,12 @@ async fn clients_that_do_not_keep_to_the_protocol_are_cut_off() {
     twice.expect_closed("compared twice").await;
 
     let mut mixed = attacker(&host, &serve).await;
-    mixed.say(&Control::Finish { stripes: 0 }).await;
-    mixed.expect_closed("unexpected message").await;
+    mixed.say(&ToReceiver::Finish { stripes: 0 }).await;
+    mixed.expect_closed("unknown message type").await;
 
     for path in [&b".."[..], b"../x", b"/etc", b"a\0b"] {
         let mut attacker = Attacker::connect(&host, &serve).await;
-        attacker.say(&Control::Verify { version: VERSION, destination: path.to_vec() }).await;
+        attacker.say(&Request::Verify { destination: path.to_vec() }).await;
         attacker.expect_closed("is not allowed").await;
         let mut attacker = self::attacker(&host, &serve).await;
         attacker.say(&compare(1, path, Subject::Folder)).await;
@@ -355,9 +358,9 @@ async fn clients_that_do_not_keep_to_the_protocol_are_cut_off() {
     }
     let mut early = Attacker::connect(&host, &serve).await;
     early.say(&one(1)).await;
-    early.expect_closed("not a hello").await;
+    early.expect_closed("version").await;
     let mut old = Attacker::connect(&host, &serve).await;
-    old.say(&Control::Verify { version: VERSION + 1, destination: vec![] }).await;
+    old.control.write_all(&[2, VERSION as u8 + 1, 3]).await.unwrap();
     old.expect_closed("version").await;
 
     fs::write(host.src("file"), b"1").unwrap();
@@ -378,7 +381,7 @@ async fn a_server_that_is_stopped_lets_a_comparison_end_and_takes_no_other() {
     verify(&host, &host.src("file"), &serve.url(""))
         .assert_failed(3, "is being stopped, and takes no new transfers");
     client.say(&compare(1, b"nothing", Subject::Folder)).await;
-    assert!(matches!(client.next().await, Some(Control::Compared { item: 1, .. })));
+    assert!(matches!(client.answer().await, Some(Answer::Compared { item: 1, .. })));
     drop(client);
     assert_eq!(serve.child.wait().unwrap().code(), Some(0));
 }

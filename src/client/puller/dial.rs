@@ -15,17 +15,17 @@ use crate::net::control::ControlReader;
 use crate::net::line::LineError;
 use crate::net::path::any_local;
 use crate::net::route::{Route, Siblings};
-use crate::receive::{Inflow, Left, Receiver};
+use crate::receive::{Inflow, Left, News, Receiver};
 use crate::traffic::ConnId;
-use crate::wire::{CLOSE_PROTOCOL, Control, PullRequest, TransferSecret, VERSION, Wish};
+use crate::wire::{CLOSE_PROTOCOL, Message, PullRequest, Request, ToSender, TransferSecret, Wish};
 
 /// What each line of an attempt is dialled with.
 pub(super) struct Dial {
     pub(super) route: Arc<Route>,
     pub(super) request: PullRequest,
-    pub(super) welcome: Control,
+    pub(super) welcome: ToSender,
     pub(super) receiver: Arc<Receiver>,
-    pub(super) news: Sender<Control>,
+    pub(super) news: Sender<News>,
     pub(super) events: Sender<Event>,
 }
 
@@ -44,7 +44,7 @@ impl Dial {
         let (mut control_out, control_in) = connection.open_bi().await?;
         let mut introduction = Vec::new();
         let request = PullRequest { conn, ..self.request.clone() };
-        Control::Pull(Box::new(request)).encode(&mut introduction);
+        Request::Pull(Box::new(request)).encode(&mut introduction);
         self.welcome.encode(&mut introduction);
         if control_out.write_all(&introduction).await.is_err() {
             return Err(connection.closed().await.into());
@@ -83,7 +83,6 @@ pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Pla
         (Algorithm::Model, Aggressiveness::Max) => 3,
     };
     PullRequest {
-        version: VERSION,
         transfer,
         conn: 0,
         pull: place.number,

@@ -38,7 +38,7 @@ impl Puller {
         let outcome = self.dial.receiver.outcome().cloned();
         if let Some(outcome) = &outcome {
             for failed in &outcome.failures {
-                self.fail_here(failed.number, &failed.path, failed.reason.as_bytes());
+                self.fail_here(failed.clone());
             }
         }
         let mut connections = std::mem::take(&mut self.gone);

@@ -1,37 +1,66 @@
 //! The wire: what a peer may send.
 
+use std::fmt::Debug;
+
 use qbulk::hashtree::{FILE_BYTES_MAX, HashTree};
 use qbulk::wire::{
-    CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Control, ControlBuffer, Header, KEPT_MAX, PATH_BYTES_MAX,
-    Piece, RUNS_MAX, Record, TABLE_BYTES_MAX, TEXT_BYTES_MAX, WireError, is_path_safe,
+    Answer, CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Header, KEPT_MAX, Message, MessageBuffer,
+    PATH_BYTES_MAX, PULL_SOURCES_MAX, Piece, Question, RUNS_MAX, Record, Request, TABLE_BYTES_MAX,
+    TEXT_BYTES_MAX, ToReceiver, ToSender, WireError, is_path_safe,
 };
 
-/// A control stream says the same however it is cut, what it says keeps its limits, and what is sent on
-/// is understood as the same.
+/// A stream says the same however it is cut, what it says keeps its limits, and what is sent on is understood as the
+/// same, whatever role it is read in.
 pub fn control(data: &[u8]) {
     let Some((&cut, stream)) = data.split_first() else { return };
-    let (messages, end) = read(stream, CONTROL_BYTES_MAX);
-    assert_eq!(read(stream, usize::from(cut).max(1)), (messages.clone(), end));
-    for message in messages {
-        match &message {
-            Control::Hello { destination, .. } => assert!(destination.len() <= PATH_BYTES_MAX),
-            Control::Failed { path, message, .. } => {
-                assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
-            }
-            Control::KeptFiles(files) => assert!(files.len() <= KEPT_MAX),
-            Control::KeptPieces { pieces, .. } => assert!(pieces.len() <= KEPT_MAX),
-            _ => {}
+    let cut = usize::from(cut).max(1);
+    says::<Request>(stream, cut, |request| match request {
+        Request::Push(push) => assert!(push.destination.len() <= PATH_BYTES_MAX),
+        Request::Pull(pull) => assert!(pull.sources.len() <= PULL_SOURCES_MAX),
+        Request::Verify { destination } => assert!(destination.len() <= PATH_BYTES_MAX),
+        Request::List(list) => assert!(list.path.len() <= PATH_BYTES_MAX),
+    });
+    says::<ToSender>(stream, cut, |message| match message {
+        ToSender::Failed { path, message, .. } => {
+            assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
         }
+        ToSender::KeptFiles(files) => assert!(files.len() <= KEPT_MAX),
+        ToSender::KeptPieces { pieces, .. } => assert!(pieces.len() <= KEPT_MAX),
+        _ => {}
+    });
+    says::<ToReceiver>(stream, cut, |message| {
+        if let ToReceiver::Unsent { path, message, .. } = message {
+            assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
+        }
+    });
+    says::<Question>(stream, cut, |question| {
+        if let Question::Compare { path, .. } = question {
+            assert!(is_path_safe(path));
+        }
+    });
+    says::<Answer>(stream, cut, |answer| match answer {
+        Answer::Listed(listed) => assert!(is_path_safe(&listed.name)),
+        Answer::ListFolder(path) => assert!(path.is_empty() || is_path_safe(path)),
+        _ => {}
+    });
+}
+
+fn says<M: Message + PartialEq + Debug>(stream: &[u8], cut: usize, check: impl Fn(&M)) {
+    let (messages, end) = read::<M>(stream, CONTROL_BYTES_MAX);
+    let (same, same_end) = read::<M>(stream, cut);
+    assert_eq!((&messages, end), (&same, same_end));
+    for message in messages {
+        check(&message);
         let mut out = Vec::new();
         message.encode(&mut out);
         assert!(out.len() <= CONTROL_BYTES_MAX + 2);
-        assert_eq!(Control::decode(&out), Ok(Some((message, out.len()))));
+        assert_eq!(M::decode(&out), Ok(Some((message, out.len()))));
     }
 }
 
 /// The messages of a stream that comes in chunks, and what ended them.
-fn read(stream: &[u8], chunk_bytes: usize) -> (Vec<Control>, Option<WireError>) {
-    let mut buffer = ControlBuffer::default();
+fn read<M: Message>(stream: &[u8], chunk_bytes: usize) -> (Vec<M>, Option<WireError>) {
+    let mut buffer = MessageBuffer::default();
     let mut messages = Vec::new();
     for chunk in stream.chunks(chunk_bytes) {
         buffer.push(chunk);

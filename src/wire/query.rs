@@ -1,0 +1,220 @@
+//! What is asked and answered where no data moves: after a request to verify or to list.
+//!
+//! | type | message | fields |
+//! |---|---|---|
+//! | 48 | [`Question::Compare`] | item, path (bytes), [`Subject`] |
+//! | 49 | [`Question::Expect`] | item, hash (32 bytes, or none) |
+//! | 56 | [`Answer::Welcome`] | destination (0 missing, 1 file, 2 folder) |
+//! | 57 | [`Answer::Waiting`] | message (bytes) |
+//! | 58 | [`Answer::Compared`] | item, [`Verdict`] |
+//! | 59 | [`Answer::ListFolder`] | path (bytes) |
+//! | 60 | [`Answer::Listed`] | [`Listed`] |
+//! | 61 | [`Answer::Unlisted`] | path (bytes), message (bytes) |
+//! | 62 | [`Answer::ListEnd`] | |
+//!
+//! Both requests are answered by a welcome, which says what is at the path; it may be long in coming: then the
+//! server says once that the client waits for its turn.
+//!
+//! After a request to verify, each compare is answered by one compared, in any order; that of a file may wait for
+//! its expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
+//!
+//! A request to list is answered by one listed for each thing that is there, if anything is, and a list end. The
+//! client says nothing more.
+
+use bytes::BufMut;
+
+use super::message::Message;
+use super::stripe::get_path;
+use super::{
+    Destination, Listed, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array, get_bytes,
+    get_varint, put_all, put_bytes, put_varint,
+};
+
+/// A message of a client that compares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Compare this with what is there. The server begins to hash a file of this size.
+    Compare {
+        /// Its number, not that of another one that is unanswered.
+        item: u64,
+        /// Its path below the root.
+        path: Vec<u8>,
+        /// What should be there.
+        subject: Subject,
+    },
+    /// The hash that a file should have.
+    Expect {
+        /// Its number.
+        item: u64,
+        /// Its BLAKE3 hash; `None` if it is not known: then no hash is the same.
+        hash: Option<[u8; 32]>,
+    },
+}
+
+/// A message of a server that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Go ahead; this is what is there.
+    Welcome(Destination),
+    /// It has taken on as much as it can, and this client waits for its turn. A welcome follows.
+    Waiting {
+        /// What there is so much of, for a person.
+        message: Vec<u8>,
+    },
+    /// How something compares.
+    Compared {
+        /// Its number.
+        item: u64,
+        /// The outcome.
+        verdict: Verdict,
+    },
+    /// What is listed from here on is in this folder, relative to the path that is listed; at first it is in that
+    /// itself.
+    ListFolder(Vec<u8>),
+    /// Something that is there.
+    Listed(Listed),
+    /// Something cannot be looked at, or not be looked into; all else is listed.
+    Unlisted {
+        /// Its path, relative to the one that is listed.
+        path: Vec<u8>,
+        /// Why, for a person.
+        message: Vec<u8>,
+    },
+    /// That was all.
+    ListEnd,
+}
+
+impl Message for Question {
+    fn put(&self, body: &mut Vec<u8>) {
+        match self {
+            Self::Compare { item, path, subject } => {
+                put_all(body, &[48, *item]);
+                put_bytes(body, path);
+                subject.encode(body);
+            }
+            Self::Expect { item, hash } => {
+                put_all(body, &[49, *item]);
+                body.put_slice(hash.as_ref().map_or(&[], |hash| hash));
+            }
+        }
+    }
+
+    fn get(body: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(match get_varint(body)? {
+            48 => Self::Compare {
+                item: get_varint(body)?,
+                path: get_path(body, false)?,
+                subject: Subject::decode(body)?,
+            },
+            49 => Self::Expect {
+                item: get_varint(body)?,
+                hash: if body.is_empty() { None } else { Some(get_array(body)?) },
+            },
+            value => return Err(WireError::Unknown { what: "message type", value }),
+        })
+    }
+}
+
+impl Message for Answer {
+    fn put(&self, body: &mut Vec<u8>) {
+        match self {
+            Self::Welcome(destination) => put_all(body, &[56, *destination as u64]),
+            Self::Waiting { message } => {
+                put_varint(body, 57);
+                put_bytes(body, message);
+            }
+            Self::Compared { item, verdict } => {
+                put_all(body, &[58, *item]);
+                verdict.encode(body);
+            }
+            Self::ListFolder(path) => {
+                put_varint(body, 59);
+                put_bytes(body, path);
+            }
+            Self::Listed(listed) => {
+                put_varint(body, 60);
+                listed.encode(body);
+            }
+            Self::Unlisted { path, message } => {
+                put_varint(body, 61);
+                put_bytes(body, path);
+                put_bytes(body, message);
+            }
+            Self::ListEnd => put_varint(body, 62),
+        }
+    }
+
+    fn get(body: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(match get_varint(body)? {
+            56 => Self::Welcome(Destination::of_number(get_varint(body)?)?),
+            57 => Self::Waiting { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
+            58 => Self::Compared { item: get_varint(body)?, verdict: Verdict::decode(body)? },
+            59 => Self::ListFolder(get_path(body, true)?),
+            60 => Self::Listed(Listed::decode(body)?),
+            61 => Self::Unlisted {
+                path: get_path(body, true)?,
+                message: get_bytes("message", body, TEXT_BYTES_MAX)?,
+            },
+            62 => Self::ListEnd,
+            value => return Err(WireError::Unknown { what: "message type", value }),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::VARINT_MAX;
+    use super::super::compare::tests::{subject, verdict};
+    use super::super::list::tests::listed;
+    use super::super::message::tests::survives;
+    use super::super::stripe::tests::path;
+    use super::*;
+
+    fn question() -> impl Strategy<Value = Question> {
+        let number = || 0..=VARINT_MAX;
+        prop_oneof![
+            (number(), path(), subject()).prop_map(|(item, path, subject)| Question::Compare {
+                item,
+                path,
+                subject
+            }),
+            (number(), any::<Option<[u8; 32]>>())
+                .prop_map(|(item, hash)| Question::Expect { item, hash }),
+        ]
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        let text = || proptest::collection::vec(any::<u8>(), 0..300);
+        prop_oneof![
+            Just(Answer::Welcome(Destination::Missing)),
+            text().prop_map(|message| Answer::Waiting { message }),
+            (0..=VARINT_MAX, verdict())
+                .prop_map(|(item, verdict)| Answer::Compared { item, verdict }),
+            path().prop_map(Answer::ListFolder),
+            Just(Answer::ListFolder(vec![])),
+            listed().prop_map(Answer::Listed),
+            (path(), text()).prop_map(|(path, message)| Answer::Unlisted { path, message }),
+            Just(Answer::ListEnd),
+        ]
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_not_compared() {
+        for path in [b"" as &[u8], b"../x", b"a/../x", b"/etc/passwd", b"a//b", b"a\0b"] {
+            let mut out = Vec::new();
+            let subject = Subject::Folder;
+            Question::Compare { item: 1, path: path.to_vec(), subject }.encode(&mut out);
+            assert!(matches!(Question::decode(&out), Err(WireError::UnsafePath(_))), "{path:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(question in question(), answer in answer()) {
+            survives(&question);
+            survives(&answer);
+        }
+    }
+}

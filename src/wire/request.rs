@@ -1,0 +1,231 @@
+//! What a client says first on each bidirectional stream that it opens: what the stream is for.
+//!
+//! The first field is the version, so that it can be told whatever follows; then a type and its fields, and at the
+//! end a list of options: a count, and for each its number and its value (bytes). A server refuses what it does not
+//! know, the version ([`CLOSE_VERSION`](super::CLOSE_VERSION)), the type and every option
+//! ([`CLOSE_UNKNOWN`](super::CLOSE_UNKNOWN)): nothing that was asked for is passed over in silence.
+//!
+//! | type | request | fields | needs |
+//! |---|---|---|---|
+//! | 1 | [`Request::Push`] | transfer (16 bytes), connection, destination (bytes), run (16 bytes), host (16 bytes), [`Keep`] | write |
+//! | 2 | [`Request::Pull`] | transfer (16 bytes), connection, run (16 bytes), host (16 bytes), destination (bytes), found (as in a welcome), count, for each source: path (bytes), [`Wish`](super::Wish): N, M, most M, rate, pressure, padding | read |
+//! | 3 | [`Request::Verify`] | destination (bytes) | read |
+//! | 4 | [`Request::List`] | path (bytes), recursive (0, 1) | read |
+//!
+//! No option is defined in this version.
+
+use super::message::Message;
+use super::stripe::limit;
+use super::{
+    HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber, TransferSecret, VERSION,
+    WireError, get_bytes, get_u32, get_varint, put_bytes, put_varint,
+};
+
+/// What a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// To look at what is there.
+    Read,
+    /// To put something there. Where that is allowed only for what is new, nothing else is done.
+    Write,
+}
+
+/// What a client wants of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To send something there. The client says [`ToReceiver`](super::ToReceiver), the server
+    /// [`ToSender`](super::ToSender).
+    Push(PushRequest),
+    /// To be sent something: the other way round.
+    Pull(Box<PullRequest>),
+    /// To compare what is there with what it has. It asks [`Question`](super::Question)s, and hears
+    /// [`Answer`](super::Answer)s.
+    Verify {
+        /// Where to look, relative to the server's root.
+        destination: Vec<u8>,
+    },
+    /// To know what is there. It asks no more, and hears [`Answer`](super::Answer)s.
+    List(ListRequest),
+}
+
+/// What a client that pushes says on each connection of the transfer: the first one begins it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRequest {
+    /// A secret that the client drew at random.
+    pub transfer: TransferSecret,
+    /// The connection's number within the transfer.
+    pub conn: u32,
+    /// Where to write, relative to the server's root.
+    pub destination: Vec<u8>,
+    /// Which push it is: the same sources to the same destination, run again, have the same number.
+    /// Others of the same client may have it as well, and go on with what it has left.
+    pub push: PushNumber,
+    /// Where the client runs: another run of the same push is ended at once if it is of the same
+    /// host, and otherwise only if it gives no sign of life.
+    pub host: HostNumber,
+    /// What of metadata is to be kept.
+    pub keep: Keep,
+}
+
+/// What of metadata is to be kept at the receiver: a sum of 1 if modes are not, 2 if times are not, and 4 if those
+/// of folders are not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// Permission bits. Without, what is new gets what the receiver's mask leaves of them, and what
+    /// replaces something has its.
+    pub modes: bool,
+    /// Modification times.
+    pub times: bool,
+    /// Those of folders, where times are kept at all.
+    pub folder_times: bool,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { modes: true, times: true, folder_times: true }
+    }
+}
+
+impl Keep {
+    fn number(self) -> u64 {
+        let lacks = [!self.modes, !self.times, !self.folder_times];
+        lacks.into_iter().zip([1, 2, 4]).map(|(lacks, bit)| u64::from(lacks) * bit).sum()
+    }
+
+    fn of_number(number: u64) -> Self {
+        let keeps = |bit| number & bit == 0;
+        Self { modes: keeps(1), times: keeps(2), folder_times: keeps(4) }
+    }
+}
+
+impl Request {
+    /// What the client's key must allow.
+    pub fn right(&self) -> Right {
+        match self {
+            Self::Push(_) => Right::Write,
+            Self::Pull(_) | Self::Verify { .. } | Self::List(_) => Right::Read,
+        }
+    }
+}
+
+impl Message for Request {
+    fn put(&self, body: &mut Vec<u8>) {
+        put_varint(body, VERSION);
+        match self {
+            Self::Push(request) => {
+                put_varint(body, 1);
+                request.encode(body);
+            }
+            Self::Pull(request) => {
+                put_varint(body, 2);
+                request.encode(body);
+            }
+            Self::Verify { destination } => {
+                put_varint(body, 3);
+                put_bytes(body, destination);
+            }
+            Self::List(request) => {
+                put_varint(body, 4);
+                request.encode(body);
+            }
+        }
+        put_varint(body, 0);
+    }
+
+    fn get(body: &mut &[u8]) -> Result<Self, WireError> {
+        let version = get_varint(body)?;
+        if version != VERSION {
+            *body = &[];
+            return Err(WireError::Version(version));
+        }
+        let request = match get_varint(body)? {
+            1 => Self::Push(PushRequest::decode(body)?),
+            2 => Self::Pull(Box::new(PullRequest::decode(body)?)),
+            3 => Self::Verify { destination: get_bytes("path", body, PATH_BYTES_MAX)? },
+            4 => Self::List(ListRequest::decode(body)?),
+            value => return Err(WireError::Unasked { what: "request", value }),
+        };
+        if get_varint(body)? > 0 {
+            return Err(WireError::Unasked { what: "option", value: get_varint(body)? });
+        }
+        Ok(request)
+    }
+}
+
+impl PushRequest {
+    fn encode(&self, body: &mut Vec<u8>) {
+        self.transfer.encode(body);
+        put_varint(body, u64::from(self.conn));
+        put_bytes(body, &self.destination);
+        self.push.encode(body);
+        self.host.encode(body);
+        put_varint(body, self.keep.number());
+    }
+
+    fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(Self {
+            transfer: TransferSecret::decode(body)?,
+            conn: get_u32("connection", body)?,
+            destination: get_bytes("path", body, PATH_BYTES_MAX)?,
+            push: PushNumber::decode(body)?,
+            host: HostNumber::decode(body)?,
+            keep: Keep::of_number(limit("what to keep", get_varint(body)?, 7)?),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::message::tests::survives;
+    use super::super::pull::tests::pull_request;
+    use super::*;
+
+    fn request() -> impl Strategy<Value = Request> {
+        let text = proptest::collection::vec(any::<u8>(), 0..300);
+        prop_oneof![
+            (any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone(), 0..8_u64).prop_map(
+                |([transfer, push, host], conn, destination, keep)| {
+                    Request::Push(PushRequest {
+                        transfer: TransferSecret(transfer),
+                        conn,
+                        destination,
+                        push: PushNumber(push),
+                        host: HostNumber(host),
+                        keep: Keep::of_number(keep),
+                    })
+                }
+            ),
+            pull_request().prop_map(|request| Request::Pull(Box::new(request))),
+            text.clone().prop_map(|destination| Request::Verify { destination }),
+            (text, any::<bool>())
+                .prop_map(|(path, recursive)| Request::List(ListRequest { path, recursive })),
+        ]
+    }
+
+    /// A request for nothing but its version, type and options.
+    fn decode(body: &[u8]) -> Result<Option<(Request, usize)>, WireError> {
+        let mut out = Vec::new();
+        put_bytes(&mut out, body);
+        Request::decode(&out)
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_apart_from_what_is_broken() {
+        let unknown = |what, value| Err(WireError::Unasked { what, value });
+        assert_eq!(decode(&[VERSION as u8 + 1, 77]), Err(WireError::Version(VERSION + 1)));
+        assert_eq!(decode(&[VERSION as u8, 63]), unknown("request", 63));
+        assert_eq!(decode(&[VERSION as u8, 3, 0, 1, 9, 0]), unknown("option", 9));
+        assert_eq!(decode(&[VERSION as u8, 3, 0]), Err(WireError::Short));
+        let verify = Request::Verify { destination: vec![] };
+        assert_eq!(decode(&[VERSION as u8, 3, 0, 0]), Ok(Some((verify, 5))));
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_encoded_is_decoded(request in request()) {
+            survives(&request);
+        }
+    }
+}
