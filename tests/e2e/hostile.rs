@@ -498,21 +498,23 @@ async fn sizes_beyond_all_disks_harm_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn talk_that_makes_no_sense_ends_the_connection() {
     let scene = Scene::new();
-    let hello = Request::Push(PushRequest {
-        transfer: TransferSecret([1; 16]),
-        conn: 0,
-        destination: vec![],
-        push: PushNumber([1; 16]),
-        host: HostNumber([0; 16]),
-        keep: Keep::default(),
-    });
+    let hello = |out: &mut Vec<u8>| {
+        let request = PushRequest {
+            transfer: TransferSecret(rand::random()),
+            conn: 0,
+            destination: vec![],
+            push: PushNumber(rand::random()),
+            host: HostNumber([0; 16]),
+            keep: Keep::default(),
+        };
+        Request::Push(request).encode(out);
+    };
     let future = [2, VERSION as u8 + 1, 77].to_vec();
     let mut huge = Vec::new();
     put_varint(&mut huge, 1 << 40);
-    let mut begun = Vec::new();
-    hello.encode(&mut begun);
     let and = |message: &dyn Fn(&mut Vec<u8>)| {
-        let mut out = begun.clone();
+        let mut out = Vec::new();
+        hello(&mut out);
         message(&mut out);
         out
     };
@@ -523,7 +525,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
         (finish, "version"),
         (vec![2, VERSION as u8, 63], "there is no request 63"),
         (future, "version"),
-        (and(&|out| hello.encode(out)), "unknown message type"),
+        (and(&|out| hello(out)), "unknown message type"),
         (and(&|out| ToSender::Confirm(0).encode(out)), "unknown message type"),
         (and(&|out| ToReceiver::Drop(0).encode(out)), "unexpected message"),
         (and(&|out| ToReceiver::Wanted { lines: 9 }.encode(out)), "unexpected message"),
