@@ -19,8 +19,12 @@ mod verify;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
+use qbulk::certs::CertUse;
 use qbulk::error::Error;
 
 pub(crate) use self::ls::LsArgs;
@@ -102,6 +106,9 @@ pub(crate) enum CertCommand {
         /// The name that the certificate carries.
         #[arg(long, default_value = "qbulk CA", env = "QBULK_CERT_NAME")]
         name: String,
+        /// How long the authority lasts.
+        #[arg(long, value_name = "TIME", default_value = "3650days", value_parser = values::duration, env = "QBULK_CERT_CA_VALID")]
+        valid: Duration,
         /// The folder to write to.
         #[arg(long, default_value = CERTS_DIR, env = "QBULK_CERTS_DIR")]
         dir: PathBuf,
@@ -113,10 +120,41 @@ pub(crate) enum CertCommand {
         /// A DNS name or IP address that clients reach this host by; repeatable. A server needs one.
         #[arg(long = "san", value_name = "NAME|IP", value_delimiter = ',', env = "QBULK_CERT_SAN")]
         sans: Vec<String>,
+        /// What it is for: serving, or pushing and pulling [default: server if there is a --san, else client].
+        #[arg(long = "for", value_name = "USE", env = "QBULK_CERT_FOR")]
+        usage: Option<CertFor>,
+        /// How long it lasts; not longer than the authority.
+        #[arg(long, value_name = "TIME", default_value = "365days", value_parser = values::duration, env = "QBULK_CERT_VALID")]
+        valid: Duration,
         /// The folder that holds ca.crt and ca.key, and that is written to.
         #[arg(long, default_value = CERTS_DIR, env = "QBULK_CERTS_DIR")]
         dir: PathBuf,
     },
+}
+
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CertFor {
+    /// A server's.
+    Server,
+    /// A client's.
+    Client,
+    /// Of a host that is both.
+    Both,
+}
+
+/// What a certificate with these names is for. Clients check a server's by its names.
+pub(crate) fn cert_use(usage: Option<CertFor>, sans: &[String]) -> Result<CertUse, Error> {
+    match usage {
+        Some(CertFor::Server | CertFor::Both) if sans.is_empty() => Err(Error::Usage(
+            "a server's certificate needs the name that clients reach it by: give it with --san"
+                .into(),
+        )),
+        Some(CertFor::Both) => Ok(CertUse::Both),
+        Some(CertFor::Client) => Ok(CertUse::Client),
+        None if sans.is_empty() => Ok(CertUse::Client),
+        Some(CertFor::Server) | None => Ok(CertUse::Server),
+    }
 }
 
 /// What is told, and how.

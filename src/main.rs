@@ -17,7 +17,7 @@ use qbulk::certs;
 use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
 use qbulk::event::{ListEvent, PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
-use rustix::process::Signal;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{CertCommand, Cli, Command, LsArgs, PullArgs, PushArgs, ServeArgs, VerifyArgs};
@@ -32,6 +32,7 @@ const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     out::take_panics();
+    keep_keys_from_disk();
     let cli = Cli::read(std::env::args_os());
     let output = cli.output().unwrap_or_default();
     trace::start(output.verbose.0, matches!(cli.command, Command::Serve(_)));
@@ -63,8 +64,11 @@ async fn run(command: Command) -> Result<u8, Error> {
         }
         Command::Cert(command) => {
             let paths = match command {
-                CertCommand::Ca { name, dir } => certs::create_ca(&dir, &name)?,
-                CertCommand::Issue { subject, sans, dir } => certs::issue(&dir, &subject, &sans)?,
+                CertCommand::Ca { name, dir, valid } => certs::create_ca(&dir, &name, valid)?,
+                CertCommand::Issue { subject, sans, dir, usage, valid } => {
+                    let usage = cli::cert_use(usage, &sans)?;
+                    certs::issue(&dir, &subject, &sans, usage, valid)?
+                }
             };
             out::print(&paths.cert.display().to_string());
             out::print(&paths.key.display().to_string());
@@ -150,6 +154,17 @@ fn on_runtime(command: impl Future<Output = Result<u8, Error>>) -> Result<u8, Er
     });
     runtime.shutdown_timeout(SHUTDOWN_TIME);
     result
+}
+
+/// Has no core of this process written if it dies: there are keys in its memory.
+fn keep_keys_from_disk() {
+    // To Linux, 1 is less than any core has, and means that none is handed to a program either (core(5)); with 0 that
+    // would get it. Whoever may attach a debugger still may.
+    let limit = getrlimit(Resource::Core);
+    let least = u64::from(cfg!(target_os = "linux"));
+    let current = Some(limit.maximum.map_or(least, |maximum| maximum.min(least)));
+    // Where it cannot be set, dying is no worse than it was.
+    setrlimit(Resource::Core, Rlimit { current, ..limit }).ok();
 }
 
 /// A file above the limit on sizes (`ulimit -f`) is to fail by itself: the signal that comes with it would

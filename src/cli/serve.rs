@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
-use qbulk::identity::{AuthorizedKeysFile, Fingerprint, IdentityError, config_dir};
+use qbulk::identity::{
+    AuthorizedKeysFile, Fingerprint, IdentityError, RevokedKeysFile, config_dir,
+};
 use qbulk::net::path::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
 use qbulk::serve::{KEEP_UNFINISHED, Limits, ServeConfig, Server};
@@ -22,7 +24,8 @@ const EXAMPLES: &str = "\
 Who is let in: you yourself, whoever's fingerprint (`qbulk id`) is in the file authorized_keys in the \
 configuration folder or given with --authorize, and with --ca everyone with a certificate from there. \
 Nobody else gets as far as naming a file. authorized_keys is read again when it has changed: a key that is \
-taken out lets nobody in from then on.
+taken out lets nobody in from then on, and so does one in the file of --revoked, whoever vouches for it. While others \
+than you and root could change these files, or folders above them, nobody is let in by them.
   qbulk serve --root /srv/data --authorize SHA256:...
 What they may do below the root is what --access says: both (the default), only read, only write, or append: \
 then nothing that is there is replaced, removed or changed. Several folders are served by names, which paths then \
@@ -60,6 +63,10 @@ pub(crate) struct ServeArgs {
     /// Accept clients with a certificate from this authority.
     #[arg(long, value_name = "FILE", env = "QBULK_CA", help_heading = "Identity")]
     ca: Option<PathBuf>,
+    /// Keys that are let in no more, whoever vouches for them: a file of fingerprints, read again when it has
+    /// changed.
+    #[arg(long, value_name = "FILE", env = "QBULK_REVOKED", help_heading = "Identity")]
+    revoked: Option<PathBuf>,
     #[command(flatten)]
     identity: IdentityArgs,
     /// The largest datagram, in bytes of UDP payload; a path's own limit is found anyway.
@@ -105,8 +112,14 @@ impl ServeArgs {
         };
         let allowed = self.authorize.iter().copied().chain([own]).collect();
         let ca = self.ca.as_deref().map(certs::load_ca).transpose()?;
-        let trust =
-            ServerTrust { allowed, listed: listed.map(Arc::new), ca, ..ServerTrust::default() };
+        let revoked = self.revoked.as_deref().map(RevokedKeysFile::load).transpose()?;
+        let trust = ServerTrust {
+            allowed,
+            listed: listed.map(Arc::new),
+            revoked: revoked.map(Arc::new),
+            ca,
+            ..ServerTrust::default()
+        };
         let server = Server::bind(ServeConfig {
             datagram_bytes_max: self.mtu,
             limits: Limits {

@@ -2,7 +2,8 @@
 //! about one that has changed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use qbulk::certs;
 use qbulk::client::first_contact::{Acquaintance, FirstContact, Stranger};
@@ -14,6 +15,9 @@ use super::IdentityArgs;
 use super::question::{can_ask, confirmed};
 use crate::report::say;
 
+/// A certificate that ends within this time is told of.
+const SOON: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// Who we are: the given certificate, or the user's own identity.
 pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
     let alone = |given, missing| {
@@ -23,10 +27,29 @@ pub(crate) fn identity(args: &IdentityArgs) -> Result<Identity, Error> {
         )))
     };
     match (&args.cert, &args.key) {
-        (Some(cert), Some(key)) => Ok(Identity::load_pem(cert, key)?),
+        (Some(cert), Some(key)) => {
+            let identity = Identity::load_pem(cert, key)?;
+            if let Some(end) = identity.valid_until() {
+                warn_of_end(cert, end, SystemTime::now());
+            }
+            Ok(identity)
+        }
         (Some(_), None) => alone("cert", "key"),
         (None, Some(_)) => alone("key", "cert"),
         (None, None) => Ok(Identity::load_or_create(&config_dir()?)?),
+    }
+}
+
+/// Says that a certificate will soon be accepted no more, while there is time to replace it.
+fn warn_of_end(cert: &Path, end: SystemTime, now: SystemTime) {
+    let (cert, at) = (cert.display(), humantime::format_rfc3339_seconds(end));
+    if end <= now {
+        say(&format!(
+            "warning: the certificate in {cert} has ended at {at}: whoever goes by its authority refuses it; \
+             make another one with `qbulk cert issue`"
+        ));
+    } else if end < now + SOON {
+        say(&format!("warning: the certificate in {cert} ends at {at}: make another one by then"));
     }
 }
 
@@ -103,8 +126,8 @@ impl Asked {
         let server = &self.contact.server;
         let ClientTrust::Pinned(expected) = trust else {
             return Error::Auth(format!(
-                "{message}. The server's certificate must be from the authority of --ca and for the name \
-                 that you gave, and the server must accept your certificate"
+                "{message}. The server's certificate must be a server's, from the authority of --ca and for the \
+                 name that you gave, and the server must accept yours; neither may have ended"
             ));
         };
         let Ok(shown) = self.contact.shown_key(identity).await else { return Error::Auth(message) };

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempPath;
 
-use super::IdentityError;
+use super::{IdentityError, guard};
 use crate::folder::parent;
 
 /// Reads a whole file.
@@ -17,14 +17,12 @@ pub(crate) fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
     fs::read(path).map_err(failed("read", path))
 }
 
-/// Reads a file with a private key, which nobody but its owner may have access to.
+/// Reads a file with a private key, which nobody but its user may have access to.
 pub(crate) fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let mut file = File::open(path).map_err(failed("read", path))?;
     // Asks the open file rather than its name, which could lead to another file by now.
-    let mode = file.metadata().map_err(failed("read", path))?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(IdentityError::KeyTooOpen { path: path.to_owned(), mode });
-    }
+    let found = file.metadata().map_err(failed("read", path))?;
+    guard::check_key(path, found.uid(), found.mode() & 0o7777)?;
     let mut contents = Vec::new();
     file.read_to_end(&mut contents).map_err(failed("read", path))?;
     Ok(contents)

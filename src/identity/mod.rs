@@ -9,11 +9,16 @@ mod authorized;
 mod files;
 mod fingerprint;
 mod grant;
+mod guard;
+mod life;
+mod revoked;
 mod trust;
+mod watched;
 
 use std::{
     env, fmt, io,
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use etcetera::{BaseStrategy, base_strategy::Xdg};
@@ -28,6 +33,9 @@ pub use authorized::{AuthorizedKeys, AuthorizedKeysFile};
 pub(crate) use files::{NewFiles, create_private_dir, make_private_dir, read, read_private};
 pub use fingerprint::Fingerprint;
 pub use grant::{Grant, Rights, RootName, Writes};
+pub use guard::Fault;
+pub(crate) use life::end_of;
+pub use revoked::RevokedKeysFile;
 pub use trust::KnownHosts;
 
 /// What can go wrong with identities, trust files and certificates.
@@ -73,6 +81,16 @@ pub enum IdentityError {
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
+    },
+    /// Somebody else could change a file that decides who is trusted, or has a key of their own in it.
+    #[error("{} cannot be trusted: {}", path.display(), fault.told(part))]
+    TooLoose {
+        /// The file.
+        path: PathBuf,
+        /// The file, or the folder above it, that has the fault.
+        part: PathBuf,
+        /// What is wrong with it.
+        fault: Fault,
     },
     /// A certificate or key file does not hold what it should.
     #[error("cannot use {}: {reason}", path.display())]
@@ -209,6 +227,12 @@ impl Identity {
     /// A secret of its own for each `context`, which tells nothing of the private key.
     pub fn secret(&self, context: &str) -> [u8; 32] {
         blake3::derive_key(context, self.key.secret_der())
+    }
+
+    /// When its certificate ends: from then on, whoever goes by an authority accepts it no more. To whoever knows
+    /// the key by its fingerprint, that does not matter. `None` if it does not say so.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        end_of(&self.cert_chain[0])
     }
 
     /// The private key.

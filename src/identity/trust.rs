@@ -181,7 +181,10 @@ fn lock_file(file: &fs::File) {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::{os::unix::fs::MetadataExt, thread};
+    use std::{
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        thread,
+    };
 
     use super::*;
 
@@ -193,6 +196,8 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, text).unwrap();
+        // Whatever the umask.
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         (dir, path)
     }
 

@@ -69,8 +69,10 @@ fn refusal(alert: AlertDescription) -> String {
         }
         AlertDescription::CertificateRevoked => "knows the certificate as revoked",
         AlertDescription::UnknownCA => "does not know the authority that the certificate is from",
+        AlertDescription::UnsupportedCertificate => {
+            "does not accept the certificate for this: it is a client's for serving, or a server's for a client"
+        }
         AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateUnknown
         | AlertDescription::AccessDenied => "does not accept the key",
         AlertDescription::DecryptError => "finds a signature wrong",

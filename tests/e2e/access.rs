@@ -15,6 +15,7 @@ use crate::common::{
 };
 use crate::hostile::{Attacker, file, stripe};
 use crate::scene::{MIB, Push};
+use crate::trust::write_list;
 
 /// A server with these options and no others.
 fn serving(host: &Host, args: &[&str]) -> Command {
@@ -44,7 +45,7 @@ fn pull(client: &Host, server: &Host, serve: &Serve, path: &str) -> Ran {
 fn known(server: &Host, client: &Host, options: &str) {
     fs::create_dir_all(server.config()).unwrap();
     let line = format!("# who may do what\n{options} {} a user\n", client.id());
-    fs::write(server.config().join("authorized_keys"), line).unwrap();
+    write_list(&server.config().join("authorized_keys"), &line);
 }
 
 #[test]

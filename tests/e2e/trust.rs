@@ -1,16 +1,148 @@
 //! Who may write where: keys, known hosts, certificates.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::{IpAddr, UdpSocket};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Command;
 
-use crate::common::{Host, Ran, Serve, names, run};
+use rustix::process::{Signal, geteuid, kill_process};
+
+use crate::common::{Host, Ran, Serve, names, pid, run};
 
 fn push(client: &Host, serve: &Serve, args: &[&str]) -> Ran {
     fs::write(client.src("file"), b"content").unwrap();
     let mut command = client.qbulk();
     command.args(["push", "--json"]).args(args).arg(client.src("file")).arg(serve.url(""));
     run(&mut command)
+}
+
+/// A list that nobody else may write to, whatever the umask.
+pub(crate) fn write_list(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    mode(path, 0o644);
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn a_list_that_others_could_change_lets_nobody_in_and_no_server_start() {
+    let (server, client) = (Host::new(), Host::new());
+    let own = server.id();
+    let keys = server.config().join("authorized_keys");
+    write_list(&keys, &client.id());
+    let serve = Serve::start(&server);
+    let code = || push(&client, &serve, &["--fingerprint", &own]).code;
+    let starts = || run(server.qbulk().args(["serve", "--listen", "192.0.2.1:1"]));
+    assert_eq!(code(), 0);
+    starts().assert_failed(3, "cannot listen");
+    let folder = server.config();
+    for (path, loose, tight) in
+        [(&keys, 0o664, 0o600), (&keys, 0o646, 0o644), (&folder, 0o770, 0o700)]
+    {
+        mode(path, loose);
+        assert_eq!(code(), 4, "{loose:o}");
+        let path_shown = path.canonicalize().unwrap();
+        starts().assert_failed(4, &format!("chmod go-w {}", path_shown.display()));
+        mode(path, tight);
+        assert_eq!(code(), 0, "{tight:o}");
+    }
+    if geteuid().is_root() {
+        chown(&keys, Some(1_234), None).unwrap();
+        assert_eq!(code(), 4);
+        starts().assert_failed(4, "belongs to user 1234; to mend it: chown 0 ");
+        chown(&keys, Some(0), None).unwrap();
+        assert_eq!(code(), 0);
+    }
+}
+
+#[test]
+fn a_key_of_somebody_else_is_no_key_of_ones_own() {
+    if !geteuid().is_root() {
+        return; // nobody else can give files away
+    }
+    let host = Host::unprivileged();
+    let config = host.config();
+    fs::create_dir(&config).unwrap();
+    chown(&config, Some(65_534), Some(65_534)).unwrap();
+    let id = host.id();
+    let key = config.join("identity.pem");
+    chown(&key, Some(1_234), Some(65_534)).unwrap();
+    mode(&key, 0o640);
+    run(host.qbulk().arg("id")).assert_failed(4, "chmod 600");
+    // As secrets are handed to services: root's, for their group to read.
+    chown(&key, Some(0), Some(65_534)).unwrap();
+    assert_eq!(host.id(), id);
+    mode(&key, 0o644);
+    run(host.qbulk().arg("id")).assert_failed(4, "is open to other users");
+}
+
+#[test]
+fn a_revoked_key_is_let_in_no_more_though_it_has_a_certificate() {
+    let (server, client) = (Host::new(), Host::new());
+    let certs = server.outside("certs");
+    let cert = |args: &[&str]| {
+        let ran = run(server.qbulk().arg("cert").args(args).arg("--dir").arg(&certs));
+        assert_eq!(ran.code, 0, "{ran:?}");
+    };
+    cert(&["ca"]);
+    cert(&["issue", "server", "--san", "127.0.0.1"]);
+    cert(&["issue", "alice", "--valid", "20days"]);
+    cert(&["issue", "another", "--san", "another.example"]);
+    let at = |name: &str| certs.join(name).display().to_string();
+    let (ca, revoked) = (at("ca.crt"), server.outside("revoked"));
+    write_list(&revoked, "# nobody\n");
+    let serve = Serve::with(
+        &server,
+        &[
+            "--ca",
+            &ca,
+            "--cert",
+            &at("server.crt"),
+            "--key",
+            &at("server.key"),
+            "--revoked",
+            revoked.to_str().unwrap(),
+        ],
+    );
+    let push = |name: &str| {
+        let (cert, key) = (at(&format!("{name}.crt")), at(&format!("{name}.key")));
+        push(&client, &serve, &["--ca", &ca, "--cert", &cert, "--key", &key])
+    };
+    let ran = push("alice");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.stderr.contains("alice.crt ends at "), "it is told in time: {ran:?}");
+    push("another").assert_failed(4, "or a server's for a client");
+
+    let started = serve.event("started");
+    write_list(&revoked, &format!("{} lost\n", started["client"].as_str().unwrap()));
+    push("alice").assert_failed(4, "knows the certificate as revoked");
+    fs::remove_file(&revoked).unwrap();
+    push("alice").assert_failed(4, "revoked");
+    let missing = run(server.qbulk().args(["serve", "--revoked", revoked.to_str().unwrap()]));
+    missing.assert_failed(4, "cannot read");
+}
+
+/// Skipped where the system writes no cores.
+#[test]
+fn a_process_that_dies_leaves_no_core_with_its_keys() {
+    let host = Host::new();
+    host.id();
+    let dies = ["-c", "ulimit -c unlimited; kill -ABRT $$"];
+    let status = Command::new("sh").args(dies).current_dir(host.dir.path()).status().unwrap();
+    if !status.core_dumped() {
+        println!("skipped: no cores are written here");
+        return;
+    }
+    let mut command = host.qbulk_after("ulimit -c unlimited");
+    command.args(Serve::arguments(&host)).args(["--listen", "127.0.0.1:0"]);
+    let mut serve = Serve::spawn(&host, command);
+    kill_process(pid(&serve.child), Signal::ABORT).unwrap();
+    let status = serve.child.wait().unwrap();
+    assert!(status.signal() == Some(Signal::ABORT.as_raw()) && !status.core_dumped(), "{status:?}");
 }
 
 #[test]
@@ -35,7 +167,7 @@ fn clients_are_let_in_by_option_and_by_file() {
     assert_eq!(serve.stop(), Some(0));
 
     let keys = format!("# who may write\n{} the client\n", client.id());
-    fs::write(server.config().join("authorized_keys"), keys).unwrap();
+    write_list(&server.config().join("authorized_keys"), &keys);
     let serve = Serve::start(&server);
     assert_eq!(push(&client, &serve, &["--fingerprint", &own]).code, 0);
     assert_eq!(push(&Host::new(), &serve, &["--fingerprint", &own]).code, 4);
@@ -48,7 +180,7 @@ fn a_key_that_is_taken_out_or_put_in_counts_at_once() {
     let serve = Serve::start(&server);
     let keys = server.config().join("authorized_keys");
     for is_listed in [false, true, false] {
-        fs::write(&keys, if is_listed { client.id() } else { Host::new().id() }).unwrap();
+        write_list(&keys, &if is_listed { client.id() } else { Host::new().id() });
         let ran = push(&client, &serve, &["--fingerprint", &own]);
         assert_eq!(ran.code, if is_listed { 0 } else { 4 }, "{ran:?}");
     }

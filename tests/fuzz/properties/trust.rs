@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::str::from_utf8;
 
-use qbulk::certs;
+use qbulk::certs::{self, CERT_LIFE, CertUse};
 use qbulk::identity::{AuthorizedKeys, Fingerprint, Identity, KnownHosts};
 use qbulk::net::tls::{ClientTrust, ServerTrust, client_config, server_config};
 use rustls::pki_types::CertificateDer;
@@ -100,7 +100,8 @@ pub fn certificate(data: &[u8]) {
         return;
     }
     write(&dir.path().join("ca.key"), CA_KEY.as_bytes());
-    match certs::issue(dir.path(), "host", &["host.example".to_owned()]) {
+    let sans = ["host.example".to_owned()];
+    match certs::issue(dir.path(), "host", &sans, CertUse::Both, CERT_LIFE) {
         Ok(paths) => {
             let identity = Identity::load_pem(&paths.cert, &paths.key).expect("an identity");
             assert_ne!(Some(identity.fingerprint()), named);
