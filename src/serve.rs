@@ -14,6 +14,7 @@ mod lately;
 mod limits;
 mod list;
 mod memory;
+mod paths;
 mod place;
 mod refusal;
 mod shares;

@@ -1,6 +1,6 @@
 //! Where a sender's lines come from.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::event::Summary;
@@ -11,6 +11,15 @@ use crate::wire::{CLOSE_ABORTED, ToReceiver};
 
 /// Told what becomes of a line.
 pub(crate) type LineReport = Box<dyn Fn(LineEvent) + Send + Sync>;
+
+/// What a sender waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    /// That stripes are taken which were sent.
+    Confirmation,
+    /// What the receiver has, or that all is durable.
+    Answer,
+}
 
 /// Brings a sender its lines, and knows what it means when they are lost: a client dials them.
 pub(crate) trait Lines {
@@ -45,6 +54,17 @@ pub(crate) trait Lines {
     /// Looked at now and then, and when it is due, with whether no line is heard of any more. An error if the
     /// receiver has been waited for long enough.
     fn check(&mut self, is_dark: bool, now: Instant) -> Result<(), Error>;
+
+    /// How much may be sent and not confirmed from now on, in bytes; `None` leaves it as it was set up.
+    fn flying_bytes_max(&self) -> Option<u64> {
+        None
+    }
+
+    /// The receiver, which is up, has been waited for so long without any progress. An error if that is long
+    /// enough.
+    fn stalled(&mut self, _on: Awaits, _time: Duration) -> Result<(), Error> {
+        Ok(())
+    }
 
     /// What is to be said to the receiver now, over any line.
     fn news(&mut self) -> Vec<ToReceiver> {

@@ -146,6 +146,7 @@ impl<L: Lines> Sender<L> {
     /// It is known what is at the destination: data may flow.
     pub(super) fn begin(&mut self, destination: Destination, kept: KeptFiles) -> Result<(), Error> {
         self.source.name(&self.destination, destination, kept)?;
+        self.moved_at = clock::now();
         self.set.handle(Input::Accepted(JOB), clock::now());
         Ok(())
     }
@@ -159,6 +160,7 @@ impl<L: Lines> Sender<L> {
             self.confirmed_bytes += flight.content_bytes;
             self.confirmed_items += flight.items;
             self.confirmed_stripes += 1;
+            self.moved_at = now;
         }
         self.set.handle(Input::Confirmed(conn, JOB, stripe), now);
     }

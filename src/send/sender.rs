@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use super::Lines;
 use super::again::Again;
 use super::connections::Connections;
 use super::failures::Failures;
@@ -16,6 +15,7 @@ use super::recall::Recall;
 use super::receipt::Receipt;
 use super::search::Search;
 use super::source::{Check, Source};
+use super::{Awaits, Lines};
 use crate::buffers::Buffers;
 use crate::clock;
 use crate::error::Error;
@@ -139,6 +139,8 @@ pub(crate) struct Sender<L> {
     pub(super) checking: usize,
     /// The server knows how many stripes there are.
     pub(super) finishing: bool,
+    /// When the receiver has last done what was waited for.
+    pub(super) moved_at: Instant,
     pub(super) done: Option<Summary>,
 }
 
@@ -184,6 +186,7 @@ impl<L: Lines> Sender<L> {
             confirming: 0,
             checking: 0,
             finishing: false,
+            moved_at: now,
             done: None,
         }
     }
@@ -448,6 +451,11 @@ impl<L: Lines> Sender<L> {
         }
         self.set.handle_timeout(now);
         self.lines.check(self.set.is_dark(now), now)?;
+        if let Some(awaited) = self.awaits() {
+            self.lines.stalled(awaited, now - self.moved_at)?;
+        } else {
+            self.moved_at = now;
+        }
         if let Some(first) = self.outflows.keys().min() {
             for message in self.lines.news() {
                 self.outflows[first].line().say(message);
@@ -455,6 +463,9 @@ impl<L: Lines> Sender<L> {
         }
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;
+            if let Some(bytes) = self.lines.flying_bytes_max() {
+                self.set.limit_flying(bytes);
+            }
             let progress = self.progress(now);
             (self.report)(PushEvent::Progress(progress));
         }
@@ -463,6 +474,14 @@ impl<L: Lines> Sender<L> {
             self.tell_connections(now);
         }
         Ok(())
+    }
+
+    /// What the receiver is to do next, if it is its turn.
+    fn awaits(&self) -> Option<Awaits> {
+        if !self.flights.is_empty() {
+            return Some(Awaits::Confirmation);
+        }
+        (self.finishing || !self.source.is_named()).then_some(Awaits::Answer)
     }
 
     /// Ends all connections, and gives the news a moment to leave.

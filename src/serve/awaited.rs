@@ -8,21 +8,28 @@ use quinn::{ConnectionError, VarInt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::limits::Clients;
 use crate::error::Error;
 use crate::event::{Failure, FailureKind, Progress, PushEvent, Summary};
 use crate::mutex::lock;
 use crate::net::control::ControlReader;
 use crate::net::line::{Line, LineError, LineEvent, listen};
 use crate::net::route::Siblings;
-use crate::send::{LineReport, Lines};
+use crate::send::{Awaits, LineReport, Lines};
 use crate::traffic::ConnId;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Sending, Sent, TEXT_BYTES_MAX,
+    CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Sending, Sent, TEXT_BYTES_MAX,
     ToReceiver, ToSender, Unsendable,
 };
 
 /// How long a client may take to open a line, or to say that it cannot.
 const OPEN_TIME: Duration = Duration::from_secs(10);
+/// A client that takes nothing of what was sent to it for so long is one that does not want it, or sooner if others
+/// wait for their turn.
+const STALLED_TIME: Duration = Duration::from_secs(600);
+const CROWDED_TIME: Duration = Duration::from_secs(60);
+/// How long a client may look at what it has, or make it durable.
+const ANSWER_TIME: Duration = Duration::from_secs(6 * 3_600);
 /// Lines that may be there before they are wanted.
 const EARLY_MAX: usize = 64;
 /// What could not be sent and is told by name, at most.
@@ -140,22 +147,29 @@ impl Awaited {
 /// Why a transfer is ended by the server, and the code that its client hears.
 pub(super) type Ending = (u32, &'static str);
 
+/// How much a transfer may have sent and not confirmed now, in bytes.
+pub(super) type Share = Box<dyn Fn() -> u64 + Send + Sync>;
+
 /// A sender's lines to a client that pulls.
 pub(super) struct PulledLines {
     client: String,
     awaited: Arc<Awaited>,
     ending: watch::Receiver<Option<Ending>>,
+    share: Share,
+    clients: Arc<Clients>,
 }
 
 impl PulledLines {
     /// Those that come together in `awaited`, to a client that is called so. If the server ends the transfer,
-    /// `ending` says why.
+    /// `ending` says why. It may hold its `share`, and less patience is had with it when others of `clients` wait.
     pub(super) fn new(
         client: String,
         awaited: Arc<Awaited>,
         ending: watch::Receiver<Option<Ending>>,
+        share: Share,
+        clients: Arc<Clients>,
     ) -> Self {
-        Self { client, awaited, ending }
+        Self { client, awaited, ending, share, clients }
     }
 }
 
@@ -226,6 +240,21 @@ impl Lines for PulledLines {
         Ok(())
     }
 
+    fn flying_bytes_max(&self) -> Option<u64> {
+        Some((self.share)())
+    }
+
+    fn stalled(&mut self, on: Awaits, time: Duration) -> Result<(), Error> {
+        if time < patience(on, self.clients.has_waiting()) {
+            return Ok(());
+        }
+        let seconds = time.as_secs();
+        Err(Error::Busy(match on {
+            Awaits::Confirmation => format!("nothing of it was taken for {seconds} seconds"),
+            Awaits::Answer => format!("no answer for {seconds} seconds"),
+        }))
+    }
+
     fn news(&mut self) -> Vec<ToReceiver> {
         std::mem::take(&mut lock(&self.awaited.state).news)
     }
@@ -258,6 +287,7 @@ impl Lines for PulledLines {
     fn closing(&self, error: &Error) -> (u32, String) {
         match *self.ending.borrow() {
             Some((code, reason)) => (code, reason.into()),
+            None if matches!(error, Error::Busy(_)) => (CLOSE_BUSY, error.to_string()),
             None => (CLOSE_REFUSED, error.to_string()),
         }
     }
@@ -275,6 +305,16 @@ impl Lines for PulledLines {
     }
 }
 
+/// How long a client may take nothing of what was sent to it, or not say what it has or that all is durable, which
+/// may mean much reading or writing at its end.
+fn patience(on: Awaits, others_wait: bool) -> Duration {
+    match (on, others_wait) {
+        (Awaits::Confirmation, true) => CROWDED_TIME,
+        (Awaits::Confirmation, false) => STALLED_TIME,
+        (Awaits::Answer, _) => ANSWER_TIME,
+    }
+}
+
 fn sending(progress: &Progress) -> Sending {
     Sending {
         found_items: progress.found_items,
@@ -286,5 +326,37 @@ fn sending(progress: &Progress) -> Sending {
         active: progress.active as u64,
         reserve: progress.reserve as u64,
         takeovers: progress.takeovers,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::limits::Limits;
+    use crate::serve::memory::Parts;
+
+    #[test]
+    fn who_takes_nothing_makes_room_for_who_waits_and_is_asked_to_come_back() {
+        let limits = Limits { transfers: 1, ..Limits::default() };
+        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
+        let client = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap();
+        let _seat = clients.begin(client).unwrap();
+        let (_end, ending) = watch::channel(None);
+        let share = Box::new(|| 7);
+        let awaited = Awaited::new(1);
+        let mut lines =
+            PulledLines::new("client".into(), awaited, ending, share, Arc::clone(&clients));
+        assert_eq!(lines.flying_bytes_max(), Some(7));
+        lines.stalled(Awaits::Confirmation, STALLED_TIME / 2).unwrap();
+        lines.stalled(Awaits::Answer, STALLED_TIME).unwrap();
+        let error = lines.stalled(Awaits::Confirmation, STALLED_TIME).unwrap_err();
+        assert_eq!(lines.closing(&error).0, CLOSE_BUSY);
+        lines.stalled(Awaits::Answer, ANSWER_TIME).unwrap_err();
+
+        let mut turn = std::pin::pin!(clients.turn(client));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(turn.as_mut().poll(&mut context).is_pending());
+        lines.stalled(Awaits::Confirmation, CROWDED_TIME).unwrap_err();
+        lines.stalled(Awaits::Answer, STALLED_TIME).unwrap();
     }
 }

@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::access::{Access, Reached};
-use super::awaited::{Awaited, Ending, PulledLines};
+use super::awaited::{Awaited, Ending, PulledLines, Share};
 use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
 use super::greeting::Asked;
 use super::lately::TransferKey;
 use super::limits::{Clients, ConnectionSeat, TransferSeat};
 use super::memory::Parts;
+use super::paths::Paths;
 use super::refusal::Refusal;
 use super::turned_away::{TurnedAway, has_heard};
 use super::turns::Turns;
@@ -60,6 +61,7 @@ pub(super) struct Giver {
     turned_away: Arc<TurnedAway>,
     pulls: Arc<Mutex<HashMap<TransferKey, Arc<Pull>>>>,
     admissions: Turns<TransferKey>,
+    paths: Arc<Paths>,
     /// One for each transfer.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -102,6 +104,7 @@ impl Giver {
             turned_away,
             pulls: Arc::default(),
             admissions: Turns::default(),
+            paths: Arc::default(),
             tasks: Mutex::default(),
         }
     }
@@ -229,17 +232,18 @@ impl Giver {
         let now = Instant::now();
         let (set, wish) = (self.set(key.0, &request.wish), &request.wish);
         let (algorithm, aggressiveness) = pressure(wish.pressure);
-        let budget = BudgetConfig { aggressiveness, memory: None };
+        let remote = line.connection().remote_address();
+        let memory = self.paths.recall(key.0, remote.ip(), now);
+        let budget = SharedBudget::new(BudgetConfig { aggressiveness, memory }, now);
         let awaited = Awaited::new(set.connections);
         let pull = Arc::new(Pull {
             instance: rand::random::<u64>() & VARINT_MAX,
             run: (request.pull, request.host),
             awaited: Arc::clone(&awaited),
             end: watch::Sender::new(None),
-            congestion: algorithm.controllers(&SharedBudget::new(budget, now)),
+            congestion: algorithm.controllers(&budget),
         });
         lock(&self.pulls).insert(key, Arc::clone(&pull));
-        let remote = line.connection().remote_address();
         let name = request.transfer.name();
         (self.report)(ServeEvent::Sending {
             transfer: name.clone(),
@@ -261,9 +265,16 @@ impl Giver {
             let awaited = Arc::clone(&awaited);
             move |event| awaited.note(&event)
         };
-        let lines = PulledLines::new(remote.to_string(), awaited, pull.end.subscribe());
+        let lines = PulledLines::new(
+            remote.to_string(),
+            awaited,
+            pull.end.subscribe(),
+            self.share(key.0),
+            Arc::clone(&self.clients),
+        );
         let mut sender = Sender::new(job, lines, Arc::new(note));
         let (pulls, report) = (Arc::clone(&self.pulls), Arc::clone(&self.report));
+        let paths = Arc::clone(&self.paths);
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}
         let mut end = pull.end.subscribe();
@@ -271,6 +282,9 @@ impl Giver {
             let ended = async { drop(end.wait_for(Option::is_some).await) };
             let result = sender.run_until(ended).await;
             lock(&pulls).remove(&key);
+            if let (Ok(_), Some(memory)) = (&result, budget.memory()) {
+                paths.remember(key.0, remote.ip(), memory, Instant::now());
+            }
             let result = match (result, *end.borrow()) {
                 (Err(Error::Interrupted), Some((_, reason))) => Err(Error::Peer(reason.into())),
                 (result, _) => result,
@@ -281,12 +295,21 @@ impl Giver {
         pull
     }
 
+    /// What a transfer of `client` may have sent and not confirmed, in bytes, whenever that is asked: it becomes
+    /// less when others come, and more when they are gone.
+    fn share(&self, client: Fingerprint) -> Share {
+        let (clients, parts) = (Arc::clone(&self.clients), self.parts);
+        Box::new(move || {
+            let (clients, transfers) = clients.count(client);
+            let share = parts.stripes / (clients + 1) / transfers.max(1);
+            let share = share.min(parts.transfer_stripes).max(FLYING_BYTES_MIN) as u64;
+            share.min(SetConfig::default().flying_bytes_max)
+        })
+    }
+
     /// The set that is asked for, within what this server gives.
     fn set(&self, client: Fingerprint, wish: &Wish) -> SetConfig {
         let most = |count: u32| count.clamp(1, CONNECTIONS_MAX) as usize;
-        let (clients, transfers) = self.clients.count(client);
-        let share = self.parts.stripes / (clients + 1) / transfers.max(1);
-        let share = share.min(self.parts.transfer_stripes).max(FLYING_BYTES_MIN) as u64;
         let defaults = SetConfig::default();
         let connections = most(wish.connections);
         let active = most(wish.active).min(connections);
@@ -294,7 +317,7 @@ impl Giver {
             connections,
             active,
             active_max: most(wish.active_max).max(active),
-            flying_bytes_max: share.min(defaults.flying_bytes_max),
+            flying_bytes_max: self.share(client)(),
             stuck_after: DESERTED_TIME,
             up_within: DESERTED_TIME,
             prime: PrimeConfig {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cap_std::fs::Dir;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::file::FileId;
@@ -18,6 +18,9 @@ use super::temp::TempFile;
 
 /// Where there are no locks, a file that was not written to for so long counts as left behind.
 const UNLOCKED_AGE_MIN: Duration = Duration::from_secs(3_600);
+
+/// A folder that is being made has its name within this time.
+pub(super) const FOLDER_AGE_MIN: Duration = Duration::from_secs(60);
 
 /// Something that was left behind.
 #[derive(Debug)]
@@ -59,7 +62,11 @@ pub fn clean(
             let (name, kind) = (entry.file_name(), entry.file_type());
             let path = path.join(&name);
             if kind.is_ok_and(|kind| kind.is_dir()) {
-                folders.push(path);
+                if names.is_own(&name) && now.is_old(&folder, &name, age_min.max(FOLDER_AGE_MIN)) {
+                    cleaned.found += remove_folder(&folder, &name, &path, &mut decide);
+                } else {
+                    folders.push(path);
+                }
             } else if is_reserved_name(&name) && !names.is_own(&name) {
                 cleaned.foreign += 1;
             } else if names.is_own(&name)
@@ -76,6 +83,26 @@ pub fn clean(
         }
     }
     cleaned
+}
+
+/// Removes a folder that was made and has not got its name, if it is empty. Returns how much was found.
+fn remove_folder(
+    folder: &Dir,
+    name: &OsStr,
+    path: &Path,
+    decide: &mut impl FnMut(&Left<'_>) -> bool,
+) -> u64 {
+    let is_empty = folder.read_dir(name).is_ok_and(|mut entries| entries.next().is_none());
+    if !is_empty {
+        return 0;
+    }
+    if decide(&Left { path })
+        && let Err(error) = rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR)
+    {
+        tracing::debug!(%error, "a folder stays");
+        return 0;
+    }
+    1
 }
 
 /// What time it is: for this host and, as the two may differ, for the file system, which says when files

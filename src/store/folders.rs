@@ -5,12 +5,12 @@
 //! everything in those that are ours, whatever their modes say.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::{Arc, Mutex};
 
 use cap_std::fs::Dir;
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode, RenameFlags};
 use rustix::io::Errno;
 
 use super::commit::Committer;
@@ -18,7 +18,7 @@ use super::descriptors::{Held, Share};
 use super::file::FileId;
 use super::journal::{Entry, Trace};
 use super::meta::{Metas, open_up};
-use super::own::{RESERVED, has_reserved};
+use super::own::{OwnNames, RESERVED, has_reserved};
 use super::root::open_folder;
 use super::spill::{Left, Spill};
 use super::systems::{Systems, readable};
@@ -42,6 +42,7 @@ pub(super) struct Folders {
     tally: Arc<Tally>,
     share: Arc<Share>,
     metas: Arc<Metas>,
+    names: OwnNames,
     /// Those that were used last.
     open: Mutex<HashMap<Vec<u8>, OpenFolder>>,
     unfinished: Mutex<Unfinished>,
@@ -64,9 +65,10 @@ struct Unfinished {
 
 impl Folders {
     /// None yet below `root`. `committer` makes the names of new ones durable; `tally` is told of what
-    /// fails.
+    /// fails. What is not to be known by its name yet is called by `names`.
     pub(super) fn new(
         root: Arc<Dir>,
+        names: OwnNames,
         systems: Arc<Systems>,
         committer: Arc<Committer>,
         tally: Arc<Tally>,
@@ -77,7 +79,7 @@ impl Folders {
         let unfinished = Mutex::new(Unfinished { path_bytes_max, ..Unfinished::default() });
         let open = Mutex::default();
         let making = Mutex::default();
-        Self { root, systems, committer, tally, share, metas, open, unfinished, making }
+        Self { root, systems, committer, tally, share, metas, names, open, unfinished, making }
     }
 
     /// Closes those that are kept for the next file.
@@ -291,14 +293,45 @@ impl Folders {
         FileId::of(folder).is_ok_and(|found| places.is_free(path, found.inode()))
     }
 
-    /// Notes a folder that was made where nothing may be changed: a later run goes on with it.
-    fn announce(&self, path: &[u8], folder: &Dir) -> io::Result<()> {
-        if self.committer.places().is_append_only() {
-            let inode = FileId::of(folder)?.inode();
-            self.committer.places().has_made(path, inode);
-            let (path, trace) = (path.to_vec(), Trace { inode, mtime: (0, 0) });
-            self.committer.announce(&Entry::Placing { path, hash: [0; 32], trace });
+    /// Makes a folder where nothing may be changed. It is known as this push's before it has its name, so that a
+    /// later run goes on with it, whenever this one is killed.
+    fn make_noted(&self, parent: &Dir, path: &[u8]) -> Result<(), Errno> {
+        let name = name_of(path);
+        if rustix::fs::statat(parent, &name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Errno::EXIST);
         }
+        let temp_name = self.make_unnamed(parent, path)?;
+        let named = match rename_folder(parent, &temp_name, &name) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) => None,
+            renamed => Some(renamed),
+        };
+        if named == Some(Ok(())) {
+            return Ok(());
+        }
+        if let Err(error) = rustix::fs::unlinkat(parent, &*temp_name, AtFlags::REMOVEDIR) {
+            tracing::warn!(folder = temp_name, %error, "cannot remove a temporary folder");
+        }
+        // Where that cannot be done, it is noted as soon as it is made.
+        named.unwrap_or_else(|| {
+            rustix::fs::mkdirat(parent, &name, Mode::RWXU)?;
+            self.note(parent, &name, path)
+        })
+    }
+
+    /// Makes what is to be the folder at `path`, under a name of its own in `parent`.
+    fn make_unnamed(&self, parent: &Dir, path: &[u8]) -> Result<String, Errno> {
+        let temp_name = self.names.part("folder", format!("{:016x}", rand::random::<u64>()));
+        rustix::fs::mkdirat(parent, &*temp_name, Mode::RWXU)?;
+        self.note(parent, OsStr::new(&temp_name), path)?;
+        Ok(temp_name)
+    }
+
+    /// Notes a folder that was made for `path`, and is called `name`.
+    fn note(&self, parent: &Dir, name: &OsStr, path: &[u8]) -> Result<(), Errno> {
+        let inode = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?.st_ino;
+        self.committer.places().has_made(path, inode);
+        let (path, trace) = (path.to_vec(), Trace { inode, mtime: (0, 0) });
+        self.committer.announce(&Entry::Placing { path, hash: [0; 32], trace });
         Ok(())
     }
 
@@ -321,8 +354,13 @@ impl Folders {
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
         for end in ends.chain([path.len()]) {
             let path = &path[..end];
-            let _making = self.committer.places().is_append_only().then(|| lock(&self.making));
-            let made = rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU);
+            let is_append_only = self.committer.places().is_append_only();
+            let _making = is_append_only.then(|| lock(&self.making));
+            let made = if is_append_only {
+                self.make_noted(&folder, path)
+            } else {
+                rustix::fs::mkdirat(&*folder, name_of(path), Mode::RWXU)
+            };
             let parent = folder;
             folder = match made {
                 // Or another thread was quicker.
@@ -330,13 +368,17 @@ impl Folders {
                 Err(error) => return Err(error.into()),
             };
             if made.is_ok() {
-                self.announce(path, &folder)?;
                 self.remember(path, Left { is_made: true, ..Left::default() });
                 self.committer.touched(&parent, folder_of(path))?;
             }
         }
         Ok(folder)
     }
+}
+
+/// Gives a folder its name, if nothing is called so.
+fn rename_folder(parent: &Dir, from: &str, to: &OsStr) -> Result<(), Errno> {
+    rustix::fs::renameat_with(parent, from, parent, to, RenameFlags::NOREPLACE)
 }
 
 /// A transfer that ends early leaves folders as open or closed as they were.
@@ -369,8 +411,11 @@ mod tests {
 
     use cap_std::ambient_authority;
 
+    use super::super::clean;
+    use super::super::journal::{Journal, Patience};
     use super::super::meta::default_mode;
     use super::*;
+    use crate::wire::PushNumber;
 
     /// Folders below a new root that keep so much in memory.
     fn folders(path_bytes_max: usize) -> (tempfile::TempDir, Folders) {
@@ -381,10 +426,26 @@ mod tests {
             Committer::start(Arc::clone(&root), Arc::clone(&systems), None, |_, _| ()).unwrap();
         let tally = Arc::new(Tally::new(Arc::clone(&root)));
         let metas = Arc::default();
+        let names = OwnNames::new([1; 32]);
         let folders =
-            Folders::new(root, systems, Arc::new(committer), tally, Share::alone(), metas);
+            Folders::new(root, names, systems, Arc::new(committer), tally, Share::alone(), metas);
         lock(&folders.unfinished).path_bytes_max = path_bytes_max;
         (dir, folders)
+    }
+
+    /// The folders of a run of a push to where nothing is changed.
+    fn appending(dir: &tempfile::TempDir) -> Folders {
+        let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
+        let names = OwnNames::new([1; 32]);
+        let owner = names.owner(&[2; 32], &PushNumber([3; 16]));
+        let journal = Journal::open(&root, &names, owner, Patience::Beside).unwrap();
+        let systems = Arc::new(Systems::of(&root));
+        let (own, journal) = (Arc::clone(&systems), Some(journal));
+        let committer =
+            Arc::new(Committer::start(Arc::clone(&root), own, journal, |_, _| ()).unwrap());
+        committer.places().append_only();
+        let tally = Arc::new(Tally::new(Arc::clone(&root)));
+        Folders::new(root, names, systems, committer, tally, Share::alone(), Arc::default())
     }
 
     fn mode(path: PathBuf) -> u32 {
@@ -453,5 +514,43 @@ mod tests {
             assert_eq!(mode(dir.path().join("a/b/c")), 0o555);
             assert_eq!(mode(dir.path().join("a/b")), 0o500);
         }
+    }
+
+    #[test]
+    fn where_nothing_is_changed_a_run_that_is_killed_leaves_no_folder_that_nobody_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("theirs")).unwrap();
+        fs::set_permissions(at("theirs"), Permissions::from_mode(0o751)).unwrap();
+        // Killed before the folder has its name, and after that.
+        let killed = appending(&dir);
+        let root = Arc::clone(&killed.root);
+        let left = killed.make_unnamed(&root, b"before").unwrap();
+        assert!(at(&left).is_dir() && !at("before").exists());
+        killed.make_noted(&root, b"after").unwrap();
+        assert_eq!(killed.make_noted(&root, b"theirs"), Err(Errno::EXIST));
+        assert_eq!(mode(at("after")), 0o700);
+        drop(killed);
+
+        let again = appending(&dir);
+        for name in ["before", "after", "theirs", "new"] {
+            again.parent(format!("{name}/file").as_bytes()).unwrap();
+            again.make(name.as_bytes(), meta(0o755)).unwrap();
+        }
+        again.finish();
+        assert_eq!(
+            ["before", "after", "theirs", "new"].map(|name| mode(at(name))),
+            [0o755, 0o755, 0o751, 0o755]
+        );
+        // What has no name is removed some time, and nothing of the same name that has something in it.
+        let names = OwnNames::new([1; 32]);
+        let full = names.part("folder", 1);
+        fs::create_dir_all(at(&full).join("in")).unwrap();
+        let old = std::time::SystemTime::now() - 2 * clean::FOLDER_AGE_MIN;
+        for name in [&left, &full] {
+            fs::File::open(at(name)).unwrap().set_modified(old).unwrap();
+        }
+        clean::clean(&root, &names, std::time::Duration::ZERO, |_| true, |_, _| ());
+        assert!(!at(&left).exists() && at(&full).exists());
     }
 }

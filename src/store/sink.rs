@@ -160,6 +160,7 @@ impl Sink {
         let metas = Arc::new(Metas::default());
         let folders = Folders::new(
             Arc::clone(&root),
+            names.clone(),
             systems,
             Arc::clone(&committer),
             Arc::clone(&tally),

@@ -157,6 +157,12 @@ impl Set {
         self.alive_at
     }
 
+    /// So much may be sent and not confirmed from now on, over all connections, in bytes. What is more than that
+    /// now is not taken back.
+    pub fn limit_flying(&mut self, bytes: u64) {
+        self.config.flying_bytes_max = bytes.max(self.config.stripe_bytes_max);
+    }
+
     /// How it was set up.
     pub fn config(&self) -> &SetConfig {
         &self.config

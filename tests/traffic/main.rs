@@ -14,6 +14,7 @@ mod network;
 mod outcome;
 mod priming;
 mod resting;
+mod room;
 mod sim;
 mod tally;
 
