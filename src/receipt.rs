@@ -57,11 +57,14 @@ pub struct Head {
     pub server_name: String,
     /// The server's address and port.
     pub address: String,
-    /// Where to, relative to the server's root, as it was typed.
+    /// What was pulled, relative to the server's root, as it was typed; empty for a push.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    /// Where to, as it was typed: of a push, relative to the server's root.
     pub destination: String,
 }
 
-/// A path relative to the server's root.
+/// A path relative to the server's root, or of a pull, to where it went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
     /// The path, with U+FFFD where it is not UTF-8.
@@ -74,7 +77,7 @@ pub struct Name {
 /// Whether something was delivered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// The server has said that it is durable under its name.
+    /// It is durable under its name: the receiver has said so.
     pub delivered: bool,
     /// Why not, or why that is not certain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -353,6 +356,7 @@ mod tests {
             server: text(),
             server_name: text(),
             address: text(),
+            sources: Vec::new(),
             destination: text(),
         })
     }

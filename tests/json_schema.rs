@@ -181,6 +181,7 @@ fn every_line_of_a_receipt_is_documented_as_it_is() {
             server: text(),
             server_name: text(),
             address: text(),
+            sources: vec![text()],
             destination: text(),
         }),
         Line::File(FileEntry {

@@ -1,17 +1,16 @@
 //! `qbulk pull`: its options, and the transfer that they describe.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use qbulk::client::{PullConfig, PushReporter};
 use qbulk::error::Error;
 use qbulk::event::Summary;
-use qbulk::traffic::{PrimeConfig, SetConfig};
 
 use super::peer::{NetworkArgs, TrustArgs, pulled};
-use super::transfer::{MetadataArgs, PaceArgs, SizeArgs, WayArgs};
-use super::values::{bytes, size};
+use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
@@ -49,10 +48,13 @@ pub(crate) struct PullArgs {
     #[command(flatten)]
     pace: PaceArgs,
     #[command(flatten)]
-    sizes: SizeArgs,
-    /// Padding that one priming may cost; 0 turns priming off.
-    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().budget_bytes), value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
-    prime_budget: u64,
+    set: SetArgs,
+
+    /// When all is done, write to this file what was delivered: a line of JSON for each file, with its
+    /// hash (see docs/json.md). `qbulk verify --receipt FILE DST` checks it. A file is replaced as a whole and
+    /// keeps its mode, a link stays, and a device, a pipe or /dev/stdout is written to.
+    #[arg(long, value_name = "FILE", env = "QBULK_RECEIPT", help_heading = "Output")]
+    receipt: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -65,8 +67,7 @@ impl PullArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = pulled(&self.paths)?;
-        let set = self.sizes.set()?;
-        let prime = PrimeConfig { budget_bytes: self.prime_budget, ..set.prime };
+        let set = self.set.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
         let place = &sources[0];
@@ -79,10 +80,12 @@ impl PullArgs {
         let config = PullConfig {
             bind: self.network.bind,
             datagram_bytes_max: self.network.mtu,
-            set: SetConfig { prime, ..set },
+            set,
             congestion: self.pace.congestion,
             aggressiveness: self.pace.aggressiveness,
             rate_max: self.pace.limit,
+            remembers: !self.way.no_memory,
+            receipt: self.receipt,
             keep: self.metadata.keep(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,

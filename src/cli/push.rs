@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::path_memory::PathCache;
@@ -12,11 +11,9 @@ use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::store::source::ReadOptions;
-use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
-use super::transfer::{MetadataArgs, PaceArgs, SizeArgs, WayArgs};
-use super::values::{bytes, bytes_per_s, duration, share, size, stripe_bytes, time};
+use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
@@ -57,46 +54,8 @@ pub(crate) struct PushArgs {
     #[command(flatten)]
     pace: PaceArgs,
 
-    /// Do not start from what the last push to this server has learned about the path, and learn nothing.
-    #[arg(long, env = "QBULK_NO_MEMORY", help_heading = "Network")]
-    no_memory: bool,
-
     #[command(flatten)]
-    sizes: SizeArgs,
-    /// The smallest stripe; a power of two.
-    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_min), value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
-    stripe_min: u64,
-    /// The largest stripe; a power of two.
-    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_max), value_parser = stripe_bytes, env = "QBULK_STRIPE_MAX", help_heading = "Connection set")]
-    stripe_max: u64,
-    /// Stripes that a connection carries before a reserve takes its turn.
-    #[arg(long, value_name = "COUNT", default_value_t = SetConfig::default().turn_stripes, env = "QBULK_TURN", help_heading = "Connection set",
-        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
-    turn: u64,
-    /// A reserve that was idle for longer is primed again.
-    #[arg(long, value_name = "TIME", default_value = time(SetConfig::default().reprime_after), value_parser = duration, env = "QBULK_REPRIME_AFTER", help_heading = "Connection set")]
-    reprime_after: Duration,
-
-    /// Bytes delivered per round trip at which a connection counts as primed.
-    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().target_bytes), value_parser = bytes, env = "QBULK_PRIME_TARGET", help_heading = "Priming")]
-    prime_target: u64,
-    /// Padding that one priming may cost; 0 turns priming off.
-    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().budget_bytes), value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
-    prime_budget: u64,
-    /// How long one priming may take.
-    #[arg(long, value_name = "TIME", default_value = time(PrimeConfig::default().budget_time), value_parser = duration, env = "QBULK_PRIME_TIME", help_heading = "Priming")]
-    prime_time: Duration,
-
-    /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
-    /// connection is unsatisfactory: it is replaced, and others take over what it carried.
-    #[arg(long, value_name = "SHARE", default_value_t = HealthConfig::default().threshold, value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
-    threshold: f64,
-    /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
-    #[arg(long, value_name = "BYTES", default_value = size(HealthConfig::default().floor_bytes_per_s), value_parser = bytes_per_s, env = "QBULK_FLOOR", help_heading = "Health")]
-    floor: u64,
-    /// Round-trip time above which a connection is unsatisfactory in any case.
-    #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
-    rtt_max: Option<Duration>,
+    set: SetArgs,
 
     /// Send a file that has grown since it was found as long as it was then, as with logs. What was sent
     /// of it is read once more at the end, and must still be the same.
@@ -121,7 +80,7 @@ impl PushArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = ends(&self.paths)?;
-        let set = self.set()?;
+        let set = self.set.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
         let servers = self.way.servers(&destination)?;
@@ -138,7 +97,7 @@ impl PushArgs {
             congestion: self.pace.congestion,
             budget: BudgetConfig { aggressiveness: self.pace.aggressiveness, memory: None },
             rate_max: self.pace.limit,
-            paths: if self.no_memory { None } else { PathCache::of_user() },
+            paths: if self.way.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
             read: ReadOptions { growing_ok: self.growing_ok },
             keep: self.metadata.keep(),
@@ -156,29 +115,5 @@ impl PushArgs {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }
-    }
-
-    fn set(&self) -> Result<SetConfig, Error> {
-        let sized = self.sizes.set()?;
-        if self.stripe_min > self.stripe_max {
-            return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
-        }
-        Ok(SetConfig {
-            stripe_bytes_min: self.stripe_min,
-            stripe_bytes_max: self.stripe_max,
-            turn_stripes: self.turn,
-            reprime_after: self.reprime_after,
-            prime: PrimeConfig {
-                target_bytes: self.prime_target,
-                budget_bytes: self.prime_budget,
-                budget_time: self.prime_time,
-            },
-            health: HealthConfig {
-                threshold: self.threshold,
-                floor_bytes_per_s: self.floor,
-                rtt_max: self.rtt_max,
-            },
-            ..sized
-        })
     }
 }

@@ -8,11 +8,13 @@ use qbulk::client::RETRY_FOR;
 use qbulk::congestion::{Aggressiveness, Algorithm};
 use qbulk::error::Error;
 use qbulk::net::address::ServerAddress;
-use qbulk::traffic::SetConfig;
+use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
 use qbulk::wire::Keep;
 
 use super::url::Destination;
-use super::values::{Choice, duration, name_of, one_of, rate, time};
+use super::values::{
+    Choice, bytes, bytes_per_s, duration, name_of, one_of, rate, share, size, stripe_bytes, time,
+};
 
 /// N at most.
 const CONNECTIONS_MAX: u16 = 64;
@@ -58,6 +60,9 @@ pub(super) struct WayArgs {
     /// How long to try to go on when the server, or the network, is gone under way.
     #[arg(long, value_name = "TIME", default_value = time(RETRY_FOR), value_parser = duration, env = "QBULK_RETRY_FOR", help_heading = "Network")]
     pub(super) retry_for: Duration,
+    /// Do not start from what the last transfer with this server has learned about the path, and learn nothing.
+    #[arg(long, env = "QBULK_NO_MEMORY", help_heading = "Network")]
+    pub(super) no_memory: bool,
 }
 
 /// How hard to press.
@@ -88,13 +93,81 @@ pub(super) struct PaceArgs {
 
 /// How many connections.
 #[derive(Debug, Args)]
-pub(super) struct SizeArgs {
+struct SizeArgs {
     #[arg(short = 'n', long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
     connections: Option<u16>,
     #[arg(short = 'm', long, value_name = "M", help = active_help(), env = "QBULK_ACTIVE", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
     active: Option<u16>,
+}
+
+/// The connection set.
+#[derive(Debug, Args)]
+pub(super) struct SetArgs {
+    #[command(flatten)]
+    sizes: SizeArgs,
+    /// The smallest stripe; a power of two.
+    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_min), value_parser = stripe_bytes, env = "QBULK_STRIPE_MIN", help_heading = "Connection set")]
+    stripe_min: u64,
+    /// The largest stripe; a power of two.
+    #[arg(long, value_name = "BYTES", default_value = size(SetConfig::default().stripe_bytes_max), value_parser = stripe_bytes, env = "QBULK_STRIPE_MAX", help_heading = "Connection set")]
+    stripe_max: u64,
+    /// Stripes that a connection carries before a reserve takes its turn.
+    #[arg(long, value_name = "COUNT", default_value_t = SetConfig::default().turn_stripes, env = "QBULK_TURN", help_heading = "Connection set",
+        value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    turn: u64,
+    /// A reserve that was idle for longer is primed again.
+    #[arg(long, value_name = "TIME", default_value = time(SetConfig::default().reprime_after), value_parser = duration, env = "QBULK_REPRIME_AFTER", help_heading = "Connection set")]
+    reprime_after: Duration,
+
+    /// Bytes delivered per round trip at which a connection counts as primed.
+    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().target_bytes), value_parser = bytes, env = "QBULK_PRIME_TARGET", help_heading = "Priming")]
+    prime_target: u64,
+    /// Padding that one priming may cost; 0 turns priming off.
+    #[arg(long, value_name = "BYTES", default_value = size(PrimeConfig::default().budget_bytes), value_parser = bytes, env = "QBULK_PRIME_BUDGET", help_heading = "Priming")]
+    prime_budget: u64,
+    /// How long one priming may take.
+    #[arg(long, value_name = "TIME", default_value = time(PrimeConfig::default().budget_time), value_parser = duration, env = "QBULK_PRIME_TIME", help_heading = "Priming")]
+    prime_time: Duration,
+
+    /// The share of its siblings' RTT-weighted goodput, and of its own before, below which a
+    /// connection is unsatisfactory: it is replaced, and others take over what it carried.
+    #[arg(long, value_name = "SHARE", default_value_t = HealthConfig::default().threshold, value_parser = share, env = "QBULK_THRESHOLD", help_heading = "Health")]
+    threshold: f64,
+    /// Goodput in bytes per second below which a connection is unsatisfactory in any case; 0 sets none.
+    #[arg(long, value_name = "BYTES", default_value = size(HealthConfig::default().floor_bytes_per_s), value_parser = bytes_per_s, env = "QBULK_FLOOR", help_heading = "Health")]
+    floor: u64,
+    /// Round-trip time above which a connection is unsatisfactory in any case.
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "QBULK_RTT_MAX", help_heading = "Health")]
+    rtt_max: Option<Duration>,
+}
+
+impl SetArgs {
+    /// What the options say.
+    pub(super) fn set(&self) -> Result<SetConfig, Error> {
+        let sized = self.sizes.set()?;
+        if self.stripe_min > self.stripe_max {
+            return Err(Error::Usage("--stripe-min is above --stripe-max".into()));
+        }
+        Ok(SetConfig {
+            stripe_bytes_min: self.stripe_min,
+            stripe_bytes_max: self.stripe_max,
+            turn_stripes: self.turn,
+            reprime_after: self.reprime_after,
+            prime: PrimeConfig {
+                target_bytes: self.prime_target,
+                budget_bytes: self.prime_budget,
+                budget_time: self.prime_time,
+            },
+            health: HealthConfig {
+                threshold: self.threshold,
+                floor_bytes_per_s: self.floor,
+                rtt_max: self.rtt_max,
+            },
+            ..sized
+        })
+    }
 }
 
 impl MetadataArgs {
@@ -117,7 +190,7 @@ impl WayArgs {
 
 impl SizeArgs {
     /// A set of this size.
-    pub(super) fn set(&self) -> Result<SetConfig, Error> {
+    fn set(&self) -> Result<SetConfig, Error> {
         let defaults = SetConfig::default();
         let connections = match (self.connections, self.active) {
             (Some(connections), _) => connections.into(),

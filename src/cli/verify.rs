@@ -25,7 +25,9 @@ permission bits and modification times, what links say, and that folders exist. 
 destination and not in the sources is not looked at. The server answers only whether something is the \
 same, so that nobody learns by it what they do not have.
 
-With a receipt of `qbulk push --receipt`, files on this host are compared with it, without any network:
+With a receipt of `qbulk push --receipt` or `qbulk pull --receipt`, files on this host are compared with it, without any \
+network:
+  qbulk verify --receipt r.jsonl backup             where it was pulled to
   qbulk verify --receipt r.jsonl /srv/data          on the server, with the folder that it serves
   qbulk verify --receipt r.jsonl --strip backup .   on the client, in the folder that was pushed from
 A receipt is not signed: keep it where nobody else can write.
@@ -43,7 +45,7 @@ pub(crate) struct VerifyArgs {
     #[arg(value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
-    /// Compare files on this host with a receipt of `qbulk push --receipt`.
+    /// Compare files on this host with a receipt of `qbulk push --receipt` or `qbulk pull --receipt`.
     #[arg(long, value_name = "FILE", env = "QBULK_VERIFY_RECEIPT")]
     receipt: Option<PathBuf>,
     /// Compare only what the receipt lists below this path, and take the folder that is given for it.

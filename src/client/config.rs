@@ -127,8 +127,7 @@ pub struct PullConfig {
     pub trust: ClientTrust,
     /// Datagrams are never larger than this, in bytes of UDP payload.
     pub datagram_bytes_max: u16,
-    /// The connection set: N, M and how far M may grow, and what a priming may cost. The server keeps to it
-    /// within its own bounds.
+    /// The connection set, which the server keeps to within its own bounds.
     pub set: SetConfig,
     /// Who decides how much may be in flight.
     pub congestion: Algorithm,
@@ -136,6 +135,10 @@ pub struct PullConfig {
     pub aggressiveness: Aggressiveness,
     /// The most to be sent, in bytes per second.
     pub rate_max: Option<u64>,
+    /// Whether the server is to start from what it has learned about the path before, and to remember it.
+    pub remembers: bool,
+    /// Where to write a [receipt](crate::receipt) to; only a pull that ends without an error writes one.
+    pub receipt: Option<PathBuf>,
     /// What of metadata is to be kept.
     pub keep: Keep,
     /// How long to try for a first connection.
@@ -169,6 +172,8 @@ impl PullConfig {
             congestion: Algorithm::default(),
             aggressiveness: Aggressiveness::default(),
             rate_max: None,
+            remembers: true,
+            receipt: None,
             keep: Keep::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,

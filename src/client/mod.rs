@@ -47,6 +47,7 @@ mod config;
 mod find;
 pub mod first_contact;
 mod list;
+mod notes;
 mod number;
 pub mod path_memory;
 mod place;

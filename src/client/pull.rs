@@ -1,16 +1,19 @@
 //! A pull, over as many attempts as it takes.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::attempts::{Attempts, Failed};
 use super::config::PullConfig;
 use super::find;
+use super::notes::Notes;
 use super::place::Place;
 use super::puller::Puller;
 use crate::clock;
 use crate::error::Error;
 use crate::event::{PushEvent, PushReporter, Summary};
 use crate::net::lookup::Addresses;
+use crate::send::Receipt;
 use crate::store::descriptors::raise_limit;
 use crate::wire::{PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX};
 
@@ -23,7 +26,7 @@ pub async fn pull(
     report: PushReporter,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
-    let began = clock::now();
+    let (began, started) = (clock::now(), SystemTime::now());
     // Sockets, and files that are written.
     raise_limit();
     check(&config)?;
@@ -38,7 +41,7 @@ pub async fn pull(
         };
         let begun = match found {
             Err(error) => Err(error),
-            Ok(addresses) => begin(config, addresses, &report).await,
+            Ok(addresses) => begin(config, addresses, started, &report).await,
         };
         let failed = match begun {
             Err(error) => error.into(),
@@ -47,6 +50,10 @@ pub async fn pull(
                 match puller.run_until(&mut stop).await {
                     Ok(summary) => {
                         let summary = attempts.done(summary);
+                        tokio::select! {
+                            finished = puller.finish_receipt(&summary) => finished?,
+                            () = &mut stop => return Err(Error::Interrupted),
+                        }
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
@@ -78,15 +85,22 @@ fn check(config: &PullConfig) -> Result<(), Error> {
 async fn begin(
     config: PullConfig,
     addresses: Addresses,
+    started: SystemTime,
     report: &PushReporter,
 ) -> Result<Puller, Error> {
     let transfer = crate::wire::TransferSecret(rand::random());
     let looked = tokio::task::spawn_blocking(move || {
         let place = Place::look(&config)?;
-        let sink = place.sink(&config, transfer.name())?;
-        Ok((config, place, sink))
+        let mut sink = place.sink(&config, transfer.name())?;
+        let client = config.identity.fingerprint();
+        let notes = config.receipt.clone().map(|path| Receipt::create(path, client, started));
+        let notes = notes.transpose()?.map(|receipt| Notes::new(receipt, &config, &place));
+        if let Some(notes) = &notes {
+            sink = sink.telling(notes.teller());
+        }
+        Ok((config, place, sink, notes))
     });
-    let (config, place, sink) =
+    let (config, place, sink, notes) =
         looked.await.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))?;
-    Puller::new(&config, addresses, transfer, &place, sink, Arc::clone(report))
+    Puller::new(&config, addresses, transfer, &place, (sink, notes), Arc::clone(report))
 }

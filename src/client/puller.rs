@@ -1,6 +1,7 @@
 //! One attempt at a pull: dials the lines that the server wants, and has what comes over them written.
 
 mod dial;
+mod lines;
 mod summary;
 
 use std::collections::{BTreeMap, HashSet};
@@ -13,8 +14,10 @@ use tokio::sync::mpsc::{self, Receiver as Inbox, Sender};
 use tokio::task::JoinSet;
 
 use self::dial::{Dial, request};
+use self::lines::GivenUp;
 use self::summary::{not_kept, total};
 use super::config::PullConfig;
+use super::notes::Notes;
 use super::place::{Local, Place};
 use super::reach::Reach;
 use crate::clock;
@@ -111,6 +114,10 @@ pub(super) struct Puller {
     progress_at: Instant,
     /// How people know what is written.
     local: Local,
+    /// Lines that the server has given up.
+    given_up: GivenUp,
+    /// What is noted for the receipt.
+    notes: Option<Arc<Notes>>,
 }
 
 impl Puller {
@@ -120,7 +127,7 @@ impl Puller {
         addresses: Addresses,
         transfer: TransferSecret,
         place: &Place,
-        sink: Sink,
+        (sink, notes): (Sink, Option<Arc<Notes>>),
         report: PushReporter,
     ) -> Result<Self, Error> {
         let now = clock::now();
@@ -184,6 +191,8 @@ impl Puller {
             rate: Rate::default(),
             progress_at: now,
             local: place.local.clone(),
+            given_up: GivenUp::default(),
+            notes,
         })
     }
 
@@ -272,6 +281,10 @@ impl Puller {
                 self.reach.up(now);
                 (self.alive_at, self.redial_wait) = (now, REDIAL_MIN);
                 let (local, remote) = (up.local, up.connection.remote_address());
+                if let Some(notes) = &self.notes {
+                    let key = tls::peer_fingerprint(&up.connection);
+                    notes.begin(&self.transfer, key, (&self.server, remote));
+                }
                 (self.report)(PushEvent::Connected { conn, local, remote });
                 self.lines.insert(conn, up);
             }
@@ -327,9 +340,14 @@ impl Puller {
             }
             ToReceiver::Sending(sending) => self.sending = sending,
             ToReceiver::Sent(sent) => self.sent = Some(sent),
-            ToReceiver::Drop(conn) => {
-                (self.report)(PushEvent::Condemned { conn, verdict: "given_up", stripes: 0 });
+            ToReceiver::Drop(conn) => self.given_up.dropped(conn, self.next, clock::now()),
+            ToReceiver::GivenUp(line) => {
+                if let Some(event) = self.given_up.told(line, self.next) {
+                    (self.report)(event);
+                }
             }
+            ToReceiver::Primed(line) => drop(lines::primed(line).map(|event| (self.report)(event))),
+            ToReceiver::Does(line) => drop(lines::does(line).map(|event| (self.report)(event))),
             ToReceiver::Unsent { number, why, path, message } => {
                 self.say(ToSender::Heard(number));
                 if self.unsent.len() < FAILURES_MAX && self.unsent.insert(number) {
@@ -338,12 +356,24 @@ impl Puller {
                         Unsendable::Vanished => FailureKind::Vanished,
                         Unsendable::Changed => FailureKind::Changed,
                     };
-                    self.fail(Failure { kind, path: shown(&path), reason: said(&message) });
+                    let failure = Failure { kind, path: shown(&path), reason: said(&message) };
+                    if let Some(notes) = &self.notes {
+                        notes.fail(&failure);
+                    }
+                    self.fail(failure);
                 }
             }
             _ => {}
         }
         Ok(())
+    }
+
+    /// Writes the receipt, once it is known what was delivered.
+    pub(super) async fn finish_receipt(&mut self, summary: &Summary) -> Result<(), Error> {
+        let Some(notes) = self.notes.take() else { return Ok(()) };
+        let summary = summary.clone();
+        let finished = tokio::task::spawn_blocking(move || notes.finish(&summary)).await;
+        finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
     }
 
     fn fail_here(&mut self, failed: Failed) {
@@ -382,6 +412,9 @@ impl Puller {
         if self.finished_at.is_none() {
             self.reach.check(now)?;
             self.redial(now)?;
+        }
+        for event in self.given_up.unexplained(now) {
+            (self.report)(event);
         }
         if now >= self.progress_at {
             self.progress_at = now + PROGRESS_INTERVAL;

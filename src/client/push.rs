@@ -108,6 +108,7 @@ fn attempt(
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         read: config.read,
         receipt,
+        names_kept: false,
         began,
     };
     Ok(Sender::new(job, session, Arc::clone(report)))

@@ -225,6 +225,9 @@ impl Inflow {
                 | ToReceiver::Sending(_)
                 | ToReceiver::Unsent { .. }
                 | ToReceiver::Sent(_)
+                | ToReceiver::Primed(_)
+                | ToReceiver::GivenUp(_)
+                | ToReceiver::Does(_)
         );
         match &self.news {
             // Where nobody takes them, there are too many.

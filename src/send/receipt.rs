@@ -88,12 +88,12 @@ impl Receipt {
     }
 
     /// The server is reached. Comes before everything else; only the first time counts.
-    pub(super) fn begin(
+    pub(crate) fn begin(
         &self,
         transfer: &TransferSecret,
         server: Option<Fingerprint>,
-        server_name: &str,
-        address: SocketAddr,
+        (server_name, address): (&str, SocketAddr),
+        sources: Vec<String>,
         destination: &[u8],
     ) {
         if std::mem::replace(&mut lock(&self.out).has_head, true) {
@@ -107,8 +107,14 @@ impl Receipt {
             server: server.map(|server| server.to_string()).unwrap_or_default(),
             server_name: server_name.to_owned(),
             address: address.to_string(),
+            sources,
             destination: shown(destination),
         }));
+    }
+
+    /// Something was delivered here.
+    pub(crate) fn deliver(&self, line: &Line) {
+        self.write(line);
     }
 
     /// These parts were read, with what came of it.
@@ -123,6 +129,7 @@ impl Receipt {
                 }
                 SourceKind::Found(Kind::File(_))
                 | SourceKind::Seal { .. }
+                | SourceKind::Kept { .. }
                 | SourceKind::TakeBack { .. } => {}
             }
         }
@@ -149,7 +156,7 @@ impl Receipt {
     }
 
     /// Something at the source could not be sent.
-    pub(super) fn fail(&self, failure: &Failure) {
+    pub(crate) fn fail(&self, failure: &Failure) {
         let Failure { path, reason, .. } = failure.clone();
         self.write(&Line::Failed { path, reason });
     }
@@ -161,12 +168,13 @@ impl Receipt {
         *error = write(draft, line).err();
     }
 
-    /// Everything that the server does not name among `failures` is durable. Writes the receipt, and may wait
-    /// for somebody who reads it.
-    pub(super) fn finish(
+    /// Everything that the receiver does not name among `failures`, or among `unnamed` more, is durable. Writes
+    /// the receipt, and may wait for somebody who reads it.
+    pub(crate) fn finish(
         &self,
         summary: &Summary,
         failures: Vec<(Vec<u8>, String)>,
+        unnamed: u64,
     ) -> Result<(), Error> {
         let end = End {
             ended: rfc3339(SystemTime::now()),
@@ -177,7 +185,7 @@ impl Receipt {
             failed_unnamed: summary.failed_unnamed,
             complete: summary.failed_unnamed == 0,
         };
-        self.complete(end, failures).map_err(|error| {
+        self.complete(end, failures, unnamed).map_err(|error| {
             Error::Disk(format!(
                 "everything else was done, but the receipt {} cannot be written: {}",
                 self.path.display(),
@@ -186,7 +194,7 @@ impl Receipt {
         })
     }
 
-    fn complete(&self, end: End, failures: Vec<(Vec<u8>, String)>) -> io::Result<()> {
+    fn complete(&self, end: End, failures: Vec<(Vec<u8>, String)>, unnamed: u64) -> io::Result<()> {
         let mut out = lock(&self.out);
         if let Some(error) = out.error.take() {
             return Err(error);
@@ -196,11 +204,11 @@ impl Receipt {
         let mut draft = draft.into_inner().map_err(io::IntoInnerError::into_error)?;
         target.write(|file| {
             let mut file = BufWriter::new(file);
-            if failures.is_empty() && end.complete {
+            if failures.is_empty() && unnamed == 0 {
                 draft.rewind()?;
                 io::copy(&mut draft, &mut file)?;
             } else {
-                let undelivered = Undelivered::new(failures, end.failed_unnamed);
+                let undelivered = Undelivered::new(failures, unnamed);
                 undelivered.mark(&mut draft, &mut file)?;
             }
             write(&mut file, &Line::End(end))?;
@@ -272,7 +280,7 @@ impl Undelivered {
             }
         }
         let unnamed = self.unnamed;
-        (unnamed > 0).then(|| format!("not certain: the server did not name {unnamed} failures"))
+        (unnamed > 0).then(|| format!("not certain: {unnamed} failures were not named"))
     }
 }
 
@@ -305,7 +313,7 @@ mod tests {
             Receipt::create(path.clone(), identity.fingerprint(), SystemTime::now()).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         for _ in 0..2 {
-            receipt.begin(&TransferSecret([0; 16]), None, "host", address, b"");
+            receipt.begin(&TransferSecret([0; 16]), None, ("host", address), Vec::new(), b"");
         }
         let meta = Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 };
         for path in files {
@@ -316,7 +324,7 @@ mod tests {
         assert!(!path.exists(), "it is not there before it is finished");
         let summary = Summary { failed_unnamed, ..Summary::default() };
         let failures = failed.iter().map(|path| (path.to_vec(), "full".into())).collect();
-        receipt.finish(&summary, failures).unwrap();
+        receipt.finish(&summary, failures, failed_unnamed).unwrap();
 
         let mut reader = Reader::new(BufReader::new(File::open(&path).unwrap()));
         let (mut told, mut complete) = (Vec::new(), false);

@@ -25,7 +25,8 @@ impl<L: Lines> Sender<L> {
         self.connections.up(conn, local, remote, now);
         if let Some(receipt) = &self.receipt {
             let key = line.fingerprint();
-            receipt.begin(&self.transfer, key, self.lines.peer(), remote, &self.destination);
+            let server = (self.lines.peer(), remote);
+            receipt.begin(&self.transfer, key, server, Vec::new(), &self.destination);
         }
         (self.report)(PushEvent::Connected { conn: conn.0, local, remote });
         if self.finishing

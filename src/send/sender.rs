@@ -92,6 +92,8 @@ pub(crate) struct Job {
     pub(crate) read: ReadOptions,
     /// Where it is noted what was delivered.
     pub(crate) receipt: Option<Arc<Receipt>>,
+    /// The receiver wants to hear of files that it has already.
+    pub(crate) names_kept: bool,
     /// When it began, for what is told of it.
     pub(crate) began: Instant,
 }
@@ -160,7 +162,7 @@ impl<L: Lines> Sender<L> {
             set,
             transfer: job.transfer,
             destination: job.destination,
-            source: Source::new(job.search, job.receipt.clone()),
+            source: Source::new(job.search, job.receipt.clone(), job.names_kept),
             read: job.read,
             again: Again::default(),
             wanted: Wanted::default(),
@@ -435,7 +437,7 @@ impl<L: Lines> Sender<L> {
     pub(crate) async fn finish_receipt(&mut self, summary: &Summary) -> Result<(), Error> {
         let Some(receipt) = self.receipt.take() else { return Ok(()) };
         let (summary, failures) = (summary.clone(), std::mem::take(&mut self.failures.settled));
-        let finish = move || receipt.finish(&summary, failures);
+        let finish = move || receipt.finish(&summary, failures, summary.failed_unnamed);
         let finished = tokio::task::spawn_blocking(finish).await;
         finished.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))
     }

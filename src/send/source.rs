@@ -36,6 +36,8 @@ pub(super) struct Source {
     checks: VecDeque<Check>,
     /// Where files are noted that the receiver has already.
     receipt: Option<Arc<Receipt>>,
+    /// They are named to the receiver as well.
+    names_kept: bool,
     /// Items that are not cut up yet, and how many of their bytes are not.
     items: HashMap<ItemId, (Arc<SourceItem>, u64)>,
     /// Paths of what is no folder, where two sources may have the same.
@@ -75,7 +77,7 @@ impl Check {
 
 impl Source {
     /// What `search` finds, for one attempt at sending it.
-    pub(super) fn new(search: Search, receipt: Option<Arc<Receipt>>) -> Self {
+    pub(super) fn new(search: Search, receipt: Option<Arc<Receipt>>, names_kept: bool) -> Self {
         // Sources of different names have nothing in common.
         let starts = search.starts();
         let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
@@ -85,6 +87,7 @@ impl Source {
             kept: KeptFiles::new(),
             checks: VecDeque::new(),
             receipt,
+            names_kept,
             items: HashMap::new(),
             taken: overlap.then(HashSet::new),
             next_item: 0,
@@ -221,6 +224,13 @@ impl Source {
                 self.kept_files += 1;
                 self.kept_whole_bytes += info.bytes;
                 self.kept_bytes += info.bytes;
+                if self.names_kept {
+                    let id = self.next_id();
+                    let overhead_bytes = path.len() as u64 + RECORD_BYTES;
+                    let kind = SourceKind::Kept { info, hash };
+                    self.keep(id, 0, SourceItem::new(id.0, local, path, kind));
+                    return vec![Item::whole(id, 0, overhead_bytes)];
+                }
                 Vec::new()
             }
             Kept::Pieces { basis, pieces, .. } => {

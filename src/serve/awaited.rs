@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::limits::Clients;
 use crate::error::Error;
-use crate::event::{Failure, FailureKind, Progress, PushEvent, Summary};
+use crate::event::{ConnectionState, Failure, FailureKind, Progress, PushEvent, Summary};
 use crate::mutex::lock;
 use crate::net::control::ControlReader;
 use crate::net::line::{Line, LineError, LineEvent, listen};
@@ -18,8 +18,9 @@ use crate::net::route::Siblings;
 use crate::send::{Awaits, LineReport, Lines};
 use crate::traffic::ConnId;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, Sending, Sent, TEXT_BYTES_MAX,
-    ToReceiver, ToSender, Unsendable,
+    CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, LineDoes,
+    LineGivenUp, LinePrimed, PRIME_ENDS, ROLES, Sending, Sent, TEXT_BYTES_MAX, ToReceiver,
+    ToSender, Unsendable, VERDICTS,
 };
 
 /// How long a client may take to open a line, or to say that it cannot.
@@ -32,6 +33,8 @@ const CROWDED_TIME: Duration = Duration::from_secs(60);
 const ANSWER_TIME: Duration = Duration::from_secs(6 * 3_600);
 /// Lines that may be there before they are wanted.
 const EARLY_MAX: usize = 64;
+/// What waits to be said, at most, beside that.
+const NEWS_MAX: usize = 2_000;
 /// What could not be sent and is told by name, at most.
 const UNSENT_MAX: usize = 1_000;
 
@@ -117,7 +120,34 @@ impl Awaited {
                 state.unsent.insert(number, unsent.clone());
                 state.news.push(unsent);
             }
+            &PushEvent::Primed { conn, end, window_bytes, padding_bytes } => {
+                let (conn, end) = (conn.into(), number_of(&PRIME_ENDS, end));
+                let primed = LinePrimed { conn, end, window_bytes, padding_bytes };
+                state.news.push(ToReceiver::Primed(primed));
+            }
+            &PushEvent::Condemned { conn, verdict, stripes } => {
+                let (conn, verdict) = (conn.into(), number_of(&VERDICTS, verdict));
+                let given_up = LineGivenUp { conn, verdict, stripes: stripes as u64 };
+                state.news.push(ToReceiver::GivenUp(given_up));
+            }
+            PushEvent::Connection(does) => {
+                let does = line_does(does);
+                state.news.retain(
+                    |said| !matches!(said, ToReceiver::Does(other) if other.conn == does.conn),
+                );
+                state.news.push(ToReceiver::Does(does));
+            }
             _ => {}
+        }
+        // While no line is up, nobody hears of what is of the moment.
+        if state.news.len() > NEWS_MAX {
+            let is_lasting = |said: &ToReceiver| {
+                !matches!(
+                    said,
+                    ToReceiver::Primed(_) | ToReceiver::GivenUp(_) | ToReceiver::Does(_)
+                )
+            };
+            state.news.retain(is_lasting);
         }
     }
 
@@ -315,6 +345,28 @@ fn patience(on: Awaits, others_wait: bool) -> Duration {
     }
 }
 
+/// The number of a word.
+fn number_of(words: &[&str], word: &str) -> u64 {
+    words.iter().position(|other| *other == word).unwrap_or(words.len()) as u64
+}
+
+fn line_does(state: &ConnectionState) -> LineDoes {
+    let microseconds = |milliseconds: f64| (milliseconds * 1e3) as u64;
+    LineDoes {
+        conn: state.conn.into(),
+        role: number_of(&ROLES, state.role),
+        rtt_us: microseconds(state.rtt_ms),
+        rtt_min_us: microseconds(state.rtt_min_ms),
+        goodput_bytes_per_s: state.goodput_bytes_per_s as u64,
+        window_bytes: state.window_bytes,
+        in_flight_bytes: state.in_flight_bytes,
+        delivered_bytes: state.delivered_bytes,
+        lost_bytes: state.lost_bytes,
+        padding_bytes: state.padding_bytes,
+        stripes: state.stripes,
+    }
+}
+
 fn sending(progress: &Progress) -> Sending {
     Sending {
         found_items: progress.found_items,
@@ -358,5 +410,30 @@ mod tests {
         assert!(turn.as_mut().poll(&mut context).is_pending());
         lines.stalled(Awaits::Confirmation, CROWDED_TIME).unwrap_err();
         lines.stalled(Awaits::Answer, STALLED_TIME).unwrap();
+    }
+
+    #[test]
+    fn each_word_has_a_number() {
+        use crate::traffic::{PrimeEnd, Verdict};
+        let ends = [
+            PrimeEnd::Target,
+            PrimeEnd::Plateau,
+            PrimeEnd::Congestion,
+            PrimeEnd::Budget,
+            PrimeEnd::Data,
+        ];
+        assert_eq!(ends.map(PrimeEnd::name), PRIME_ENDS);
+        let verdicts = [
+            Verdict::Silent,
+            Verdict::Slow,
+            Verdict::Collapsed,
+            Verdict::BelowFloor,
+            Verdict::RttTooHigh,
+            Verdict::PrimedBadly,
+            Verdict::Lost,
+            Verdict::Surplus,
+        ];
+        assert_eq!(verdicts.map(Verdict::name), VERDICTS);
+        assert_eq!((number_of(&ROLES, "active"), number_of(&ROLES, "none")), (3, 4));
     }
 }

@@ -35,7 +35,7 @@ use crate::store::own::{RESERVED, has_reserved};
 use crate::store::source::ReadOptions;
 use crate::store::start::Start;
 use crate::store::{join, named, shown};
-use crate::traffic::{PrimeConfig, SetConfig};
+use crate::traffic::{HealthConfig, PrimeConfig, SetConfig};
 use crate::wire::{
     CLOSE_REFUSED, CLOSE_STOPPING, HostNumber, PullRequest, PushNumber, Right, ToReceiver,
     VARINT_MAX, Wish, is_path_safe,
@@ -47,6 +47,14 @@ const DESERTED_TIME: Duration = Duration::from_secs(30);
 const TAKEN_OVER: &str = "the same pull was started again and has taken over";
 /// Connections of one set, at most.
 const CONNECTIONS_MAX: u32 = 64;
+/// Stripes, in bytes; of the largest, four fit into what any transfer may have under way.
+const STRIPE_BYTES_MIN: u64 = 64 << 10;
+const STRIPE_BYTES_MAX: u64 = 1 << 20;
+/// Stripes that a connection carries before a reserve takes its turn, at most.
+const TURN_STRIPES_MAX: u64 = 1_000_000;
+/// Reserves are not primed more often, and not for longer.
+const REPRIME_AFTER_MIN: Duration = Duration::from_secs(1);
+const PRIME_TIME_MAX: Duration = Duration::from_secs(10);
 /// What may be sent and not confirmed of one transfer, at least, in bytes.
 const FLYING_BYTES_MIN: usize = 4 << 20;
 
@@ -233,7 +241,8 @@ impl Giver {
         let (set, wish) = (self.set(key.0, &request.wish), &request.wish);
         let (algorithm, aggressiveness) = pressure(wish.pressure);
         let remote = line.connection().remote_address();
-        let memory = self.paths.recall(key.0, remote.ip(), now);
+        let remembers = wish.no_memory == 0;
+        let memory = self.paths.recall(key.0, remote.ip(), now).filter(|_| remembers);
         let budget = SharedBudget::new(BudgetConfig { aggressiveness, memory }, now);
         let awaited = Awaited::new(set.connections);
         let pull = Arc::new(Pull {
@@ -259,6 +268,7 @@ impl Giver {
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
             read: ReadOptions::default(),
             receipt: None,
+            names_kept: request.names_kept,
             began: now,
         };
         let note = {
@@ -282,7 +292,7 @@ impl Giver {
             let ended = async { drop(end.wait_for(Option::is_some).await) };
             let result = sender.run_until(ended).await;
             lock(&pulls).remove(&key);
-            if let (Ok(_), Some(memory)) = (&result, budget.memory()) {
+            if let (Ok(_), Some(memory), true) = (&result, budget.memory(), remembers) {
                 paths.remember(key.0, remote.ip(), memory, Instant::now());
             }
             let result = match (result, *end.borrow()) {
@@ -310,23 +320,39 @@ impl Giver {
     /// The set that is asked for, within what this server gives.
     fn set(&self, client: Fingerprint, wish: &Wish) -> SetConfig {
         let most = |count: u32| count.clamp(1, CONNECTIONS_MAX) as usize;
-        let defaults = SetConfig::default();
         let connections = most(wish.connections);
         let active = most(wish.active).min(connections);
+        let [stripe_min, stripe_max] = wish.stripe_bytes.map(stripe_bytes);
+        let prime = PrimeConfig::default();
         SetConfig {
             connections,
             active,
             active_max: most(wish.active_max).max(active),
+            stripe_bytes_min: stripe_min.min(stripe_max),
+            stripe_bytes_max: stripe_max,
             flying_bytes_max: self.share(client)(),
+            turn_stripes: wish.turn_stripes.clamp(1, TURN_STRIPES_MAX),
+            reprime_after: Duration::from_micros(wish.reprime_after_us).max(REPRIME_AFTER_MIN),
             stuck_after: DESERTED_TIME,
             up_within: DESERTED_TIME,
             prime: PrimeConfig {
-                budget_bytes: wish.prime_bytes.min(defaults.prime.budget_bytes),
-                ..defaults.prime
+                target_bytes: wish.prime_target_bytes,
+                budget_bytes: wish.prime_bytes.min(prime.budget_bytes),
+                budget_time: Duration::from_micros(wish.prime_time_us).min(PRIME_TIME_MAX),
             },
-            ..defaults
+            health: HealthConfig {
+                threshold: (wish.threshold_ppm as f64 / 1e6).clamp(0.05, 0.95),
+                floor_bytes_per_s: wish.floor_bytes_per_s,
+                rtt_max: (wish.rtt_max_us > 0).then(|| Duration::from_micros(wish.rtt_max_us)),
+            },
         }
     }
+}
+
+/// The largest stripe that is no larger than what is asked for, within bounds.
+fn stripe_bytes(asked: u64) -> u64 {
+    let bytes = asked.clamp(STRIPE_BYTES_MIN, STRIPE_BYTES_MAX);
+    1 << bytes.ilog2()
 }
 
 /// Looks at what is asked for. Nobody is told more of what cannot be had than that.

@@ -23,7 +23,7 @@ use super::root::open_folder;
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile};
 use super::{copy, folder_of, is_full};
-use crate::wire::SourceId;
+use crate::wire::{Meta, SourceId};
 
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
@@ -64,6 +64,8 @@ pub struct Complete {
     pub source: SourceId,
     /// Its BLAKE3 hash.
     pub hash: [u8; 32],
+    /// The mode and time that it was sent with.
+    pub meta: Meta,
 }
 
 enum Job {
@@ -88,8 +90,8 @@ type Written = (Arc<TempFile>, Arc<Opened>);
 /// What was committed, by its path.
 #[derive(Clone, Copy, Debug)]
 pub enum Committed<'a> {
-    /// A file of so many bytes got its name.
-    File(&'a [u8], u64),
+    /// A file got its name.
+    File(&'a Complete),
     /// The names in a folder were made durable.
     Folder(&'a [u8]),
     /// A piece of a file was made durable.
@@ -324,7 +326,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                 file.temp.discard();
             }
             let result = published.and_then(|parent| self.touch_around(&parent, &file.path));
-            (self.on_commit)(Committed::File(&file.path, file.bytes), result);
+            (self.on_commit)(Committed::File(&file), result);
             self.note_file(file);
         }
         self.write_journal();

@@ -1,6 +1,6 @@
 //! What earlier runs of a push have left at the receiver.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use cap_std::fs::Dir;
 
+use super::append::key;
 use super::descriptors::Share;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
@@ -22,6 +23,8 @@ use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, half};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
+/// Whole files that are told of, at most: senders take no more.
+const TOLD_MAX: usize = 4 << 20;
 /// After its last entry in the journal, a run that is killed may have written for so long.
 const GRACE: Duration = Duration::from_millis(100);
 
@@ -43,6 +46,8 @@ pub(super) struct Kept {
     parts: Mutex<HashMap<FileKey, Part>>,
     /// Where the whole ones are listed, if there are any.
     files: Option<JournalReader>,
+    /// Those that were told of, if that is asked for later.
+    told: Option<Mutex<HashSet<u64>>>,
 }
 
 /// What there is of a file, as it is told.
@@ -132,7 +137,17 @@ impl Kept {
             Some((file, Part { temp: Arc::new(temp), tree, path, source, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
-        Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()) }
+        Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()), told: None }
+    }
+
+    /// From now on it is known which whole files were told of.
+    pub(super) fn list(&mut self) {
+        self.told = Some(Mutex::default());
+    }
+
+    /// Whether it was told that all of this file is there.
+    pub(super) fn was_told(&self, path: &[u8], hash: &[u8; 32]) -> bool {
+        self.told.as_ref().is_some_and(|told| lock(told).contains(&key(path, hash)))
     }
 
     /// Whether there is nothing.
@@ -196,6 +211,12 @@ impl Kept {
                 && (last_folder.as_deref() == Some(folder) || is_entered())
             {
                 last_folder = Some(folder.to_vec());
+                if let Some(told) = &self.told {
+                    let mut told = lock(told);
+                    if told.len() < TOLD_MAX {
+                        told.insert(key(&path, &hash));
+                    }
+                }
                 let file = FileKey::new(&join(root_name, &path), &source.version);
                 goes_on = say(Remnant::Whole(KeptFile { file, state: source.state, hash }));
             }

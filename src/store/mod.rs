@@ -87,7 +87,7 @@ pub fn below<'a>(parent: &[u8], path: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// What `path` ends with.
-fn last_of(path: &[u8]) -> &[u8] {
+pub fn last_of(path: &[u8]) -> &[u8] {
     path.rsplit(|&byte| byte == b'/').next().unwrap_or(path)
 }
 

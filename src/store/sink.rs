@@ -30,8 +30,8 @@ use super::own::OwnNames;
 use super::places::{Placed, Placing, moved_reason};
 use super::root::Root;
 use super::systems::Systems;
-use super::tally::{Failed, Outcome, Tally};
-use super::{folder_of, is_full, join, os, reason};
+use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
+use super::{beneath, folder_of, is_full, join, os, reason, shown};
 use crate::mutex::lock;
 use crate::wire::{Header, Keep, Meta, Record, WireError};
 
@@ -142,13 +142,13 @@ impl Sink {
             Arc::clone(&systems),
             journal,
             move |committed, result| match (committed, result) {
-                (Committed::File(_, bytes), Ok(())) => told.add_file(bytes),
+                (Committed::File(file), Ok(())) => told.add_file(file),
                 (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
                 // The file fails with its next piece, or when it is to get its name.
                 (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
-                (Committed::File(path, _), Err(error)) => {
-                    told.note_fatal(path, &error);
-                    told.note_file(None, path, reason(&error));
+                (Committed::File(file), Err(error)) => {
+                    told.note_fatal(&file.path, &error);
+                    told.note_file(None, &file.path, reason(&error));
                     if is_full(&error) {
                         told.put_off();
                     }
@@ -222,6 +222,14 @@ impl Sink {
     #[must_use]
     pub fn keeping(self, keep: Keep) -> Self {
         self.metas.keep(keep);
+        self
+    }
+
+    /// Tells `teller` of all that is delivered, and of what fails.
+    #[must_use]
+    pub fn telling(mut self, teller: Teller) -> Self {
+        self.tally.tell_to(teller);
+        self.kept.list();
         self
     }
 
@@ -391,19 +399,32 @@ impl Sink {
     /// Does what a record says. Returns the file that is complete with it, if there is one.
     fn act(&self, record: &Record, content: &[u8]) -> Result<Option<Complete>, SinkError> {
         match record {
-            Record::Folder { path, meta, .. } => {
-                if let Err(error) = self.open.folders.make(path, *meta) {
-                    self.tally.fail(path, &error);
-                }
-            }
+            Record::Folder { path, meta, .. } => match self.open.folders.make(path, *meta) {
+                Ok(()) => self.tally.tell(&Delivered::Folder { path, meta: *meta }),
+                Err(error) => self.tally.fail(path, &error),
+            },
             Record::Symlink { item, path, meta, target } => {
-                if let Err(error) = self.make_symlink(*item, path, *meta, target) {
-                    self.tally.fail(path, &error);
+                match self.make_symlink(*item, path, *meta, target) {
+                    Ok(()) => self.tally.tell(&Delivered::Symlink { path, target }),
+                    Err(error) => self.tally.fail(path, &error),
                 }
             }
             Record::Piece(piece) => return self.write_piece(piece, content),
             Record::Seal { item, hash } => return self.seal(*item, *hash),
             Record::Discard { item } => self.discard(*item)?,
+            &Record::Kept { ref path, meta, file_bytes, hash, .. } => {
+                // Nobody is believed that something is here which was not told of.
+                if !self.kept.was_told(path, &hash) {
+                    let path = shown(path);
+                    return Err(SinkError::Protocol(format!("nothing is kept of {path:?}")));
+                }
+                let found = beneath::stat(&self.root, path);
+                self.tally.tell(&if found.is_ok_and(|found| found.st_size as u64 == file_bytes) {
+                    Delivered::File { path, bytes: file_bytes, hash, meta, is_kept: true }
+                } else {
+                    Delivered::Failed { path, reason: "it has changed since" }
+                });
+            }
         }
         Ok(None)
     }

@@ -60,6 +60,13 @@ pub enum SourceKind {
         /// Its BLAKE3 hash.
         hash: [u8; 32],
     },
+    /// A file that the receiver has already, which is named and not sent.
+    Kept {
+        /// How it was found.
+        info: FileInfo,
+        /// Its BLAKE3 hash.
+        hash: [u8; 32],
+    },
     /// A file all of which was sent, and which turned out to have changed.
     TakeBack {
         /// The file's item.
@@ -162,7 +169,7 @@ impl Part {
     pub fn ends_item(&self) -> bool {
         match &self.item.kind {
             SourceKind::Found(Kind::File(info)) => self.len == info.bytes,
-            SourceKind::Found(_) | SourceKind::Seal { .. } => true,
+            SourceKind::Found(_) | SourceKind::Seal { .. } | SourceKind::Kept { .. } => true,
             SourceKind::TakeBack { .. } => false,
         }
     }
@@ -292,6 +299,10 @@ fn record(
         }
         SourceKind::Seal { of, hash } => {
             return Ok((Record::Seal { item: *of, hash: *hash }, Done::Nothing));
+        }
+        SourceKind::Kept { info, hash } => {
+            let (meta, file_bytes, hash) = (info.meta, info.bytes, *hash);
+            return Ok((Record::Kept { item, path, meta, file_bytes, hash }, Done::Nothing));
         }
         SourceKind::TakeBack { of } => return Ok((Record::Discard { item: *of }, Done::Nothing)),
     };

@@ -1,16 +1,17 @@
 //! What a transfer has left behind so far.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::{fmt, io};
 
 use cap_std::fs::Dir;
 
+use super::commit::Complete;
 use super::space::is_system_full;
 use super::{named, reason};
 use crate::mutex::lock;
-use crate::wire::Unkept;
+use crate::wire::{Meta, Unkept};
 
 /// What failures may take, in bytes, that whoever sends has not heard of; more are only counted.
 const UNHEARD_BYTES_MAX: usize = 4 << 20;
@@ -29,6 +30,48 @@ pub struct Failed {
     /// Why.
     pub reason: String,
 }
+
+/// Something that was delivered, or could not be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered<'a> {
+    /// A file has its name, and its content is durable.
+    File {
+        /// Its path.
+        path: &'a [u8],
+        /// Its size, in bytes.
+        bytes: u64,
+        /// Its BLAKE3 hash.
+        hash: [u8; 32],
+        /// The mode and time that it was sent with.
+        meta: Meta,
+        /// An earlier run has delivered it.
+        is_kept: bool,
+    },
+    /// A folder is there.
+    Folder {
+        /// Its path.
+        path: &'a [u8],
+        /// The mode and time that it was sent with.
+        meta: Meta,
+    },
+    /// A link is there.
+    Symlink {
+        /// Its path.
+        path: &'a [u8],
+        /// What it says.
+        target: &'a [u8],
+    },
+    /// Something failed: what was told of it before, or of what is below it, does not hold.
+    Failed {
+        /// Its path.
+        path: &'a [u8],
+        /// Why.
+        reason: &'a str,
+    },
+}
+
+/// Is told what becomes of all that is sent; it must not block for long.
+pub type Teller = Box<dyn Fn(&Delivered<'_>) + Send + Sync>;
 
 /// What a transfer left behind.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +104,16 @@ pub(super) struct Tally {
     /// Why nothing more can be written.
     fatal: OnceLock<String>,
     has_put_off: AtomicBool,
+    teller: OnceLock<Told>,
+}
+
+/// Who is told.
+struct Told(Teller);
+
+impl fmt::Debug for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Told").finish_non_exhaustive()
+    }
 }
 
 /// What has failed.
@@ -91,6 +144,19 @@ impl Tally {
             failures: Mutex::default(),
             fatal: OnceLock::new(),
             has_put_off: AtomicBool::new(false),
+            teller: OnceLock::new(),
+        }
+    }
+
+    /// Has `teller` told.
+    pub(super) fn tell_to(&self, teller: Teller) {
+        self.teller.get_or_init(|| Told(teller));
+    }
+
+    /// Tells something.
+    pub(super) fn tell(&self, delivered: &Delivered<'_>) {
+        if let Some(Told(teller)) = self.teller.get() {
+            teller(delivered);
         }
     }
 
@@ -112,6 +178,7 @@ impl Tally {
     }
 
     fn add(&self, item: Option<u64>, path: &[u8], reason: String) {
+        self.tell(&Delivered::Failed { path, reason: &reason });
         let mut failures = lock(&self.failures);
         let failed = Failed { number: failures.count, item, path: path.to_vec(), reason };
         failures.count += 1;
@@ -159,10 +226,12 @@ impl Tally {
         self.fatal.get().map(String::as_str)
     }
 
-    /// A file of `bytes` bytes has its name.
-    pub(super) fn add_file(&self, bytes: u64) {
+    /// A file has its name.
+    pub(super) fn add_file(&self, file: &Complete) {
+        let &Complete { ref path, bytes, hash, meta, .. } = file;
         self.files.fetch_add(1, Relaxed);
         self.bytes.fetch_add(bytes, Relaxed);
+        self.tell(&Delivered::File { path, bytes, hash, meta, is_kept: false });
     }
 
     /// A file that has its name, of `bytes` bytes, is not where it should be.

@@ -39,7 +39,8 @@ pub use kept::{KEPT_MAX, KeptFile, KeptPiece};
 pub use list::{ListRequest, Listed, ListedKind};
 pub use message::{Message, MessageBuffer};
 pub use pull::{
-    PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX, PullRequest, Sending, Sent, Unsendable, Wish,
+    LineDoes, LineGivenUp, LinePrimed, PRIME_ENDS, PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX,
+    PullRequest, ROLES, Sending, Sent, Unsendable, VERDICTS, Wish,
 };
 pub use query::{Answer, Question};
 pub use request::{Keep, PushRequest, Request, Right};

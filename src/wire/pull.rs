@@ -30,6 +30,8 @@ pub struct PullRequest {
     pub sources: Vec<Vec<u8>>,
     /// How it is to be sent.
     pub wish: Wish,
+    /// The client wants to hear of files that it has already, for its receipt.
+    pub names_kept: bool,
 }
 
 /// How a client wants to be sent to; the server's own bounds hold as well.
@@ -47,6 +49,24 @@ pub struct Wish {
     pub pressure: u64,
     /// Padding that one priming may cost at most, in bytes.
     pub prime_bytes: u64,
+    /// The smallest and the largest stripe, in bytes.
+    pub stripe_bytes: [u64; 2],
+    /// Stripes that a connection carries before a reserve takes its turn.
+    pub turn_stripes: u64,
+    /// After how long an idle reserve is primed again, in microseconds.
+    pub reprime_after_us: u64,
+    /// Bytes delivered per round trip at which a connection counts as primed.
+    pub prime_target_bytes: u64,
+    /// How long one priming may take, in microseconds.
+    pub prime_time_us: u64,
+    /// The share of what its siblings do below which a connection is unsatisfactory, in millionths.
+    pub threshold_ppm: u64,
+    /// Goodput below which it is in any case, in bytes per second.
+    pub floor_bytes_per_s: u64,
+    /// The round-trip time above which it is in any case, in microseconds; none if 0.
+    pub rtt_max_us: u64,
+    /// 1 if nothing that is remembered of the path is to be used, or learned.
+    pub no_memory: u64,
 }
 
 /// Why something at the source is not sent.
@@ -81,6 +101,73 @@ pub struct Sending {
     pub reserve: u64,
     /// Connections that others took over from.
     pub takeovers: u64,
+}
+
+/// Why a priming ended, by number.
+pub const PRIME_ENDS: [&str; 5] = ["target", "plateau", "congestion", "budget", "data"];
+/// Why a connection was given up, by number.
+pub const VERDICTS: [&str; 8] = [
+    "silent",
+    "slow",
+    "collapsed",
+    "below_floor",
+    "rtt_too_high",
+    "primed_badly",
+    "lost",
+    "surplus",
+];
+/// What a connection is for, by number.
+pub const ROLES: [&str; 4] = ["opening", "priming", "reserve", "active"];
+
+/// A connection's priming is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinePrimed {
+    /// Its number.
+    pub conn: u64,
+    /// Why, one of [`PRIME_ENDS`].
+    pub end: u64,
+    /// Its congestion window, in bytes.
+    pub window_bytes: u64,
+    /// Padding sent on it so far, in bytes.
+    pub padding_bytes: u64,
+}
+
+/// A connection was given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineGivenUp {
+    /// Its number.
+    pub conn: u64,
+    /// Why, one of [`VERDICTS`].
+    pub verdict: u64,
+    /// Stripes that others take over from it.
+    pub stripes: u64,
+}
+
+/// How a connection does, as its sender measures it; about once a second for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LineDoes {
+    /// Its number.
+    pub conn: u64,
+    /// What it is for, one of [`ROLES`].
+    pub role: u64,
+    /// Its smoothed round-trip time, in microseconds.
+    pub rtt_us: u64,
+    /// The least round-trip time seen on it, in microseconds.
+    pub rtt_min_us: u64,
+    /// What was confirmed since this was told last, in bytes per second.
+    pub goodput_bytes_per_s: u64,
+    /// Its congestion window, in bytes.
+    pub window_bytes: u64,
+    /// Bytes sent that are neither acknowledged nor declared lost.
+    pub in_flight_bytes: u64,
+    /// Bytes acknowledged so far.
+    pub delivered_bytes: u64,
+    /// Bytes declared lost so far.
+    pub lost_bytes: u64,
+    /// Padding sent so far, in bytes.
+    pub padding_bytes: u64,
+    /// Stripes that the receiver has confirmed so far.
+    pub stripes: u64,
 }
 
 /// What the sender did, told when all is done.
@@ -136,6 +223,9 @@ macro_rules! numbers {
 }
 
 numbers!(Sending: found_items, found_bytes, scan_done, confirmed_items, confirmed_bytes, kept_bytes, active, reserve, takeovers);
+numbers!(LinePrimed: conn, end, window_bytes, padding_bytes);
+numbers!(LineGivenUp: conn, verdict, stripes);
+numbers!(LineDoes: conn, role, rtt_us, rtt_min_us, goodput_bytes_per_s, window_bytes, in_flight_bytes, delivered_bytes, lost_bytes, padding_bytes, stripes);
 numbers!(Sent: files, others, bytes, unsent, vanished, changed, kept_files, kept_bytes, sent_bytes, padding_bytes, opened, condemned, takeovers, stripes, stripes_again, sub_transfers);
 
 impl PullRequest {
@@ -149,9 +239,8 @@ impl PullRequest {
         for source in &self.sources {
             put_bytes(body, source);
         }
-        let Wish { connections, active, active_max, rate_max, pressure, prime_bytes } = self.wish;
-        put_all(body, &[connections, active, active_max].map(u64::from));
-        put_all(body, &[rate_max, pressure, prime_bytes]);
+        self.wish.encode(body);
+        put_varint(body, self.names_kept.into());
     }
 
     pub(super) fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
@@ -163,15 +252,41 @@ impl PullRequest {
         let count = within("number of sources", get_varint(body)?, PULL_SOURCES_MAX)?;
         let source = |_| get_bytes("path", body, PATH_BYTES_MAX);
         let sources = (0..count).map(source).collect::<Result<_, _>>()?;
-        let wish = Wish {
+        let wish = Wish::decode(body)?;
+        let names_kept = within("flag", get_varint(body)?, 1)? == 1;
+        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish, names_kept })
+    }
+}
+
+impl Wish {
+    fn encode(&self, body: &mut Vec<u8>) {
+        let Self { connections, active, active_max, rate_max, pressure, prime_bytes, .. } = *self;
+        put_all(body, &[connections, active, active_max].map(u64::from));
+        put_all(body, &[rate_max, pressure, prime_bytes]);
+        put_all(body, &self.stripe_bytes);
+        put_all(body, &[self.turn_stripes, self.reprime_after_us, self.prime_target_bytes]);
+        put_all(body, &[self.prime_time_us, self.threshold_ppm, self.floor_bytes_per_s]);
+        put_all(body, &[self.rtt_max_us, self.no_memory]);
+    }
+
+    fn decode(body: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(Self {
             connections: get_u32("connections", body)?,
             active: get_u32("connections", body)?,
             active_max: get_u32("connections", body)?,
             rate_max: get_varint(body)?,
             pressure: within("pressure", get_varint(body)?, 3)? as u64,
             prime_bytes: get_varint(body)?,
-        };
-        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish })
+            stripe_bytes: [get_varint(body)?, get_varint(body)?],
+            turn_stripes: get_varint(body)?,
+            reprime_after_us: get_varint(body)?,
+            prime_target_bytes: get_varint(body)?,
+            prime_time_us: get_varint(body)?,
+            threshold_ppm: get_varint(body)?,
+            floor_bytes_per_s: get_varint(body)?,
+            rtt_max_us: get_varint(body)?,
+            no_memory: get_varint(body)?,
+        })
     }
 }
 
@@ -196,11 +311,41 @@ pub(super) mod tests {
     /// Any request to be sent something.
     pub(in crate::wire) fn pull_request() -> impl Strategy<Value = PullRequest> {
         let name = || proptest::collection::vec(any::<u8>(), 0..40);
-        let numbers = (any::<[u32; 3]>(), 0..=VARINT_MAX, 0..4_u64, 0..=VARINT_MAX);
-        let wish =
-            numbers.prop_map(|([connections, active, active_max], rate_max, pressure, bytes)| {
-                Wish { connections, active, active_max, rate_max, pressure, prime_bytes: bytes }
-            });
+        let counts = proptest::array::uniform12(0..=VARINT_MAX);
+        let numbers = (any::<[u32; 3]>(), 0..4_u64, counts);
+        let wish = numbers.prop_map(|([connections, active, active_max], pressure, counts)| {
+            let [
+                rate_max,
+                prime_bytes,
+                min,
+                max,
+                turn,
+                reprime,
+                target,
+                time,
+                threshold,
+                floor,
+                rtt,
+                memory,
+            ] = counts;
+            Wish {
+                connections,
+                active,
+                active_max,
+                rate_max,
+                pressure,
+                prime_bytes,
+                stripe_bytes: [min, max],
+                turn_stripes: turn,
+                reprime_after_us: reprime,
+                prime_target_bytes: target,
+                prime_time_us: time,
+                threshold_ppm: threshold,
+                floor_bytes_per_s: floor,
+                rtt_max_us: rtt,
+                no_memory: memory,
+            }
+        });
         let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
         (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish).prop_map(
             |([transfer, pull, host], conn, destination, found, sources, wish)| PullRequest {
@@ -212,6 +357,7 @@ pub(super) mod tests {
                 found: Destination::of_number(found).unwrap(),
                 sources,
                 wish,
+                names_kept: transfer[0] & 1 == 1,
             },
         )
     }

@@ -8,7 +8,7 @@
 //! | type | request | fields | needs |
 //! |---|---|---|---|
 //! | 1 | [`Request::Push`] | transfer (16 bytes), connection, destination (bytes), run (16 bytes), host (16 bytes), [`Keep`] | write |
-//! | 2 | [`Request::Pull`] | transfer (16 bytes), connection, run (16 bytes), host (16 bytes), destination (bytes), found (as in a welcome), count, for each source: path (bytes), [`Wish`](super::Wish): N, M, most M, rate, pressure, padding | read |
+//! | 2 | [`Request::Pull`] | transfer (16 bytes), connection, run (16 bytes), host (16 bytes), destination (bytes), found (as in a welcome), count, for each source: path (bytes), [`Wish`](super::Wish): its fields in their order, whether kept files are to be named (0, 1) | read |
 //! | 3 | [`Request::Verify`] | destination (bytes) | read |
 //! | 4 | [`Request::List`] | path (bytes), recursive (0, 1) | read |
 //!

@@ -17,6 +17,7 @@
 //! | 3 | [`Record::Piece`] | item, path, meta, source (3 times 16 bytes: see [`SourceId`]), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
+//! | 6 | [`Record::Kept`] | item, path, meta, file size, hash (32 bytes) |
 //!
 //! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
 //! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
@@ -147,6 +148,20 @@ pub enum Record {
         /// The item.
         item: u64,
     },
+    /// The receiver has said that it has all of this file: it is one of those that are sent. Only where that is
+    /// asked for.
+    Kept {
+        /// The item.
+        item: u64,
+        /// Where.
+        path: Vec<u8>,
+        /// Mode and time that it has at the source.
+        meta: Meta,
+        /// Its size, in bytes.
+        file_bytes: u64,
+        /// Its BLAKE3 hash.
+        hash: [u8; 32],
+    },
 }
 
 /// What a client knows the content of a file by, from one run of a push to the next. The receiver keeps it
@@ -245,6 +260,13 @@ impl Record {
                 out.put_slice(hash);
             }
             Self::Discard { item } => put_all(out, &[5, *item]),
+            Self::Kept { item, path, meta, file_bytes, hash } => {
+                put_all(out, &[6, *item]);
+                put_bytes(out, path);
+                put_meta(out, *meta);
+                put_varint(out, *file_bytes);
+                out.put_slice(hash);
+            }
         }
     }
 
@@ -266,6 +288,13 @@ impl Record {
             3 => Self::Piece(get_piece(input)?),
             4 => Self::Seal { item: get_varint(input)?, hash: get_array(input)? },
             5 => Self::Discard { item: get_varint(input)? },
+            6 => Self::Kept {
+                item: get_varint(input)?,
+                path: get_path(input, false)?,
+                meta: get_meta(input)?,
+                file_bytes: limit("file size", get_varint(input)?, FILE_BYTES_MAX)?,
+                hash: get_array(input)?,
+            },
             value => return Err(WireError::Unknown { what: "record type", value }),
         })
     }

@@ -12,13 +12,16 @@
 //! | 39 | [`ToReceiver::Sending`] | the fields of [`Sending`], in their order |
 //! | 40 | [`ToReceiver::Unsent`] | number, why (0 source, 1 vanished, 2 changed), path (bytes), message (bytes) |
 //! | 41 | [`ToReceiver::Sent`] | the fields of [`Sent`], in their order |
+//! | 42 | [`ToReceiver::Primed`] | the fields of [`LinePrimed`], in their order |
+//! | 43 | [`ToReceiver::GivenUp`] | the fields of [`LineGivenUp`], in their order |
+//! | 44 | [`ToReceiver::Does`] | the fields of [`LineDoes`], in their order |
 //!
 //! From 36 on they are of a server that sends.
 
 use super::message::Message;
 use super::{
-    PATH_BYTES_MAX, Sending, Sent, TEXT_BYTES_MAX, Unsendable, WireError, get_bytes, get_u32,
-    get_varint, put_all, put_bytes, put_varint,
+    LineDoes, LineGivenUp, LinePrimed, PATH_BYTES_MAX, Sending, Sent, TEXT_BYTES_MAX, Unsendable,
+    WireError, get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint,
 };
 
 /// A message of the sender.
@@ -68,6 +71,12 @@ pub enum ToReceiver {
     },
     /// What it did; answers [`ToSender::Finished`](super::ToSender::Finished).
     Sent(Sent),
+    /// A connection's priming is over.
+    Primed(LinePrimed),
+    /// A connection was given up.
+    GivenUp(LineGivenUp),
+    /// How a connection does.
+    Does(LineDoes),
 }
 
 impl Message for ToReceiver {
@@ -96,6 +105,18 @@ impl Message for ToReceiver {
                 put_varint(body, 41);
                 sent.encode(body);
             }
+            Self::Primed(primed) => {
+                put_varint(body, 42);
+                primed.encode(body);
+            }
+            Self::GivenUp(given_up) => {
+                put_varint(body, 43);
+                given_up.encode(body);
+            }
+            Self::Does(does) => {
+                put_varint(body, 44);
+                does.encode(body);
+            }
         }
     }
 
@@ -116,6 +137,9 @@ impl Message for ToReceiver {
                 message: get_bytes("message", body, TEXT_BYTES_MAX)?,
             },
             41 => Self::Sent(Sent::decode(body)?),
+            42 => Self::Primed(LinePrimed::decode(body)?),
+            43 => Self::GivenUp(LineGivenUp::decode(body)?),
+            44 => Self::Does(LineDoes::decode(body)?),
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -149,6 +173,15 @@ mod tests {
             }),
             number().prop_map(|files| {
                 ToReceiver::Sent(Sent { files, stripes_again: 7, ..Sent::default() })
+            }),
+            number().prop_map(|conn| {
+                ToReceiver::Primed(LinePrimed { conn, padding_bytes: 5, ..LinePrimed::default() })
+            }),
+            number().prop_map(|conn| {
+                ToReceiver::GivenUp(LineGivenUp { conn, stripes: 6, ..LineGivenUp::default() })
+            }),
+            number().prop_map(|conn| {
+                ToReceiver::Does(LineDoes { conn, stripes: 8, ..LineDoes::default() })
             }),
         ]
     }

@@ -224,6 +224,32 @@ fn a_server_that_is_stopped_tells_of_a_pull_and_one_that_is_back_goes_on_with_it
 }
 
 #[test]
+fn a_pull_is_told_of_connections_as_a_push_is_and_its_options_reach_the_server() {
+    let host = Host::new();
+    fs::write(host.root("file"), random(1, 8 << 20)).unwrap();
+    let serve = Serve::start(&host);
+    let mut command = host.qbulk();
+    command.args(["pull", "--json", "--limit", "3MB", "-n", "5", "-m", "3"]);
+    command.args(["--stripe-max", "64KiB", "--threshold", "0.3", "--no-memory"]);
+    let ran = run(command.arg(serve.url("file")).arg(host.src("file")));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.summary()["stripes"].as_u64() >= Some(128), "{ran:?}");
+    let events = |name: &str| {
+        let events = ran.events().into_iter().filter(|event| event["event"] == name);
+        events.collect::<Vec<_>>()
+    };
+    let primed = events("primed");
+    assert!(!primed.is_empty() && primed.len() <= 10, "{primed:?}");
+    let does = events("connection");
+    let conns: std::collections::BTreeSet<_> =
+        does.iter().map(|event| event["conn"].as_u64().unwrap()).collect();
+    assert_eq!(conns.len(), 5, "{does:?}");
+    assert!(does.iter().any(|event| event["role"] == "active"));
+    let stripes: u64 = does.iter().map(|event| event["stripes"].as_u64().unwrap()).sum();
+    assert!(stripes > 0, "{does:?}");
+}
+
+#[test]
 fn a_pull_whose_client_is_gone_lets_go_of_its_place() {
     let host = Host::new();
     fs::write(host.root("file"), random(1, 8 << 20)).unwrap();

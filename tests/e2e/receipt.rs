@@ -91,6 +91,126 @@ fn a_receipt_lists_what_was_delivered_and_finds_what_changes_later() {
     assert_eq!((ran.code, found), (1, want.to_vec()));
 }
 
+/// Pulls with a receipt.
+fn pull(host: &Host, url: &str, to: &Path) -> (Ran, PathBuf) {
+    let receipt = host.outside("receipt");
+    let mut command = host.qbulk();
+    command.args(["pull", "--json", "--receipt"]).arg(&receipt).arg(url).arg(to);
+    (run(&mut command), receipt)
+}
+
+#[test]
+fn a_receipt_of_a_pull_lists_what_is_here_and_finds_what_changes_later() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let top = host.root("tree");
+    fs::create_dir_all(top.join("a/b")).unwrap();
+    let strange = OsStr::from_bytes(b"\xff");
+    for (seed, bytes) in [0, 1, 65_536, 65_537, 5_000_001].into_iter().enumerate() {
+        fs::write(top.join(format!("a/{bytes}")), random(seed as u64, bytes)).unwrap();
+    }
+    let sparse = File::create(top.join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 3_000_000).unwrap();
+    fs::write(top.join(strange), b"x").unwrap();
+    symlink("a/0", top.join("link")).unwrap();
+    let copy = host.src("copy");
+    // A folder that was not there, what is in a folder that is, and one that it goes into.
+    for (url, to, below) in
+        [("tree/", "copy", ""), ("tree/", "copy/", ""), ("tree", "copy", "tree")]
+    {
+        let (ran, receipt) = pull(&host, &serve.url(url), &host.src(to));
+        assert_eq!(ran.code, 0, "{ran:?}");
+        let told = lines(&receipt);
+        let (head, end) = (&told[0], &told[told.len() - 1]);
+        assert_eq!(head["transfer"], ran.summary()["transfer"]);
+        assert_eq!((&head["client"], &head["server"]), (&host.id().into(), &host.id().into()));
+        assert_eq!(head["sources"], serde_json::json!([url]));
+        assert_eq!(head["destination"], host.src(to).display().to_string());
+        assert_eq!(head["address"], serve.address.to_string());
+        assert_eq!((&end["files"], &end["complete"]), (&7.into(), &true.into()), "{end}");
+        let files: Vec<_> = told.iter().filter(|line| line["type"] == "file").collect();
+        assert_eq!(files.len(), 7);
+        for file in files {
+            let path = match file["path_base64"].as_str() {
+                Some(_) => copy.join(below).join(strange),
+                None => copy.join(file["path"].as_str().unwrap()),
+            };
+            let metadata = fs::metadata(&path).unwrap();
+            assert_eq!(file["blake3"], hash(&path), "{file}");
+            assert_eq!(
+                (&file["bytes"], &file["delivered"]),
+                (&metadata.len().into(), &true.into())
+            );
+            assert_eq!(file["mtime_ns"], metadata.mtime_nsec());
+        }
+        let ran = check(&host, &receipt, &[copy.as_ref()]);
+        assert_eq!((ran.code, ran.findings().len()), (0, 0), "{ran:?}");
+    }
+    let receipt = host.outside("receipt");
+    let file = File::options().write(true).open(copy.join("tree/a/5000001")).unwrap();
+    file.write_all_at(b"tampered", 4_000_000).unwrap();
+    fs::remove_file(copy.join("tree/link")).unwrap();
+    let ran = check(&host, &receipt, &["--content-only".as_ref(), copy.as_ref()]);
+    let found: Vec<_> = ran.findings().into_iter().collect();
+    let want = [("tree/a/5000001", "content"), ("tree/link", "missing")];
+    let want = want.map(|(path, differs)| (path.to_owned(), differs.to_owned()));
+    assert_eq!((ran.code, found), (1, want.to_vec()));
+
+    // One file that is given a name, and what fails at either end.
+    let (ran, receipt) = pull(&host, &serve.url("tree/a/65537"), &host.src("name"));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(lines(&receipt)[1]["path"], "name");
+    assert_eq!(check(&host, &receipt, &[host.src("").as_ref()]).code, 0);
+    let _socket = UnixListener::bind(top.join("socket")).unwrap();
+    fs::remove_file(copy.join("tree/a/1")).unwrap();
+    fs::create_dir(copy.join("tree/a/1")).unwrap();
+    let (ran, receipt) = pull(&host, &serve.url("tree"), &copy);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let undelivered = lines(&receipt)
+        .into_iter()
+        .filter(|line| line["type"] == "failed" || line["delivered"].as_bool() == Some(false));
+    let mut paths: Vec<_> =
+        undelivered.map(|line| line["path"].as_str().unwrap().to_owned()).collect();
+    paths.sort();
+    assert_eq!(paths, ["tree/a/1", "tree/socket"]);
+}
+
+#[test]
+fn a_pull_that_goes_on_lists_what_was_there_already_as_well() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    fs::create_dir(host.root("tree")).unwrap();
+    for number in 0..60 {
+        let file = host.root("tree").join(number.to_string());
+        fs::write(file, random(number, 256 << 10)).unwrap();
+    }
+    let copy = host.src("copy");
+    let mut first = host.qbulk();
+    first.args(["pull", "--limit", "4MB"]).arg(serve.url("tree/")).arg(&copy);
+    let mut first = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let arrived = || {
+        let names =
+            fs::read_dir(&copy).into_iter().flatten().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| !name.as_bytes().starts_with(b".")).count()
+    };
+    eventually("some are there", || arrived() > 20);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    // One of them is not at the source any more: it is none of what is delivered.
+    let gone = (0..60).find(|number| copy.join(number.to_string()).exists()).unwrap();
+    fs::remove_file(host.root("tree").join(gone.to_string())).unwrap();
+    let (ran, receipt) = pull(&host, &serve.url("tree/"), &copy);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let told = lines(&receipt);
+    let files: Vec<_> = told.iter().filter(|line| line["type"] == "file").collect();
+    let kept = files.iter().filter(|file| file["kept"] == true).count() as u64;
+    assert_eq!((files.len(), Some(kept)), (59, ran.summary()["kept_files"].as_u64()), "{ran:?}");
+    assert!(kept >= 10, "{kept}");
+    let gone = gone.to_string();
+    assert!(files.iter().all(|file| file["path"] != gone));
+    assert_eq!(check(&host, &receipt, &[copy.as_ref()]).code, 0);
+}
+
 #[test]
 fn a_push_that_goes_on_lists_what_was_there_already_as_well() {
     let host = Host::new();

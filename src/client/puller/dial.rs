@@ -1,6 +1,7 @@
 //! The lines of an attempt: what each says first, and what becomes of it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quinn::VarInt;
 use tokio::sync::mpsc::Sender;
@@ -17,7 +18,9 @@ use crate::net::path::any_local;
 use crate::net::route::{Route, Siblings};
 use crate::receive::{Inflow, Left, News, Receiver};
 use crate::traffic::ConnId;
-use crate::wire::{CLOSE_PROTOCOL, Message, PullRequest, Request, ToSender, TransferSecret, Wish};
+use crate::wire::{
+    CLOSE_PROTOCOL, Message, PullRequest, Request, ToSender, TransferSecret, VARINT_MAX, Wish,
+};
 
 /// What each line of an attempt is dialled with.
 pub(super) struct Dial {
@@ -97,6 +100,20 @@ pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Pla
             rate_max: config.rate_max.unwrap_or(0),
             pressure,
             prime_bytes: config.set.prime.budget_bytes,
+            stripe_bytes: [config.set.stripe_bytes_min, config.set.stripe_bytes_max],
+            turn_stripes: config.set.turn_stripes,
+            reprime_after_us: microseconds(config.set.reprime_after),
+            prime_target_bytes: config.set.prime.target_bytes,
+            prime_time_us: microseconds(config.set.prime.budget_time),
+            threshold_ppm: (config.set.health.threshold * 1e6) as u64,
+            floor_bytes_per_s: config.set.health.floor_bytes_per_s,
+            rtt_max_us: config.set.health.rtt_max.map_or(0, microseconds),
+            no_memory: u64::from(!config.remembers),
         },
+        names_kept: config.receipt.is_some(),
     }
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(VARINT_MAX).min(VARINT_MAX)
 }

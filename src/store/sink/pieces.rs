@@ -214,7 +214,8 @@ impl Sink {
         self.metas.give_file(path, opened.file(), partial.meta, replaced);
         lock(&self.open.partials).files.remove(&item);
         let (path, source, bytes) = (path.clone(), partial.source, partial.bytes);
-        Ok(Some(Complete { temp, opened, bytes, path, source, hash }))
+        let meta = partial.meta;
+        Ok(Some(Complete { temp, opened, bytes, path, source, hash, meta }))
     }
 
     /// There is no room for more of a file. What is durable of it stays for when there is.

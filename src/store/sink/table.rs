@@ -29,7 +29,7 @@ pub(super) fn decode(
 fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Record, SinkError> {
     let (path, may_be_root) = match &mut record {
         Record::Folder { path, .. } => (path, true),
-        Record::Symlink { path, .. } => (path, false),
+        Record::Symlink { path, .. } | Record::Kept { path, .. } => (path, false),
         Record::Piece(piece) => (&mut piece.path, false),
         Record::Seal { .. } | Record::Discard { .. } => return Ok(record),
     };

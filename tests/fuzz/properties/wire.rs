@@ -107,6 +107,9 @@ fn check(record: &Record) {
             assert!(is_path_safe(path) && target.len() <= PATH_BYTES_MAX);
         }
         Record::Piece(piece) => check_piece(piece),
+        Record::Kept { path, file_bytes, .. } => {
+            assert!(is_path_safe(path) && *file_bytes <= FILE_BYTES_MAX);
+        }
         Record::Seal { .. } | Record::Discard { .. } => {}
     }
 }
