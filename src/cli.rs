@@ -10,6 +10,7 @@ mod push;
 mod question;
 mod roots;
 mod serve;
+mod skip;
 mod transfer;
 pub(crate) mod trust;
 mod url;

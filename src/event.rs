@@ -103,6 +103,8 @@ pub struct Progress {
     pub confirmed_bytes: u64,
     /// Those of them that it had kept of earlier runs.
     pub kept_bytes: u64,
+    /// Bytes of files that are skipped.
+    pub skipped_bytes: u64,
     /// Bytes per second over the last second or so.
     pub bytes_per_s: f64,
     /// Connections that are up.
@@ -223,6 +225,11 @@ pub struct Summary {
     pub kept_files: u64,
     /// Bytes that the receiver had of earlier runs, so that they were not read and sent again.
     pub kept_bytes: u64,
+    /// Files that were not sent because of what is there: by default those of the same size and modification
+    /// time. Nobody has compared their content, and they are not among the files above.
+    pub skipped_files: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
     /// Bytes of content that were sent.
     pub sent_bytes: u64,
     /// How often the push was interrupted, and went on by itself.

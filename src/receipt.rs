@@ -29,6 +29,8 @@ pub enum Line {
     Folder(FolderEntry),
     /// A symbolic link.
     Link(LinkEntry),
+    /// A file that was not sent because of what is there, which nobody has compared with it.
+    Skipped(SkippedEntry),
     /// Something that was not delivered, and of which nothing more is known.
     Failed {
         /// Its path, at the source or at the destination.
@@ -106,6 +108,20 @@ pub struct FileEntry {
     /// Whether it was delivered.
     #[serde(flatten)]
     pub delivery: Delivery,
+}
+
+/// A file that was not sent because of what is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedEntry {
+    /// Its path.
+    #[serde(flatten)]
+    pub name: Name,
+    /// Its size at the source, in bytes.
+    pub bytes: u64,
+    /// Its modification time at the source, in whole seconds since 1970.
+    pub mtime_s: i64,
+    /// The rest of it, in nanoseconds.
+    pub mtime_ns: u32,
 }
 
 /// A folder.
@@ -222,6 +238,13 @@ impl FileEntry {
     }
 }
 
+impl SkippedEntry {
+    /// A file that was skipped.
+    pub fn new(path: &[u8], bytes: u64, meta: Meta) -> Self {
+        Self { name: Name::new(path), bytes, mtime_s: meta.mtime_s, mtime_ns: meta.mtime_ns }
+    }
+}
+
 impl FolderEntry {
     /// A folder that was delivered.
     pub fn new(path: &[u8], meta: Meta) -> Self {
@@ -265,7 +288,7 @@ impl Line {
             Self::File(FileEntry { name, delivery, .. })
             | Self::Folder(FolderEntry { name, delivery, .. })
             | Self::Link(LinkEntry { name, delivery, .. }) => Some((name, delivery)),
-            Self::Head(_) | Self::Failed { .. } | Self::End(_) => None,
+            Self::Head(_) | Self::Skipped(_) | Self::Failed { .. } | Self::End(_) => None,
         }
     }
 
@@ -283,7 +306,9 @@ impl Line {
                 let target_hash = parse_hash(&link.target_blake3)?;
                 (&link.name, Subject::Symlink { target_hash }, None)
             }
-            Self::Head(_) | Self::Failed { .. } | Self::End(_) => return Ok(None),
+            Self::Head(_) | Self::Skipped(_) | Self::Failed { .. } | Self::End(_) => {
+                return Ok(None);
+            }
         };
         Ok(Some(Listed { path: name.bytes()?, subject, hash }))
     }

@@ -11,7 +11,7 @@ use qbulk::event::{
     ListSummary, NotListed, Progress, PushEvent, ServeEvent, Summary, VerifyEvent, VerifyProgress,
     VerifySummary,
 };
-use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry};
+use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, SkippedEntry};
 use qbulk::wire::Meta;
 use serde_json::Value;
 
@@ -190,6 +190,7 @@ fn every_line_of_a_receipt_is_documented_as_it_is() {
             ..FileEntry::new(path, 0, [0; 32], meta)
         }),
         Line::Folder(FolderEntry { delivery: delivery.clone(), ..FolderEntry::new(path, meta) }),
+        Line::Skipped(SkippedEntry::new(path, 0, meta)),
         Line::Link(LinkEntry { delivery, ..LinkEntry::new(path, b"x") }),
         Line::Failed { path: text(), reason: text() },
         Line::End(End {

@@ -117,7 +117,7 @@ impl Peer {
 
     async fn welcome(&mut self, instance: u64) {
         let destination = Destination::Folder;
-        self.say(ToSender::Welcome { destination, instance, kept: false }).await;
+        self.say(ToSender::Welcome { destination, instance, kept: false, looks: false }).await;
     }
 
     async fn stay(self) {

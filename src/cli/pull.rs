@@ -10,6 +10,7 @@ use qbulk::error::Error;
 use qbulk::event::Summary;
 
 use super::peer::{NetworkArgs, TrustArgs, pulled};
+use super::skip::SkipArgs;
 use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::{OutputArgs, trust};
 
@@ -37,6 +38,8 @@ pub(crate) struct PullArgs {
     #[arg(required = true, value_name = "qbulk://HOST[:PORT]/PATH... DST")]
     paths: Vec<OsString>,
 
+    #[command(flatten)]
+    skip: SkipArgs,
     #[command(flatten)]
     metadata: MetadataArgs,
     #[command(flatten)]
@@ -87,6 +90,7 @@ impl PullArgs {
             remembers: !self.way.no_memory,
             receipt: self.receipt,
             keep: self.metadata.keep(),
+            skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
             ..PullConfig::new(

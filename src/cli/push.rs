@@ -13,6 +13,7 @@ use qbulk::event::Summary;
 use qbulk::store::source::ReadOptions;
 
 use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::skip::SkipArgs;
 use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::{OutputArgs, trust};
 
@@ -42,6 +43,8 @@ pub(crate) struct PushArgs {
     #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
+    #[command(flatten)]
+    skip: SkipArgs,
     #[command(flatten)]
     metadata: MetadataArgs,
 
@@ -101,6 +104,7 @@ impl PushArgs {
             receipt: self.receipt,
             read: ReadOptions { growing_ok: self.growing_ok },
             keep: self.metadata.keep(),
+            skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
             ..PushConfig::new(

@@ -16,7 +16,7 @@ use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
-use crate::wire::Keep;
+use crate::wire::{Keep, Skip};
 
 /// How long to try to go on after an interruption unless told otherwise.
 pub const RETRY_FOR: Duration = Duration::from_secs(600);
@@ -62,6 +62,8 @@ pub struct PushConfig {
     pub read: ReadOptions,
     /// What of metadata is to be kept at the receiver.
     pub keep: Keep,
+    /// What is not sent if it is there already.
+    pub skip: Skip,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -97,6 +99,7 @@ impl PushConfig {
             receipt: None,
             read: ReadOptions::default(),
             keep: Keep::default(),
+            skip: Skip::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
         }
@@ -141,6 +144,8 @@ pub struct PullConfig {
     pub receipt: Option<PathBuf>,
     /// What of metadata is to be kept.
     pub keep: Keep,
+    /// What is not sent if it is here already.
+    pub skip: Skip,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -175,6 +180,7 @@ impl PullConfig {
             remembers: true,
             receipt: None,
             keep: Keep::default(),
+            skip: Skip::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
         }

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::event::{Failure, Summary};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
-use crate::receipt::{FileEntry, FolderEntry, Line, LinkEntry};
+use crate::receipt::{FileEntry, FolderEntry, Line, LinkEntry, SkippedEntry};
 use crate::send::Receipt;
 use crate::store::tally::{Delivered, Teller};
 use crate::store::{below, last_of, shown};
@@ -68,6 +68,9 @@ impl Notes {
             Delivered::File { path, bytes, hash, meta, is_kept } => {
                 let entry = FileEntry::new(self.path(path), bytes, hash, meta);
                 Line::File(FileEntry { kept: is_kept, ..entry })
+            }
+            Delivered::Skipped { path, bytes, meta } => {
+                Line::Skipped(SkippedEntry::new(self.path(path), bytes, meta))
             }
             // What everything goes into has no name in it.
             Delivered::Folder { path, .. } if path == self.within => return,

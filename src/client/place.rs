@@ -95,7 +95,12 @@ impl Place {
         let sink = Sink::within(share, folder, self.names.clone(), tag, journal);
         let sink = sink.map_err(|error| Error::Disk(reason(&error)))?;
         let within = self.path.strip_suffix(b"/").unwrap_or(&self.path).to_vec();
-        Ok(sink.served_at(Arc::clone(&self.root)).keeping(config.keep).only_at(within))
+        Ok(sink
+            .served_at(Arc::clone(&self.root))
+            .keeping(config.keep)
+            .only_at(within)
+            .showing()
+            .skipping(config.skip))
     }
 }
 

@@ -154,6 +154,7 @@ impl Puller {
                 destination: place.found,
                 instance: rand::random::<u64>() & VARINT_MAX,
                 kept: receiver.has_kept(),
+                looks: receiver.shows(),
             },
             receiver,
             news: news_in,

@@ -109,6 +109,7 @@ fn attempt(
         read: config.read,
         receipt,
         names_kept: false,
+        skip: config.skip,
         began,
     };
     Ok(Sender::new(job, session, Arc::clone(report)))

@@ -8,6 +8,7 @@ use quinn::{Chunk, Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 
+use super::look::{Question, answer};
 use super::receiver::{Receiver, failed};
 use super::room::{EarlyRoom, Room};
 use crate::net::control::{ControlError, ControlReader, send_all};
@@ -15,8 +16,8 @@ use crate::net::endpoint::STREAMS_MAX;
 use crate::net::words;
 use crate::store::tally::Failed;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Header, ToReceiver, ToSender,
-    WireError,
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Header, LOOKS_MAX, ToReceiver,
+    ToSender, WireError,
 };
 
 /// Messages that wait to be sent, at most: a sender that does not read them is not read from either.
@@ -42,6 +43,8 @@ pub(crate) struct Inflow {
     finishing: bool,
     /// The sender has asked what is kept.
     recalled: bool,
+    /// Where its questions about what is there wait.
+    questions: Option<Sender<Question>>,
     /// Who hears what else the sender says; without, it has nothing else to say.
     news: Option<Sender<News>>,
 }
@@ -111,6 +114,7 @@ impl Inflow {
             tasks,
             finishing: false,
             recalled: false,
+            questions: None,
             news: None,
         }
     }
@@ -211,9 +215,24 @@ impl Inflow {
                 let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
                 self.tasks.spawn(async move { receiver.recall(sender).await });
             }
+            ToReceiver::Look { question, likeness, files } => {
+                self.look(Question { number: question, likeness, files }, receiver)?;
+            }
             other => return self.hand_on(&other),
         }
         Ok(())
+    }
+
+    fn look(&mut self, question: Question, receiver: &Arc<Receiver>) -> Result<(), Left> {
+        if self.questions.is_none() {
+            let (questions, waiting) = channel(LOOKS_MAX);
+            self.tasks.spawn(answer(Arc::clone(receiver), waiting, self.sender.clone()));
+            self.questions = Some(questions);
+        }
+        match self.questions.as_ref().map(|questions| questions.try_send(question)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Left::Protocol("it asks more than it may before it hears an answer".into())),
+        }
     }
 
     fn hand_on(&self, message: &ToReceiver) -> Result<(), Left> {

@@ -5,6 +5,7 @@
 
 mod inflow;
 mod ledger;
+mod look;
 mod members;
 mod recall;
 mod receiver;

@@ -20,7 +20,8 @@ use crate::mutex::lock;
 use crate::store::sink::{Applied, Sink, SinkError};
 use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
-    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Header, TEXT_BYTES_MAX, ToSender,
+    CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Candidate, Header, Likeness,
+    TEXT_BYTES_MAX, There, ToSender,
 };
 
 /// A small packet takes more than its content.
@@ -45,6 +46,7 @@ pub(crate) struct Receiver {
     /// Content that was verified and written.
     written_bytes: AtomicU64,
     recalling: tokio::sync::Mutex<()>,
+    looking: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
@@ -83,6 +85,7 @@ impl Receiver {
             told: Mutex::new(0),
             written_bytes: AtomicU64::new(0),
             recalling: tokio::sync::Mutex::default(),
+            looking: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
             ended: Notify::new(),
@@ -92,6 +95,23 @@ impl Receiver {
     /// Whether an earlier run has left something.
     pub(crate) fn has_kept(&self) -> bool {
         self.sink.has_kept()
+    }
+
+    /// Whether its sender may know what is there.
+    pub(crate) fn shows(&self) -> bool {
+        self.sink.shows()
+    }
+
+    /// What is there of files that may not have to be sent.
+    pub(super) async fn look(
+        self: &Arc<Self>,
+        files: Vec<Candidate>,
+        likeness: Likeness,
+    ) -> Result<Vec<There>, SinkError> {
+        // One at a time for each job, whatever it asks.
+        let _turn = self.looking.lock().await;
+        let sink = Arc::clone(&self.sink);
+        blocking(move || sink.look(files, likeness)).await
     }
 
     /// Adds a connection. False if the sender has used its number before, or the job has ended.

@@ -230,10 +230,17 @@ fn text(summary: &Summary) -> String {
             format!("; {failed} FAILED: those named above, and {unnamed} more at the server")
         }
     };
+    let skipped = match summary.skipped_files {
+        0 => String::new(),
+        files => format!("; {} skipped for what is there", count(files, "file")),
+    };
     if there.is_empty() {
-        let nothing =
-            if summary.failed == 0 { "there was nothing to send" } else { "nothing was delivered" };
-        return format!("{nothing}{failed}");
+        let nothing = match (summary.failed, summary.skipped_files) {
+            (0, 0) => "there was nothing to send",
+            (0, _) => "nothing was new",
+            _ => "nothing was delivered",
+        };
+        return format!("{nothing}{skipped}{failed}");
     }
     let kept = match summary.kept_bytes {
         0 => String::new(),
@@ -248,7 +255,7 @@ fn text(summary: &Summary) -> String {
         _ => String::new(),
     };
     format!(
-        "{}{bytes} in {:.2} s{speed}, verified and durable{failed}",
+        "{}{bytes} in {:.2} s{speed}, verified and durable{skipped}{failed}",
         there.join(", "),
         summary.seconds
     )

@@ -36,9 +36,14 @@ impl<L: Lines> Sender<L> {
             found_items: scanned.items.load(Relaxed),
             found_bytes: scanned.bytes.load(Relaxed),
             scan_done: scanned.done.load(Relaxed),
-            confirmed_items: self.source.kept_files + self.confirmed_items,
-            confirmed_bytes: self.source.kept_bytes + self.confirmed_bytes,
+            confirmed_items: self.source.kept_files
+                + self.source.skipped_files
+                + self.confirmed_items,
+            confirmed_bytes: self.source.kept_bytes
+                + self.source.skipped_bytes
+                + self.confirmed_bytes,
             kept_bytes: self.source.kept_bytes,
+            skipped_bytes: self.source.skipped_bytes,
             bytes_per_s: self.rate.update(now, self.confirmed_bytes),
             connections: self.outflows.len(),
             active: self.set.count(Role::Active),
@@ -76,6 +81,8 @@ impl<L: Lines> Sender<L> {
             takeovers: stats.takeovers,
             kept_files: self.source.kept_files,
             kept_bytes: self.source.kept_bytes,
+            skipped_files: self.source.skipped_files,
+            skipped_bytes: self.source.skipped_bytes,
             sent_bytes: self.confirmed_bytes,
             stripes: self.confirmed_stripes,
             stripes_again: stats.stripes_again,

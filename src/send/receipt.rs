@@ -19,7 +19,8 @@ use crate::event::{Failure, Summary};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::receipt::{
-    Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError, VERSION,
+    Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, Reader, ReceiptError,
+    SkippedEntry, VERSION,
 };
 use crate::store::folder_of;
 use crate::store::kind::{FileInfo, Kind};
@@ -153,6 +154,11 @@ impl Receipt {
     pub(super) fn add_kept(&self, path: &[u8], info: &FileInfo, hash: [u8; 32]) {
         let entry = FileEntry::new(path, info.bytes, hash, info.meta);
         self.write(&Line::File(FileEntry { kept: true, ..entry }));
+    }
+
+    /// A file was not sent because of what is there.
+    pub(super) fn add_skipped(&self, path: &[u8], info: &FileInfo) {
+        self.write(&Line::Skipped(SkippedEntry::new(path, info.bytes, info.meta)));
     }
 
     /// Something at the source could not be sent.

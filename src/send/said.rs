@@ -11,7 +11,7 @@ use crate::event::{PushEvent, Summary};
 use crate::net::line::{Line, LineError};
 use crate::text::said;
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
-use crate::wire::{Destination, ToReceiver, ToSender};
+use crate::wire::{Destination, There, ToReceiver, ToSender};
 use crate::{clock, wire};
 
 impl<L: Lines> Sender<L> {
@@ -53,8 +53,8 @@ impl<L: Lines> Sender<L> {
     pub(super) fn on_said(&mut self, conn: ConnId, message: ToSender) -> Result<(), Error> {
         let now = clock::now();
         match message {
-            ToSender::Welcome { destination, instance, kept } => {
-                self.on_welcome(conn, destination, instance, kept)?;
+            ToSender::Welcome { destination, instance, kept, looks } => {
+                self.on_welcome(conn, destination, instance, kept, looks)?;
             }
             ToSender::Waiting { message } => {
                 if self.lines.waits() {
@@ -92,6 +92,7 @@ impl<L: Lines> Sender<L> {
                     self.begin(destination, kept)?;
                 }
             }
+            ToSender::Found { question, there } => self.on_looked(conn, question, &there, now)?,
             // Of a client that pulls; who brings its lines hears it before.
             ToSender::Heard(_) | ToSender::Unopened(_) => {
                 return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
@@ -106,9 +107,17 @@ impl<L: Lines> Sender<L> {
         destination: Destination,
         instance: u64,
         kept: bool,
+        looks: bool,
     ) -> Result<(), Error> {
         match self.instance {
             None => {
+                if !self.source.looks.begin(looks) {
+                    return Err(Error::Peer(format!(
+                        "{} does not let this key see what is there, and what to send depends on that: send \
+                         everything, or have the key be given the right to read",
+                        self.lines.peer()
+                    )));
+                }
                 self.instance = Some(instance);
                 self.lines.accepted();
                 if !kept {
@@ -125,6 +134,40 @@ impl<L: Lines> Sender<L> {
             }
         }
         self.ask(conn);
+        Ok(())
+    }
+
+    /// Asks which files need not be sent.
+    pub(super) fn ask_what_is_there(&mut self) {
+        let now = clock::now();
+        if let Some(late) = self.source.looks.overdue(now)
+            && self.outflows.len() > 1
+        {
+            self.source.looks.lost(late);
+        }
+        // Any will do; the first one is not new.
+        let Some(&first) = self.outflows.keys().min() else { return };
+        if let Some((conn, questions)) = self.source.looks.ask(first, now)
+            && let Some(outflow) = self.outflows.get(&conn)
+        {
+            for question in questions {
+                outflow.line().say(question);
+            }
+        }
+    }
+
+    fn on_looked(
+        &mut self,
+        conn: ConnId,
+        question: u64,
+        there: &[There],
+        now: Instant,
+    ) -> Result<(), Error> {
+        let Some(files) = self.source.looks.answer(conn, question, there, now) else {
+            return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
+        };
+        let items = self.source.take_looked(files);
+        self.offer(items);
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use crate::store::unreadable::Unreadable;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };
-use crate::wire::{self, ToReceiver, TransferSecret};
+use crate::wire::{self, Skip, ToReceiver, TransferSecret};
 
 /// The one job of its set.
 pub(super) const JOB: JobId = JobId(0);
@@ -46,6 +46,8 @@ const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 const LEAVE_TIME: Duration = Duration::from_secs(3);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
+/// Files of which it is not known yet whether they have to be sent.
+const LOOKED_MAX: usize = 16_384;
 /// Files that are read at the same time to see whether they have changed.
 pub(super) const CHECKS_MAX: usize = 4;
 /// Stripes may arrive damaged this often: more means that something is broken.
@@ -94,6 +96,8 @@ pub(crate) struct Job {
     pub(crate) receipt: Option<Arc<Receipt>>,
     /// The receiver wants to hear of files that it has already.
     pub(crate) names_kept: bool,
+    /// What is not sent if it is there already.
+    pub(crate) skip: Skip,
     /// When it began, for what is told of it.
     pub(crate) began: Instant,
 }
@@ -162,7 +166,7 @@ impl<L: Lines> Sender<L> {
             set,
             transfer: job.transfer,
             destination: job.destination,
-            source: Source::new(job.search, job.receipt.clone(), job.names_kept),
+            source: Source::new(job.search, job.skip, job.receipt.clone(), job.names_kept),
             read: job.read,
             again: Again::default(),
             wanted: Wanted::default(),
@@ -254,7 +258,8 @@ impl<L: Lines> Sender<L> {
             // Paths are known once the server has said what is at the destination.
             let takes_found = self.source.is_named()
                 && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
-                && self.source.waiting_checks() < WAITING_MAX;
+                && self.source.waiting_checks() < WAITING_MAX
+                && self.source.looks.files() < LOOKED_MAX;
             let due_at = self.due_at();
             tokio::select! {
                 biased;
@@ -298,6 +303,7 @@ impl<L: Lines> Sender<L> {
             }
         }
         self.check();
+        self.ask_what_is_there();
         self.announce_end();
         Ok(())
     }
@@ -307,6 +313,7 @@ impl<L: Lines> Sender<L> {
         let Some(plan) = self.set.plan(JOB) else { return };
         let is_read = self.source_done
             && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
+            && self.source.looks.files() == 0
             && plan.waiting_items() == 0
             && !self.again.is_looking();
         if !is_read || self.finishing {
@@ -378,6 +385,7 @@ impl<L: Lines> Sender<L> {
         if self.recall.lost(conn) {
             self.ask_again();
         }
+        self.source.looks.lost(conn);
         self.connections.down(conn, outflow.line().told_sample(), verdict.name(), clock::now());
         outflow.line().close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.

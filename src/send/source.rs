@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use super::looks::{Looks, Unsure};
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use super::search::{Found, Scanned, Search};
@@ -16,7 +17,9 @@ use crate::store::scan::Entry;
 use crate::store::source::{Part, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
-use crate::wire::{Destination, FileKey, KeptPiece, PATH_BYTES_MAX, SourceBasis, is_path_safe};
+use crate::wire::{
+    Destination, FileKey, KeptPiece, PATH_BYTES_MAX, Skip, SourceBasis, is_path_safe,
+};
 
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
@@ -34,6 +37,8 @@ pub(super) struct Source {
     kept: KeptFiles,
     /// Files of which the receiver has something, if they have not changed.
     checks: VecDeque<Check>,
+    /// Files that may be at the destination already.
+    pub(super) looks: Looks,
     /// Where files are noted that the receiver has already.
     receipt: Option<Arc<Receipt>>,
     /// They are named to the receiver as well.
@@ -51,6 +56,9 @@ pub(super) struct Source {
     pub(super) kept_whole_bytes: u64,
     /// Bytes that need not be sent again: of these files, and of others.
     pub(super) kept_bytes: u64,
+    /// Files that are not sent because of what is there, and their bytes.
+    pub(super) skipped_files: u64,
+    pub(super) skipped_bytes: u64,
 }
 
 /// A file of which the receiver has something, and whose size and time of modification are the same as
@@ -77,7 +85,12 @@ impl Check {
 
 impl Source {
     /// What `search` finds, for one attempt at sending it.
-    pub(super) fn new(search: Search, receipt: Option<Arc<Receipt>>, names_kept: bool) -> Self {
+    pub(super) fn new(
+        search: Search,
+        skip: Skip,
+        receipt: Option<Arc<Receipt>>,
+        names_kept: bool,
+    ) -> Self {
         // Sources of different names have nothing in common.
         let starts = search.starts();
         let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
@@ -86,6 +99,7 @@ impl Source {
             names: None,
             kept: KeptFiles::new(),
             checks: VecDeque::new(),
+            looks: Looks::new(skip),
             receipt,
             names_kept,
             items: HashMap::new(),
@@ -96,6 +110,8 @@ impl Source {
             kept_files: 0,
             kept_whole_bytes: 0,
             kept_bytes: 0,
+            skipped_files: 0,
+            skipped_bytes: 0,
         }
     }
 
@@ -204,6 +220,10 @@ impl Source {
             self.kept.remove(&FileKey::new(&path, &info.version()))
         };
         match kept {
+            None if self.looks.is_on() && !is_last_try => {
+                self.looks.add(Unsure { local, path, info });
+                Vec::new()
+            }
             None => self.offer(local, path, info, is_last_try, None),
             Some(kept) if *kept.state() == info.state() => self.go_on(local, path, info, kept),
             // It may be the same: that is looked at before anything of it is sent.
@@ -257,6 +277,23 @@ impl Source {
             Some(now) => self.go_on(local, path, now, kept),
             None => self.offer(local, path, info, false, None),
         }
+    }
+
+    /// It is known what is there of these files, and which are skipped for that.
+    pub(super) fn take_looked(&mut self, files: Vec<(Unsure, bool)>) -> Vec<Item> {
+        let mut items = Vec::new();
+        for (Unsure { local, path, info }, is_skipped) in files {
+            if !is_skipped {
+                items.extend(self.offer(local, path, info, false, None));
+                continue;
+            }
+            if let Some(receipt) = &self.receipt {
+                receipt.add_skipped(&path, &info);
+            }
+            self.skipped_files += 1;
+            self.skipped_bytes += info.bytes;
+        }
+        items
     }
 
     /// A file is to be sent, but for what the receiver has of it.

@@ -212,7 +212,7 @@ impl Desk {
         let (found, sink) = tokio::task::spawn_blocking({
             let name = name.clone();
             move || {
-                let is_append_only = reached.is_append_only();
+                let (is_append_only, reads) = (reached.is_append_only(), reached.rights.reads);
                 let Reached { root, path, name: root_name, .. } = reached;
                 let folder = root.current().map_err(|error| error.to_string())?;
                 let failed = |error: io::Error| {
@@ -226,6 +226,7 @@ impl Desk {
                 let sink = Sink::within(share, Arc::clone(&folder), names, name, journal);
                 let sink = sink.map_err(failed)?.served_at(root).called(root_name).keeping(keep);
                 let sink = if is_append_only { sink.appending() } else { sink };
+                let sink = if reads { sink.showing() } else { sink };
                 Ok::<_, Refusal>((found, if discards { sink.discarding() } else { sink }))
             }
         })

@@ -269,6 +269,7 @@ impl Giver {
             read: ReadOptions::default(),
             receipt: None,
             names_kept: request.names_kept,
+            skip: request.skip,
             began: now,
         };
         let note = {

@@ -43,6 +43,6 @@ impl Transfer {
     /// What each of its connections is told first.
     pub(super) fn welcome(&self) -> ToSender {
         let (destination, instance, kept) = (self.found, self.instance, self.kept);
-        ToSender::Welcome { destination, instance, kept }
+        ToSender::Welcome { destination, instance, kept, looks: self.receiver.shows() }
     }
 }

@@ -54,6 +54,14 @@ impl Metas {
         }
     }
 
+    /// Gives a file that is there already its mode, and its time if that is not the same.
+    pub(super) fn replace(&self, file: &File, meta: Meta, with_time: bool) -> io::Result<()> {
+        if self.wanted().modes {
+            set_mode(file, meta.mode)?;
+        }
+        if with_time && self.wanted().times { set_times(file, meta) } else { Ok(()) }
+    }
+
     /// Gives a folder its mode.
     pub(super) fn give_mode(&self, path: &[u8], file: &File, mode: u32) {
         if let Err(error) = set_mode(file, mode)

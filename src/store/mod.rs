@@ -16,6 +16,7 @@ pub mod kept;
 pub mod kind;
 pub mod list;
 mod lock;
+mod look;
 mod merge;
 mod meta;
 pub mod own;

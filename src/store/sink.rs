@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, Weak};
 use cap_std::fs::Dir;
 
 use self::partial::Partials;
-use self::table::{decode, split};
+use self::table::{decode, split, strip};
 use super::append::trace;
 use super::commit::{Committed, Committer, Complete, GROUP};
 use super::descriptors::{Share, Shed};
@@ -25,6 +25,7 @@ use super::folders::Folders;
 use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Remnant};
+use super::look::look;
 use super::meta::Metas;
 use super::own::OwnNames;
 use super::places::{Placed, Placing, moved_reason};
@@ -33,7 +34,7 @@ use super::systems::Systems;
 use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
 use super::{beneath, folder_of, is_full, join, os, reason, shown};
 use crate::mutex::lock;
-use crate::wire::{Header, Keep, Meta, Record, WireError};
+use crate::wire::{Candidate, Header, Keep, Likeness, Meta, Record, Skip, There, WireError};
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
 const EARLIER_MAX: usize = 1 << 16;
@@ -82,6 +83,10 @@ pub struct Sink {
     committer: Arc<Committer>,
     /// Content is verified and not written.
     discards: bool,
+    /// The sender may know what is there.
+    shows: bool,
+    /// What is told of as skipped.
+    skip: Option<Skip>,
     /// What the root is served as.
     served: Option<Arc<Root>>,
     /// Nothing is written but this and what is below it; empty for the root.
@@ -184,6 +189,8 @@ impl Sink {
             is_distrusted: AtomicBool::new(false),
             committer,
             discards: false,
+            shows: false,
+            skip: None,
             served: None,
             within: Vec::new(),
             root_name: Vec::new(),
@@ -238,6 +245,52 @@ impl Sink {
     pub fn discarding(mut self) -> Self {
         self.discards = true;
         self
+    }
+
+    /// The sender may know what is there.
+    #[must_use]
+    pub fn showing(mut self) -> Self {
+        self.shows = true;
+        self
+    }
+
+    /// Tells of what is skipped by this, as the sender skips it.
+    #[must_use]
+    pub fn skipping(mut self, skip: Skip) -> Self {
+        self.skip = Some(skip);
+        self
+    }
+
+    /// Whether it may.
+    pub fn shows(&self) -> bool {
+        self.shows
+    }
+
+    /// What is there of files that the sender may not have to send. Those that are the same get their mode and
+    /// time, if that is asked and nothing keeps from it.
+    pub fn look(
+        &self,
+        mut files: Vec<Candidate>,
+        likeness: Likeness,
+    ) -> Result<Vec<There>, SinkError> {
+        if !self.shows {
+            return Err(SinkError::Protocol("it may not know what is there".into()));
+        }
+        for file in &mut files {
+            strip(&mut file.path, false, &self.root_name, &self.within)?;
+        }
+        self.check_disk()?;
+        if self.discards {
+            return Ok(vec![There::NOTHING; files.len()]);
+        }
+        let adopts = likeness.adopts && !self.committer.places().is_append_only();
+        let there = look(&self.root, &files, likeness, adopts.then_some(&*self.metas));
+        for (Candidate { path, bytes, meta }, there) in files.iter().zip(&there) {
+            if self.skip.is_some_and(|skip| skip.skips(*there)) {
+                self.tally.tell(&Delivered::Skipped { path, bytes: *bytes, meta: *meta });
+            }
+        }
+        Ok(there)
     }
 
     /// Verifies a stripe and writes what it holds.

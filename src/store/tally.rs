@@ -47,6 +47,15 @@ pub enum Delivered<'a> {
         /// An earlier run has delivered it.
         is_kept: bool,
     },
+    /// A file is not sent because of what is there.
+    Skipped {
+        /// Its path.
+        path: &'a [u8],
+        /// Its size at the source, in bytes.
+        bytes: u64,
+        /// Its mode and time there.
+        meta: Meta,
+    },
     /// A folder is there.
     Folder {
         /// Its path.

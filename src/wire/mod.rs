@@ -18,6 +18,7 @@ mod compare;
 mod ids;
 mod kept;
 mod list;
+mod look;
 mod message;
 mod pull;
 mod query;
@@ -37,6 +38,9 @@ pub use ids::{
 };
 pub use kept::{KEPT_MAX, KeptFile, KeptPiece};
 pub use list::{ListRequest, Listed, ListedKind};
+pub use look::{
+    Candidate, LOOK_BYTES_MAX, LOOK_FILES_MAX, LOOKS_MAX, Likeness, Skip, There, fitting,
+};
 pub use message::{Message, MessageBuffer};
 pub use pull::{
     LineDoes, LineGivenUp, LinePrimed, PRIME_ENDS, PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX,

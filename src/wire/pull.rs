@@ -1,14 +1,17 @@
 //! What is said where the server sends: what a client asks for, and what it hears beside the data.
 
 use super::{
-    Destination, HostNumber, PATH_BYTES_MAX, PushNumber, TransferSecret, WireError, get_bytes,
-    get_u32, get_varint, put_all, put_bytes, put_varint, within,
+    Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Skip, TransferSecret, WireError,
+    get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
 };
 
 /// Sources that one request names, at most.
 pub const PULL_SOURCES_MAX: usize = 64;
 /// What they are called, in bytes, at most: they are told over each connection, in one message.
 pub const PULL_SOURCES_BYTES_MAX: usize = 3 << 10;
+
+/// The option that says what to skip.
+const SKIP: u64 = 1;
 
 /// What a client wants to have, and how. Every connection of a pull begins with the same one, but for its
 /// number: all that follows goes as in a push, with the server at the sender's end.
@@ -32,6 +35,8 @@ pub struct PullRequest {
     pub wish: Wish,
     /// The client wants to hear of files that it has already, for its receipt.
     pub names_kept: bool,
+    /// What is not sent if it is there already.
+    pub skip: Skip,
 }
 
 /// How a client wants to be sent to; the server's own bounds hold as well.
@@ -95,6 +100,8 @@ pub struct Sending {
     pub confirmed_bytes: u64,
     /// Bytes that the receiver had of earlier runs.
     pub kept_bytes: u64,
+    /// Bytes of files that are skipped.
+    pub skipped_bytes: u64,
     /// Connections that carry data.
     pub active: u64,
     /// Connections that stand by.
@@ -189,6 +196,10 @@ pub struct Sent {
     pub kept_files: u64,
     /// Bytes that were not sent again.
     pub kept_bytes: u64,
+    /// Files that were skipped, because of what is there.
+    pub skipped_files: u64,
+    /// Their bytes.
+    pub skipped_bytes: u64,
     /// Bytes of content that were sent.
     pub sent_bytes: u64,
     /// Padding that was sent, in bytes.
@@ -222,11 +233,11 @@ macro_rules! numbers {
     };
 }
 
-numbers!(Sending: found_items, found_bytes, scan_done, confirmed_items, confirmed_bytes, kept_bytes, active, reserve, takeovers);
+numbers!(Sending: found_items, found_bytes, scan_done, confirmed_items, confirmed_bytes, kept_bytes, skipped_bytes, active, reserve, takeovers);
 numbers!(LinePrimed: conn, end, window_bytes, padding_bytes);
 numbers!(LineGivenUp: conn, verdict, stripes);
 numbers!(LineDoes: conn, role, rtt_us, rtt_min_us, goodput_bytes_per_s, window_bytes, in_flight_bytes, delivered_bytes, lost_bytes, padding_bytes, stripes);
-numbers!(Sent: files, others, bytes, unsent, vanished, changed, kept_files, kept_bytes, sent_bytes, padding_bytes, opened, condemned, takeovers, stripes, stripes_again, sub_transfers);
+numbers!(Sent: files, others, bytes, unsent, vanished, changed, kept_files, kept_bytes, skipped_files, skipped_bytes, sent_bytes, padding_bytes, opened, condemned, takeovers, stripes, stripes_again, sub_transfers);
 
 impl PullRequest {
     pub(super) fn encode(&self, body: &mut Vec<u8>) {
@@ -254,7 +265,28 @@ impl PullRequest {
         let sources = (0..count).map(source).collect::<Result<_, _>>()?;
         let wish = Wish::decode(body)?;
         let names_kept = within("flag", get_varint(body)?, 1)? == 1;
-        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish, names_kept })
+        let skip = Skip::NOTHING;
+        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish, names_kept, skip })
+    }
+
+    /// What follows the fields, by number.
+    pub(super) fn options(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut options = Vec::new();
+        if self.skip != Skip::NOTHING {
+            let mut value = Vec::new();
+            self.skip.encode(&mut value);
+            options.push((SKIP, value));
+        }
+        options
+    }
+
+    /// Takes the option `number`. False if there is none.
+    pub(super) fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
+        match number {
+            SKIP => self.skip = Skip::decode(&mut value)?,
+            _ => return Ok(false),
+        }
+        if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
     }
 }
 
@@ -306,6 +338,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::VARINT_MAX;
+    use super::super::look::tests::skip;
     use super::*;
 
     /// Any request to be sent something.
@@ -347,8 +380,8 @@ pub(super) mod tests {
             }
         });
         let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
-        (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish).prop_map(
-            |([transfer, pull, host], conn, destination, found, sources, wish)| PullRequest {
+        (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish, skip()).prop_map(
+            |([transfer, pull, host], conn, destination, found, sources, wish, skip)| PullRequest {
                 transfer: TransferSecret(transfer),
                 conn,
                 pull: PushNumber(pull),
@@ -358,6 +391,7 @@ pub(super) mod tests {
                 sources,
                 wish,
                 names_kept: transfer[0] & 1 == 1,
+                skip,
             },
         )
     }

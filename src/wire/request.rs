@@ -12,14 +12,20 @@
 //! | 3 | [`Request::Verify`] | destination (bytes) | read |
 //! | 4 | [`Request::List`] | path (bytes), recursive (0, 1) | read |
 //!
-//! No option is defined in this version.
+//! | option | of | value |
+//! |---|---|---|
+//! | 1 | a pull | [`Skip`](super::Skip): what, seconds; without, everything is sent |
 
 use super::message::Message;
 use super::stripe::limit;
 use super::{
-    HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber, TransferSecret, VERSION,
-    WireError, get_bytes, get_u32, get_varint, put_bytes, put_varint,
+    CONTROL_BYTES_MAX, HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber,
+    TransferSecret, VERSION, WireError, get_bytes, get_u32, get_varint, put_bytes, put_varint,
+    within,
 };
+
+/// Options of one request, at most.
+const OPTIONS_MAX: usize = 64;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +135,15 @@ impl Message for Request {
                 request.encode(body);
             }
         }
-        put_varint(body, 0);
+        let options = match self {
+            Self::Pull(request) => request.options(),
+            Self::Push(_) | Self::Verify { .. } | Self::List(_) => Vec::new(),
+        };
+        put_varint(body, options.len() as u64);
+        for (number, value) in options {
+            put_varint(body, number);
+            put_bytes(body, &value);
+        }
     }
 
     fn get(body: &mut &[u8]) -> Result<Self, WireError> {
@@ -138,15 +152,23 @@ impl Message for Request {
             *body = &[];
             return Err(WireError::Version(version));
         }
-        let request = match get_varint(body)? {
+        let mut request = match get_varint(body)? {
             1 => Self::Push(PushRequest::decode(body)?),
             2 => Self::Pull(Box::new(PullRequest::decode(body)?)),
             3 => Self::Verify { destination: get_bytes("path", body, PATH_BYTES_MAX)? },
             4 => Self::List(ListRequest::decode(body)?),
             value => return Err(WireError::Unasked { what: "request", value }),
         };
-        if get_varint(body)? > 0 {
-            return Err(WireError::Unasked { what: "option", value: get_varint(body)? });
+        for _ in 0..within("number of options", get_varint(body)?, OPTIONS_MAX)? {
+            let number = get_varint(body)?;
+            let value = get_bytes("option", body, CONTROL_BYTES_MAX)?;
+            let is_known = match &mut request {
+                Self::Pull(request) => request.take_option(number, &value)?,
+                Self::Push(_) | Self::Verify { .. } | Self::List(_) => false,
+            };
+            if !is_known {
+                return Err(WireError::Unasked { what: "option", value: number });
+            }
         }
         Ok(request)
     }

@@ -15,9 +15,11 @@
 //! | 42 | [`ToReceiver::Primed`] | the fields of [`LinePrimed`], in their order |
 //! | 43 | [`ToReceiver::GivenUp`] | the fields of [`LineGivenUp`], in their order |
 //! | 44 | [`ToReceiver::Does`] | the fields of [`LineDoes`], in their order |
+//! | 45 | [`ToReceiver::Look`] | question, [`Likeness`], count, [`Candidate`]s |
 //!
-//! From 36 on they are of a server that sends.
+//! From 36 to 44 they are of a server that sends.
 
+use super::look::{Candidate, Likeness, get_candidates, put_candidates};
 use super::message::Message;
 use super::{
     LineDoes, LineGivenUp, LinePrimed, PATH_BYTES_MAX, Sending, Sent, TEXT_BYTES_MAX, Unsendable,
@@ -77,6 +79,18 @@ pub enum ToReceiver {
     GivenUp(LineGivenUp),
     /// How a connection does.
     Does(LineDoes),
+    /// Say what is there of these files, which may not have to be sent. A sender may have [`LOOKS_MAX`] of these
+    /// unanswered over one connection, and asks again over another one if it is lost.
+    ///
+    /// [`LOOKS_MAX`]: super::LOOKS_MAX
+    Look {
+        /// The question's number.
+        question: u64,
+        /// What counts as the same.
+        likeness: Likeness,
+        /// The files.
+        files: Vec<Candidate>,
+    },
 }
 
 impl Message for ToReceiver {
@@ -117,6 +131,11 @@ impl Message for ToReceiver {
                 put_varint(body, 44);
                 does.encode(body);
             }
+            Self::Look { question, likeness, files } => {
+                put_all(body, &[45, *question]);
+                likeness.encode(body);
+                put_candidates(body, files);
+            }
         }
     }
 
@@ -140,6 +159,11 @@ impl Message for ToReceiver {
             42 => Self::Primed(LinePrimed::decode(body)?),
             43 => Self::GivenUp(LineGivenUp::decode(body)?),
             44 => Self::Does(LineDoes::decode(body)?),
+            45 => Self::Look {
+                question: get_varint(body)?,
+                likeness: Likeness::decode(body)?,
+                files: get_candidates(body)?,
+            },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -150,6 +174,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::VARINT_MAX;
+    use super::super::look::tests::{candidates, skip};
     use super::super::message::tests::survives;
     use super::super::stripe::tests::path;
     use super::*;
@@ -170,6 +195,9 @@ mod tests {
             (number(), 0..3_u64, path(), path()).prop_map(|(number, why, path, message)| {
                 let why = Unsendable::of_number(why).expect("one of three");
                 ToReceiver::Unsent { number, why, path, message }
+            }),
+            (number(), skip(), candidates()).prop_map(|(question, skip, files)| {
+                ToReceiver::Look { question, likeness: skip.likeness(), files }
             }),
             number().prop_map(|files| {
                 ToReceiver::Sent(Sent { files, stripes_again: 7, ..Sent::default() })

@@ -2,7 +2,7 @@
 //!
 //! | type | message | fields |
 //! |---|---|---|
-//! | 16 | [`ToSender::Welcome`] | destination (0 missing, 1 file, 2 folder), instance, kept (0, 1) |
+//! | 16 | [`ToSender::Welcome`] | destination (0 missing, 1 file, 2 folder), instance, kept (0, 1), looks (0, 1) |
 //! | 17 | [`ToSender::Waiting`] | message (bytes) |
 //! | 18 | [`ToSender::Confirm`] | stripe |
 //! | 19 | [`ToSender::Damaged`] | stripe |
@@ -14,9 +14,11 @@
 //! | 25 | [`ToSender::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
 //! | 26 | [`ToSender::Heard`] | number |
 //! | 27 | [`ToSender::Unopened`] | connection |
+//! | 28 | [`ToSender::Found`] | question, count, [`There`]s |
 
 use super::ids::{FileKey, SourceBasis, SourceState};
 use super::kept::{get_kept_files, get_kept_pieces, put_kept_files, put_kept_pieces};
+use super::look::{There, get_there, put_there};
 use super::message::Message;
 use super::{
     KeptFile, KeptPiece, PATH_BYTES_MAX, TEXT_BYTES_MAX, WireError, get_bytes, get_u32, get_varint,
@@ -86,6 +88,10 @@ pub enum ToSender {
         ///
         /// [`ToReceiver::Recall`]: super::ToReceiver::Recall
         kept: bool,
+        /// It can be asked what is there: see [`ToReceiver::Look`]. Not by somebody who may not read there.
+        ///
+        /// [`ToReceiver::Look`]: super::ToReceiver::Look
+        looks: bool,
     },
     /// A stripe is verified and written.
     Confirm(u64),
@@ -139,13 +145,21 @@ pub enum ToSender {
     Heard(u64),
     /// A connection that is wanted cannot be opened.
     Unopened(u32),
+    /// What is there of the files that a [`ToReceiver::Look`](super::ToReceiver::Look) named, in their order.
+    Found {
+        /// The question's number.
+        question: u64,
+        /// One for each file.
+        there: Vec<There>,
+    },
 }
 
 impl Message for ToSender {
     fn put(&self, body: &mut Vec<u8>) {
         match self {
-            Self::Welcome { destination, instance, kept } => {
-                put_all(body, &[16, *destination as u64, *instance, u64::from(*kept)]);
+            Self::Welcome { destination, instance, kept, looks } => {
+                put_all(body, &[16, *destination as u64, *instance]);
+                put_all(body, &[u64::from(*kept), u64::from(*looks)]);
             }
             Self::Waiting { message } => {
                 put_varint(body, 17);
@@ -188,6 +202,10 @@ impl Message for ToSender {
             }
             Self::Heard(number) => put_all(body, &[26, *number]),
             Self::Unopened(conn) => put_all(body, &[27, u64::from(*conn)]),
+            Self::Found { question, there } => {
+                put_all(body, &[28, *question]);
+                put_there(body, there);
+            }
         }
     }
 
@@ -197,6 +215,7 @@ impl Message for ToSender {
                 destination: Destination::of_number(get_varint(body)?)?,
                 instance: get_varint(body)?,
                 kept: within("kept flag", get_varint(body)?, 1)? == 1,
+                looks: within("looks flag", get_varint(body)?, 1)? == 1,
             },
             17 => Self::Waiting { message: get_bytes("message", body, TEXT_BYTES_MAX)? },
             18 => Self::Confirm(get_varint(body)?),
@@ -235,6 +254,7 @@ impl Message for ToSender {
             },
             26 => Self::Heard(get_varint(body)?),
             27 => Self::Unopened(get_u32("connection", body)?),
+            28 => Self::Found { question: get_varint(body)?, there: get_there(body)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -244,6 +264,7 @@ impl Message for ToSender {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::look::tests::there;
     use super::super::message::tests::survives;
     use super::super::{KEPT_MAX, VARINT_MAX};
     use super::*;
@@ -257,11 +278,11 @@ mod tests {
         let kept_piece = (number(), number(), any::<[u8; 32]>())
             .prop_map(|(offset, len, hash)| KeptPiece { offset, len, hash });
         prop_oneof![
-            (number(), any::<bool>()).prop_map(|(instance, kept)| ToSender::Welcome {
-                destination: Destination::Folder,
-                instance,
-                kept,
+            (number(), any::<[bool; 2]>()).prop_map(|(instance, [kept, looks])| {
+                let destination = Destination::Folder;
+                ToSender::Welcome { destination, instance, kept, looks }
             }),
+            (number(), there()).prop_map(|(question, there)| ToSender::Found { question, there }),
             text().prop_map(|message| ToSender::Waiting { message }),
             number().prop_map(ToSender::Confirm),
             number().prop_map(ToSender::Damaged),

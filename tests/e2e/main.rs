@@ -23,6 +23,7 @@ mod root;
 mod sandbox;
 mod scene;
 mod settings;
+mod skip;
 mod soak;
 mod source;
 mod takeover;

@@ -95,7 +95,7 @@ fn a_receipt_lists_what_was_delivered_and_finds_what_changes_later() {
 fn pull(host: &Host, url: &str, to: &Path) -> (Ran, PathBuf) {
     let receipt = host.outside("receipt");
     let mut command = host.qbulk();
-    command.args(["pull", "--json", "--receipt"]).arg(&receipt).arg(url).arg(to);
+    command.args(["pull", "--json", "-I", "--receipt"]).arg(&receipt).arg(url).arg(to);
     (run(&mut command), receipt)
 }
 
@@ -316,7 +316,7 @@ fn a_receipt_in_the_folder_that_is_pushed_is_not_sent() {
     symlink("tree/receipt", host.src("link")).unwrap();
     // Once new, once there from before, once by a link.
     for name in [receipt.clone(), receipt.clone(), host.src("link")] {
-        let args = ["--receipt".as_ref(), name.as_ref(), top.as_ref()];
+        let args = ["-I".as_ref(), "--receipt".as_ref(), name.as_ref(), top.as_ref()];
         let ran = run(&mut host.pushing(&args, &serve.url("")));
         assert_eq!((ran.code, ran.summary()["files"].as_u64()), (0, Some(50)), "{ran:?}");
         assert_eq!(names(&host.root("tree")).len(), 50);
@@ -328,7 +328,7 @@ fn a_receipt_in_the_folder_that_is_pushed_is_not_sent() {
     fs::create_dir(top.join("sub")).unwrap();
     fs::write(top.join("sub/receipt"), b"x").unwrap();
     fs::hard_link(&receipt, top.join("copy")).unwrap();
-    let args = ["--receipt".as_ref(), receipt.as_ref(), top.as_ref()];
+    let args = ["-I".as_ref(), "--receipt".as_ref(), receipt.as_ref(), top.as_ref()];
     let ran = run(&mut host.pushing(&args, &serve.url("")));
     assert_eq!((ran.code, ran.summary()["files"].as_u64()), (0, Some(52)), "{ran:?}");
     let args = ["--receipt".as_ref(), receipt.as_ref(), receipt.as_ref()];

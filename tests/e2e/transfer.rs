@@ -254,8 +254,11 @@ fn quiet_says_nothing_and_plain_says_how_it_went() {
     assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (0, "", ""));
     let ran = push(&[]);
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
+    assert_eq!(ran.stderr, "nothing was new; 1 file skipped for what is there\n");
+    let ran = push(&["-I"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""));
     assert!(ran.stderr.contains("1 file,") && !ran.stderr.contains("padding"), "{ran:?}");
-    let told = push(&["-v"]);
+    let told = push(&["-v", "-I"]);
     assert!(told.code == 0 && told.stderr.contains("padding"), "{told:?}");
     assert!(!ran.stderr.contains('\u{1b}'), "no terminal, no escapes: {ran:?}");
     assert_eq!(push(&["--quiet", "missing"]).code, 6);

@@ -111,6 +111,7 @@ pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Pla
             no_memory: u64::from(!config.remembers),
         },
         names_kept: config.receipt.is_some(),
+        skip: config.skip,
     }
 }
 

@@ -10,7 +10,8 @@ use crate::wire::{Sending, Sent, TransferSecret, Unkept, What};
 
 impl Puller {
     pub(super) fn progress(&mut self, now: Instant) -> Progress {
-        let Sending { found_items, found_bytes, kept_bytes, takeovers, .. } = self.sending;
+        let Sending { found_items, found_bytes, kept_bytes, skipped_bytes, takeovers, .. } =
+            self.sending;
         let written_bytes = self.dial.receiver.written_bytes();
         Progress {
             elapsed_s: (now - self.began).as_secs_f64(),
@@ -18,8 +19,9 @@ impl Puller {
             found_bytes,
             scan_done: self.sending.scan_done != 0,
             confirmed_items: self.sending.confirmed_items,
-            confirmed_bytes: kept_bytes + written_bytes,
+            confirmed_bytes: kept_bytes + skipped_bytes + written_bytes,
             kept_bytes,
+            skipped_bytes,
             bytes_per_s: self.rate.update(now, written_bytes),
             connections: self.lines.len(),
             active: self.sending.active as usize,
@@ -72,6 +74,8 @@ impl Puller {
             bytes: sent.bytes,
             kept_files: sent.kept_files,
             kept_bytes: sent.kept_bytes,
+            skipped_files: sent.skipped_files,
+            skipped_bytes: sent.skipped_bytes,
             sent_bytes: sent.sent_bytes,
             interruptions: 0,
             failures: std::mem::take(&mut self.failures),

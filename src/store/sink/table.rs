@@ -33,6 +33,17 @@ fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Rec
         Record::Piece(piece) => (&mut piece.path, false),
         Record::Seal { .. } | Record::Discard { .. } => return Ok(record),
     };
+    strip(path, may_be_root, root_name, within)?;
+    Ok(record)
+}
+
+/// Takes the name of the root off a path, which has to be `within` that path.
+pub(super) fn strip(
+    path: &mut Vec<u8>,
+    may_be_root: bool,
+    root_name: &[u8],
+    within: &[u8],
+) -> Result<(), SinkError> {
     let below_it = below(root_name, path).filter(|below| may_be_root || !below.is_empty());
     let Some(below_it) = below_it else {
         return Err(SinkError::Protocol("a path leads to another root".into()));
@@ -44,7 +55,7 @@ fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Rec
     if !root_name.is_empty() {
         *path = below_it.to_vec();
     }
-    Ok(record)
+    Ok(())
 }
 
 /// The part of `content` that belongs to each record.

@@ -1,0 +1,372 @@
+//! Which files are at the destination already: asked before they are sent.
+//!
+//! A [`Candidate`] is coded against the one before it: how many bytes of the path they share, the rest of the path
+//! (bytes), size, and meta as in [`Record`](super::Record). A [`There`] is one byte for each candidate, a sum of 1 if
+//! something is there, 2 if it is a regular file, 4 if that has the same size, 8 if its modification time counts as the
+//! same, and 16 if it was modified later.
+//!
+//! A [`Skip`] is a sum of 1 if size and time say nothing, 2 if the same size is enough, 4 for what is newer there, 8 for
+//! what is there at all, and 16 for what is not, and then by how many seconds two times of modification may differ and
+//! count as the same.
+
+use std::cmp::Ordering;
+
+use bytes::{Buf, BufMut};
+
+use super::stripe::{get_meta, is_path_safe, limit, put_meta};
+use super::{
+    Meta, PATH_BYTES_MAX, WireError, get_bytes, get_u32, get_varint, put_all, put_bytes,
+    put_varint, within,
+};
+use crate::hashtree::FILE_BYTES_MAX;
+
+/// Files that one question is about, at most.
+pub const LOOK_FILES_MAX: usize = 256;
+/// What they take in it, in bytes, at most; one may always be more.
+pub const LOOK_BYTES_MAX: usize = 3 << 10;
+/// Questions that a sender may have asked over one connection and not heard of, at most.
+pub const LOOKS_MAX: usize = 64;
+
+/// A file at the source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// Where it goes.
+    pub path: Vec<u8>,
+    /// Its size, in bytes.
+    pub bytes: u64,
+    /// Mode and time.
+    pub meta: Meta,
+}
+
+/// What makes a file at the destination the same as one at the source: a sum of 1 if the same size is enough, and 2 if
+/// those that are the same get mode and time, and then [`Skip::modify_window_s`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Likeness {
+    /// Whatever their times.
+    pub size_only: bool,
+    /// Those that are the same get the mode, and the time, of the source.
+    pub adopts: bool,
+    /// By how many seconds two times of modification may differ and count as the same.
+    pub window_s: u32,
+}
+
+/// What is at the destination of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct There(u8);
+
+/// What need not be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skip {
+    /// The same size and time of modification mean nothing.
+    pub ignore_times: bool,
+    /// The same size is enough.
+    pub size_only: bool,
+    /// What is newer there is left alone.
+    pub update: bool,
+    /// What is there is left alone.
+    pub ignore_existing: bool,
+    /// What is not there is not sent.
+    pub existing: bool,
+    /// Times of modification that differ by so many seconds at most count as the same.
+    pub modify_window_s: u32,
+}
+
+impl There {
+    /// Nothing that could be looked at.
+    pub const NOTHING: Self = Self(0);
+    /// Something that is no regular file.
+    pub const OTHER_KIND: Self = Self(1);
+    const ALL: u8 = 31;
+
+    /// A regular file of this size and time, beside `candidate`.
+    pub fn file(candidate: &Candidate, bytes: u64, mtime: (i64, u32), likeness: Likeness) -> Self {
+        let wanted = (candidate.meta.mtime_s, candidate.meta.mtime_ns);
+        let apart_s = mtime.0.saturating_sub(wanted.0).unsigned_abs();
+        let is_within = likeness.window_s > 0 && apart_s <= u64::from(likeness.window_s);
+        let is_time_same = is_as_kept(mtime, wanted) || is_within;
+        let is_same_time = is_time_same || likeness.size_only;
+        let is_later = !is_time_same && mtime.cmp(&wanted) == Ordering::Greater;
+        let bits = [true, true, bytes == candidate.bytes, is_same_time, is_later];
+        Self(bits.into_iter().rev().fold(0, |sum, bit| sum << 1 | u8::from(bit)))
+    }
+
+    fn has(self, bits: u8) -> bool {
+        self.0 & bits == bits
+    }
+
+    /// Whether it has the same size and time as the file at the source.
+    pub fn is_same(self) -> bool {
+        self.has(2 | 4 | 8)
+    }
+
+    /// The same, as one that was modified at another time.
+    #[must_use]
+    pub fn with_other_time(self) -> Self {
+        Self(self.0 & !8)
+    }
+}
+
+impl Skip {
+    /// Everything is sent.
+    pub const NOTHING: Self = Self {
+        ignore_times: true,
+        size_only: false,
+        update: false,
+        ignore_existing: false,
+        existing: false,
+        modify_window_s: 0,
+    };
+
+    /// What counts as the same.
+    pub fn likeness(&self) -> Likeness {
+        Likeness {
+            size_only: self.size_only,
+            adopts: !self.ignore_times && !self.ignore_existing,
+            window_s: self.modify_window_s,
+        }
+    }
+
+    /// Whether it matters what is there.
+    pub fn has_to_look(&self) -> bool {
+        let is_same = !self.ignore_times || self.size_only;
+        is_same || self.update || self.ignore_existing || self.existing
+    }
+
+    /// Whether it is more than what is the same that is not sent: then it has to be known what is there.
+    pub fn is_strict(&self) -> bool {
+        self.size_only || self.update || self.ignore_existing || self.existing
+    }
+
+    /// Whether a file is not sent where this is there.
+    pub fn skips(&self, there: There) -> bool {
+        (!self.ignore_times && there.is_same())
+            || (self.size_only && there.is_same())
+            || (self.update && there.has(2 | 16))
+            || (self.ignore_existing && there.has(1))
+            || (self.existing && !there.has(1))
+    }
+
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        let flags =
+            [self.ignore_times, self.size_only, self.update, self.ignore_existing, self.existing];
+        put_varint(out, flags.into_iter().rev().fold(0, |sum, flag| sum << 1 | u64::from(flag)));
+        put_varint(out, self.modify_window_s.into());
+    }
+
+    pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        let flags = limit("what to skip", get_varint(input)?, 31)?;
+        let has = |bit| flags & bit != 0;
+        Ok(Self {
+            ignore_times: has(1),
+            size_only: has(2),
+            update: has(4),
+            ignore_existing: has(8),
+            existing: has(16),
+            modify_window_s: get_u32("seconds", input)?,
+        })
+    }
+}
+
+/// Whether a file system that was given the time `wanted` has it as `found`: many keep it more coarsely.
+fn is_as_kept(found: (i64, u32), wanted: (i64, u32)) -> bool {
+    const STEPS_NS: [u32; 4] = [100, 1_000, 1_000_000, 1_000_000_000];
+    let is_cut = |step| found.1 == wanted.1 - wanted.1 % step;
+    found.0 == wanted.0 && (found.1 == wanted.1 || STEPS_NS.into_iter().any(is_cut))
+}
+
+impl Likeness {
+    pub(super) fn encode(self, out: &mut Vec<u8>) {
+        let flags = u64::from(self.size_only) + 2 * u64::from(self.adopts);
+        put_all(out, &[flags, self.window_s.into()]);
+    }
+
+    pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        let flags = limit("likeness", get_varint(input)?, 3)?;
+        let window_s = get_u32("seconds", input)?;
+        Ok(Self { size_only: flags & 1 != 0, adopts: flags & 2 != 0, window_s })
+    }
+}
+
+/// Takes as many candidates from the front of `waiting` as one question is about: how many.
+pub fn fitting(mut waiting: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 0;
+    let fits = |path_bytes: usize| {
+        bytes += path_bytes + 32;
+        bytes <= LOOK_BYTES_MAX
+    };
+    let more = waiting.by_ref().take(LOOK_FILES_MAX).map(fits).take_while(|fits| *fits).count();
+    more.max(1)
+}
+
+pub(super) fn put_candidates(out: &mut Vec<u8>, candidates: &[Candidate]) {
+    put_varint(out, candidates.len() as u64);
+    let mut before: &[u8] = b"";
+    for Candidate { path, bytes, meta } in candidates {
+        let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
+        put_varint(out, shared as u64);
+        put_bytes(out, &path[shared..]);
+        put_varint(out, *bytes);
+        put_meta(out, *meta);
+        before = path;
+    }
+}
+
+pub(super) fn get_candidates(input: &mut &[u8]) -> Result<Vec<Candidate>, WireError> {
+    let count = within("number of files", get_varint(input)?, LOOK_FILES_MAX)?;
+    let mut candidates: Vec<Candidate> = Vec::new();
+    for _ in 0..count {
+        let before = candidates.last().map_or(&b""[..], |before| &before.path);
+        let shared = within("shared part of a path", get_varint(input)?, before.len())?;
+        let mut path = before[..shared].to_vec();
+        path.extend(get_bytes("path", input, PATH_BYTES_MAX)?);
+        if !is_path_safe(&path) {
+            return Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()));
+        }
+        let bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
+        candidates.push(Candidate { path, bytes, meta: get_meta(input)? });
+    }
+    Ok(candidates)
+}
+
+pub(super) fn put_there(out: &mut Vec<u8>, there: &[There]) {
+    put_varint(out, there.len() as u64);
+    for There(bits) in there {
+        out.put_u8(*bits);
+    }
+}
+
+pub(super) fn get_there(input: &mut &[u8]) -> Result<Vec<There>, WireError> {
+    let count = within("number of files", get_varint(input)?, LOOK_FILES_MAX)?;
+    let one = |_| match input.try_get_u8() {
+        Ok(bits @ 0..=There::ALL) => Ok(There(bits)),
+        Ok(bits) => Err(WireError::Unknown { what: "finding", value: bits.into() }),
+        Err(_) => Err(WireError::Short),
+    };
+    (0..count).map(one).collect()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use proptest::prelude::*;
+
+    use super::super::stripe::tests::{meta, path};
+    use super::*;
+
+    pub(in super::super) fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
+        let one = (path(), 0..1_u64 << 40, meta()).prop_map(|(path, bytes, meta)| Candidate {
+            path,
+            bytes,
+            meta,
+        });
+        // Some of those that follow each other are in one folder.
+        (path(), proptest::collection::vec((any::<bool>(), one), 0..20)).prop_map(
+            |(folder, ones)| {
+                let put = |(is_in, one): (bool, Candidate)| Candidate {
+                    path: if is_in { [&folder[..], b"/", &one.path].concat() } else { one.path },
+                    ..one
+                };
+                ones.into_iter().map(put).collect()
+            },
+        )
+    }
+
+    pub(in super::super) fn there() -> impl Strategy<Value = Vec<There>> {
+        proptest::collection::vec((0..=There::ALL).prop_map(There), 0..=LOOK_FILES_MAX)
+    }
+
+    pub(in super::super) fn skip() -> impl Strategy<Value = Skip> {
+        (any::<[bool; 5]>(), any::<u32>()).prop_map(
+            |([ignore_times, size_only, update, ignore_existing, existing], modify_window_s)| {
+                Skip { ignore_times, size_only, update, ignore_existing, existing, modify_window_s }
+            },
+        )
+    }
+
+    fn candidate() -> Candidate {
+        let meta = Meta { mode: 0o644, mtime_s: 1_000, mtime_ns: 5 };
+        Candidate { path: b"a".to_vec(), bytes: 7, meta }
+    }
+
+    #[test]
+    fn what_is_the_same_newer_or_there_is_left_alone_as_it_is_asked() {
+        let there = |bytes, mtime_s, mtime_ns| {
+            There::file(&candidate(), bytes, (mtime_s, mtime_ns), Likeness::default())
+        };
+        let all = [
+            There::NOTHING,
+            There::OTHER_KIND,
+            there(7, 1_000, 5),
+            there(7, 1_000, 6),
+            there(7, 999, 5),
+            there(8, 1_001, 0),
+            there(8, 1_000, 5),
+        ];
+        let plain = Skip::default();
+        let same = |skip: Skip| all.map(|there| u8::from(skip.skips(there)));
+        assert_eq!(same(plain), [0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(same(Skip::NOTHING), [0; 7]);
+        assert!(!Skip::NOTHING.has_to_look() && plain.has_to_look() && !plain.is_strict());
+        assert_eq!(same(Skip { update: true, ..plain }), [0, 0, 1, 1, 0, 1, 0]);
+        assert_eq!(same(Skip { ignore_existing: true, ..plain }), [0, 1, 1, 1, 1, 1, 1]);
+        assert_eq!(same(Skip { existing: true, ..plain }), [1, 0, 1, 0, 0, 0, 0]);
+        let only_there = Skip { existing: true, ..Skip::NOTHING };
+        assert!(only_there.is_strict());
+        assert_eq!(same(only_there), [1, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_same_size_is_enough_where_that_is_asked() {
+        let skip = Skip { size_only: true, ..Skip::default() };
+        let there = |bytes, mtime| There::file(&candidate(), bytes, (mtime, 0), skip.likeness());
+        assert!(skip.skips(there(7, 0)) && skip.skips(there(7, 5_000)));
+        assert!(!skip.skips(there(8, 1_000)));
+        assert!(
+            Skip { update: true, ..Skip::NOTHING }.skips(there(7, 5_000)),
+            "it is newer as well"
+        );
+    }
+
+    #[test]
+    fn a_time_that_the_file_system_has_cut_short_is_the_same() {
+        let mut exact = candidate();
+        exact.meta.mtime_ns = 123_456_789;
+        let same =
+            |mtime_ns| There::file(&exact, 7, (1_000, mtime_ns), Likeness::default()).is_same();
+        for mtime_ns in [123_456_789, 123_456_700, 123_456_000, 123_000_000, 0] {
+            assert!(same(mtime_ns), "{mtime_ns}");
+        }
+        assert!(!same(123_456_788) && !same(120_000_000) && !same(123_456_790));
+    }
+
+    #[test]
+    fn times_within_the_window_are_the_same() {
+        let same = |mtime_s, window_s| {
+            let likeness = Likeness { window_s, ..Likeness::default() };
+            There::file(&candidate(), 7, (mtime_s, 999_999_999), likeness).is_same()
+        };
+        assert!(same(1_002, 2) && same(998, 2));
+        assert!(!same(1_003, 2) && !same(997, 2) && !same(1_001, 0) && same(1_001, 1));
+        assert!(!same(i64::MIN, u32::MAX));
+    }
+
+    #[test]
+    fn a_question_is_never_too_long_for_a_message() {
+        assert_eq!(fitting(std::iter::repeat_n(10, 1_000)), 73);
+        assert_eq!(fitting([PATH_BYTES_MAX, 1].into_iter()), 1);
+        assert_eq!(fitting([1].into_iter()), 1);
+        let longest = Candidate { path: vec![b'a'; PATH_BYTES_MAX], ..candidate() };
+        let mut out = Vec::new();
+        put_candidates(&mut out, &[longest]);
+        assert!(out.len() + 16 < super::super::CONTROL_BYTES_MAX);
+    }
+
+    #[test]
+    fn paths_that_lead_out_are_not_looked_for() {
+        for path in ["..", "a/../b", "/etc/passwd", ""] {
+            let mut out = Vec::new();
+            put_candidates(&mut out, &[Candidate { path: path.into(), ..candidate() }]);
+            let refused = get_candidates(&mut &*out);
+            assert!(matches!(refused, Err(WireError::UnsafePath(_))), "{path:?}");
+        }
+    }
+}
