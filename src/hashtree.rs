@@ -72,6 +72,9 @@ impl PieceHasher {
     }
 }
 
+/// What a node of a [`HashTree`] takes in memory, in bytes, about.
+pub const NODE_BYTES: usize = 72;
+
 /// Collects a file's pieces. Keeps only what is not merged yet: a few nodes for each gap.
 #[derive(Clone, Debug)]
 pub struct HashTree {
@@ -134,6 +137,11 @@ impl HashTree {
             (offset, node.span.min(self.file_bytes - offset), node.value)
         };
         self.nodes.iter().map(piece).collect()
+    }
+
+    /// How many nodes it keeps.
+    pub fn nodes(&self) -> usize {
+        self.nodes.len()
     }
 
     fn overlaps(&self, offset: u64, end: u64) -> bool {

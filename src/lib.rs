@@ -89,3 +89,4 @@ pub mod store;
 pub mod text;
 pub mod traffic;
 pub mod wire;
+pub mod work;

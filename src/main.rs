@@ -17,6 +17,7 @@ use qbulk::certs;
 use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
 use qbulk::event::{ListEvent, PushEvent, ServeEvent, Summary, VerifyEvent};
 use qbulk::identity::{Identity, config_dir};
+use qbulk::work::ALL_MAX;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -25,8 +26,9 @@ use out::End;
 use report::{ListReport, Output, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
 
-/// Threads that read, hash and write; the machine's cores are the limit anyway.
-const BLOCKING_THREADS: usize = 16;
+/// Threads that read, hash and write; the machine's cores are the limit anyway. Some are left where clients
+/// keep busy all that they may.
+const BLOCKING_THREADS: usize = ALL_MAX + 8;
 /// Writes may come to an end; what hangs, such as the look-up of a name, is left behind.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
 

@@ -14,6 +14,7 @@ mod lately;
 mod limits;
 mod list;
 mod memory;
+mod opening;
 mod paths;
 mod place;
 mod refusal;
@@ -116,7 +117,12 @@ impl Server {
             access: Arc::new(access),
             served: served(&config.roots),
             names,
-            means: Means { limits, parts, descriptors: Descriptors::new(open_max) },
+            means: Means {
+                limits,
+                parts,
+                descriptors: Descriptors::new(open_max, parts.state),
+                workers: Arc::default(),
+            },
             discards: false,
         })
     }
@@ -243,7 +249,7 @@ impl Server {
             self.address,
             Arc::clone(&report),
             Arc::clone(&clients),
-            parts,
+            &self.means,
             (Arc::clone(&drain), Arc::clone(&turned_away)),
         );
         let door = Door {

@@ -17,6 +17,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("text", &[]),
     ("folder", &[]),
     ("buffers", &["mutex"]),
+    ("work", &["mutex"]),
     ("event", &[]),
     // The core.
     ("hashtree", &[]),
@@ -35,10 +36,10 @@ const MODULES: &[(&str, &[&str])] = &[
         "send",
         &[
             "buffers", "clock", "error", "event", "hashtree", "identity", "mutex", "net", "rate",
-            "receipt", "store", "text", "traffic", "wire",
+            "receipt", "store", "text", "traffic", "wire", "work",
         ],
     ),
-    ("receive", &["buffers", "mutex", "net", "store", "wire"]),
+    ("receive", &["buffers", "mutex", "net", "store", "wire", "work"]),
     // Client and server.
     (
         "serve",
@@ -57,6 +58,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "text",
             "traffic",
             "wire",
+            "work",
         ],
     ),
     (
@@ -78,6 +80,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "text",
             "traffic",
             "wire",
+            "work",
         ],
     ),
     // The program.

@@ -14,6 +14,7 @@ use qbulk::identity::Identity;
 use qbulk::net::control::ControlReader;
 use qbulk::net::tls::{self, ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
+use qbulk::store::descriptors::{Descriptors, Share};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
@@ -182,10 +183,14 @@ struct Disk {
 
 impl Disk {
     fn new() -> Self {
+        Self::with(Share::alone())
+    }
+
+    fn with(share: Arc<Share>) -> Self {
         let dir = tempfile::tempdir().expect("set up");
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).expect("set up");
-        let sink =
-            Sink::new(Arc::new(root), OwnNames::new([1; 32]), "test".into(), None).expect("set up");
+        let (root, names) = (Arc::new(root), OwnNames::new([1; 32]));
+        let sink = Sink::within(share, root, names, "test".into(), None).expect("set up");
         Self { dir, sink }
     }
 
@@ -244,6 +249,47 @@ fn a_small_table_stands_for_little_work() {
     assert_eq!(disk.apply(std::slice::from_ref(&full), b"").unwrap(), Applied::Written);
     assert!(matches!(disk.apply(&[full, more], b""), Err(SinkError::Protocol(_))));
     assert_eq!(disk.sink.finish().unwrap().files, RECORDS_MAX as u64 + 1);
+}
+
+/// Where pieces do not touch, each takes memory, although holes are all that there is of them.
+#[test]
+fn what_is_kept_of_unfinished_files_is_bounded_and_given_back() {
+    const CHUNK: u64 = 1_024;
+    let disk = Disk::with(Descriptors::new(1_000, 1 << 20).join([1; 32]));
+    let data = vec![0; 64 << 20];
+    let gap =
+        |item, number: u64| piece(item, &item.to_string(), &data, 2 * number * CHUNK, CHUNK, true);
+    let fill = |item: u64| {
+        let pieces = (0..data.len() as u64 / CHUNK / 2).map(|number| gap(item, number));
+        let pieces: Vec<_> = pieces.collect();
+        pieces.chunks(RECORDS_MAX).map(|some| disk.apply(some, b"")).find(Result::is_err)
+    };
+    let refused = fill(1);
+    assert!(matches!(&refused, Some(Err(SinkError::Disk(why))) if why.contains("no memory")));
+    assert_eq!(disk.apply(&[Record::Discard { item: 1 }], b"").unwrap(), Applied::Written);
+    assert_eq!(disk.apply(&[gap(2, 0), gap(2, 1)], b"").unwrap(), Applied::Written);
+    assert!(fill(2).is_some());
+}
+
+/// What a client has sent that is much work is not done to its end once nobody wants it.
+#[test]
+fn what_is_under_way_for_a_transfer_ends_with_it() {
+    let disk = Disk::new();
+    let path = |number: u64| format!("{number}{}", "/d".repeat(200));
+    let folder =
+        |number| Record::Folder { item: number, path: path(number).into(), meta: meta(0o755) };
+    assert_eq!(disk.apply(&[folder(0)], b"").unwrap(), Applied::Written);
+    assert!(disk.path(&path(0)).is_dir());
+    let records: Vec<_> = (1..RECORDS_MAX as u64).map(folder).collect();
+    std::thread::scope(|scope| {
+        let applying = scope.spawn(|| disk.apply(&records, b""));
+        while !disk.path(&path(1)).exists() {
+            assert!(!applying.is_finished(), "it does not wait for that");
+        }
+        disk.sink.end();
+        assert!(matches!(applying.join().unwrap(), Err(SinkError::Disk(_))));
+    });
+    assert!(!disk.path("1000").exists());
 }
 
 #[test]

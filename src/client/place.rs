@@ -12,7 +12,7 @@ use cap_std::fs::Dir;
 
 use super::config::PullConfig;
 use crate::error::{Error, reason};
-use crate::store::descriptors::{Descriptors, Share, budget, patiently, raise_limit};
+use crate::store::descriptors::{ALONE_BYTES, Descriptors, Share, budget, patiently, raise_limit};
 use crate::store::destination::inspect;
 use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner, has_reserved};
@@ -71,7 +71,7 @@ impl Place {
         if !path.is_empty() && typed.as_os_str().as_bytes().ends_with(b"/") {
             path.push(b'/');
         }
-        let share = Descriptors::new(budget(raise_limit())).join([0; 32]);
+        let share = Descriptors::new(budget(raise_limit()), ALONE_BYTES).join([0; 32]);
         Ok(Self { root, folder, path, found, number, names, share, local })
     }
 

@@ -37,6 +37,7 @@ use crate::wire::{
     CLOSE_ABORTED, CLOSE_CONDEMNED, Sending, Sent, ToReceiver, ToSender, TransferSecret,
     Unsendable, VARINT_MAX,
 };
+use crate::work::Work;
 
 /// How often it is looked at lines and time.
 const TICK: Duration = Duration::from_millis(50);
@@ -57,11 +58,18 @@ const DIALLING_MAX: usize = 64;
 const LINES_MAX: usize = 128;
 /// What the server has said and was not looked at yet, at most.
 const NEWS_MAX: usize = 1 << 12;
+/// Connections that are over and that the summary tells about one by one.
+const GONE_MAX: usize = 1_000;
 /// What has failed and is told by name, at most.
 const FAILURES_MAX: usize = 1_000;
 /// Memory for stripes that are being received, and for what comes of them before their headers.
 const STRIPES_BYTES: usize = 128 << 20;
 const EARLY_BYTES: usize = 16 << 20;
+/// What all lines together may take in before it is read, about; each has its part of it, but not less than the
+/// last.
+const WINDOWS_BYTES: u32 = 64 << 20;
+const WINDOW_MIN: u32 = 512 << 10;
+const WINDOW_MAX: u32 = 8 << 20;
 
 enum Event {
     Up(u32, Up),
@@ -134,7 +142,8 @@ impl Puller {
         let server = config.server_name.clone();
         let (all, places) = (addresses.all(), addresses.places());
         let reach = Reach::new(server.clone(), all, places, config.connect_timeout, now);
-        let receiver = Arc::new(Receiver::new(sink, Bounded::new(STRIPES_BYTES, EARLY_BYTES)));
+        let account = Bounded::new(STRIPES_BYTES, EARLY_BYTES);
+        let receiver = Arc::new(Receiver::new(sink, account, Work::alone()));
         let route = Route {
             addresses,
             server_name: server.clone(),
@@ -223,9 +232,10 @@ impl Puller {
         loop {
             tokio::select! {
                 biased;
+                // However much is said, what time asks for is done.
+                _ = tick.tick() => self.on_time()?,
                 Some(event) = self.inbox.recv() => self.on_event(event)?,
                 Some(news) = self.news.recv() => self.on_news(news)?,
-                _ = tick.tick() => self.on_time()?,
             }
             self.dial_wanted();
             if self.is_done()? {
@@ -288,6 +298,7 @@ impl Puller {
                 }
                 (self.report)(PushEvent::Connected { conn, local, remote });
                 self.lines.insert(conn, up);
+                self.share_windows();
             }
             Event::Gone(conn, error) => self.on_gone(conn, error, now)?,
         }
@@ -297,7 +308,10 @@ impl Puller {
     fn on_gone(&mut self, conn: u32, error: LineError, now: Instant) -> Result<(), Error> {
         tracing::info!(conn, %error, "connection lost");
         if let Some(up) = self.lines.remove(&conn) {
-            self.gone.push(total(&self.transfer, conn, &up, "lost", now));
+            if self.gone.len() < GONE_MAX {
+                self.gone.push(total(&self.transfer, conn, &up, "lost", now));
+            }
+            self.share_windows();
         } else {
             self.dialling -= 1;
             self.say(ToSender::Unopened(conn));
@@ -388,6 +402,15 @@ impl Puller {
     fn fail(&mut self, failure: Failure) {
         (self.report)(PushEvent::Failed(failure.clone()));
         self.failures.push(failure);
+    }
+
+    /// Whatever the server sends and nobody reads, and over however many lines.
+    fn share_windows(&self) {
+        let part = WINDOWS_BYTES / u32::try_from(self.lines.len()).unwrap_or(u32::MAX).max(1);
+        let window = part.clamp(WINDOW_MIN, WINDOW_MAX);
+        for up in self.lines.values() {
+            up.connection.set_receive_window(VarInt::from_u32(window));
+        }
     }
 
     /// Says something over some line.

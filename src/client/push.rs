@@ -18,6 +18,7 @@ use crate::store::descriptors::raise_limit;
 use crate::traffic::SetConfig;
 use crate::wire;
 use crate::wire::TransferSecret;
+use crate::work::Work;
 
 /// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
 /// an earlier run of the same push is not sent again; an interruption that may pass is waited out.
@@ -106,6 +107,7 @@ fn attempt(
             ..config.set.clone()
         },
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
+        work: Work::alone(),
         read: config.read,
         receipt,
         names_kept: false,

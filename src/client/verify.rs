@@ -187,7 +187,10 @@ impl Verify {
     async fn run(&mut self) -> Result<(), Error> {
         let mut tick = tokio::time::interval(PROGRESS_INTERVAL);
         while !(self.all_found && self.unanswered.is_empty()) {
-            let takes_found = !self.all_found && self.unanswered.len() < COMPARES_MAX;
+            // What was answered before it was hashed here counts until it is seen that nobody wants it.
+            let takes_found = !self.all_found
+                && self.unanswered.len() < COMPARES_MAX
+                && self.hashing.len() < COMPARES_MAX + HASHES_MAX;
             tokio::select! {
                 biased;
                 message = self.peer.next() => self.on_message(&message?)?,

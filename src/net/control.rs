@@ -1,7 +1,7 @@
 //! Bidirectional streams: messages in, messages out.
 
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use tokio::sync::mpsc::Receiver;
 
 use crate::wire::{CONTROL_BYTES_MAX, Message, MessageBuffer, WireError};
 
@@ -43,33 +43,15 @@ impl ControlReader {
     }
 }
 
-/// Where messages wait to be sent, with or without a bound.
-pub trait Queue<M>: Send {
-    /// Waits for messages and moves up to `limit` of them to `messages`. 0 once the queue is closed.
-    fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> impl Future<Output = usize> + Send;
-}
-
-impl<M: Send> Queue<M> for Receiver<M> {
-    async fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> usize {
-        self.recv_many(messages, limit).await
-    }
-}
-
-impl<M: Send> Queue<M> for UnboundedReceiver<M> {
-    async fn take(&mut self, messages: &mut Vec<M>, limit: usize) -> usize {
-        self.recv_many(messages, limit).await
-    }
-}
-
 /// Sends what is queued, as many messages at a time as there are, until the queue is closed.
 pub async fn send_all<M: Message>(
     mut stream: SendStream,
-    mut queue: impl Queue<M>,
+    mut queue: Receiver<M>,
 ) -> Result<(), WriteError> {
     const BATCH: usize = 64;
     let mut messages = Vec::with_capacity(BATCH);
     let mut bytes = Vec::new();
-    while queue.take(&mut messages, BATCH).await > 0 {
+    while queue.recv_many(&mut messages, BATCH).await > 0 {
         for message in messages.drain(..) {
             message.encode(&mut bytes);
         }

@@ -22,6 +22,8 @@ use crate::congestion::Controllers;
 /// What the receiver takes in per connection before it is read: more than a connection's share of
 /// 1 Gbit/s over 300 ms.
 pub const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
+/// What a client takes in per connection of what it is told, before it has looked at it.
+const SAID_WINDOW_BYTES: u32 = 1 << 20;
 /// What the sender keeps per connection until it is acknowledged.
 const SEND_WINDOW_BYTES: u64 = 32 << 20;
 /// Streams that a client may have open towards the server on one connection.
@@ -78,7 +80,8 @@ fn open_any(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<Arc<dyn Asyn
 }
 
 /// The settings for one outgoing connection, which is held back by `congestion` and reports to
-/// `telemetry`.
+/// `telemetry`. It takes in little at a time: what is said, and not what is pulled, for which its window is to be
+/// widened.
 pub fn client_config(
     tls: Arc<QuicClientConfig>,
     mtu: PathMtu,
@@ -86,7 +89,9 @@ pub fn client_config(
     telemetry: Arc<Telemetry>,
 ) -> quinn::ClientConfig {
     let mut config = quinn::ClientConfig::new(tls);
-    config.transport_config(Arc::new(transport(mtu, congestion, telemetry)));
+    let mut transport = transport(mtu, congestion, telemetry);
+    transport.receive_window(VarInt::from_u32(SAID_WINDOW_BYTES));
+    config.transport_config(Arc::new(transport));
     config
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{ConnectError, Connection, ConnectionError, SendStream, VarInt};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 use super::control::{ControlError, ControlReader, send_all};
@@ -14,13 +15,18 @@ use super::knock::Barrier;
 use super::telemetry::Telemetry;
 use super::{tls, words};
 use crate::identity::Fingerprint;
-use crate::traffic::Sample;
-use crate::wire::{ToReceiver, ToSender};
+use crate::traffic::{ConnId, Sample};
+use crate::wire::{CLOSE_PROTOCOL, ToReceiver, ToSender};
 
 /// A close frame carries this much of a reason; more would not fit into one packet.
 pub const CLOSE_REASON_BYTES_MAX: usize = 900;
 /// How long to wait for a close to leave this host.
 pub const CLOSE_TIME: Duration = Duration::from_millis(20);
+/// Messages that wait to be sent over a line, at most. Whoever does not take them has more said to it than it
+/// cares to hear.
+const SAID_MAX: usize = 4_096;
+/// What has come over lines and was not looked at yet, at most: then no more is read off them.
+const HEARD_MAX: usize = 1_024;
 
 /// What happens on a connection.
 #[derive(Debug)]
@@ -31,6 +37,40 @@ pub enum LineEvent {
     Said(ToSender),
     /// It is gone, or could not be opened.
     Lost(LineError),
+}
+
+/// Where a line tells what happens on it.
+#[derive(Debug)]
+pub struct LineReport {
+    conn: ConnId,
+    events: Sender<(ConnId, LineEvent)>,
+}
+
+/// What lines tell, for whoever listens to all of them.
+pub type LineEvents = Receiver<(ConnId, LineEvent)>;
+
+/// Where lines tell what happens on them. There is a bound: who listens slowly is told no faster.
+#[derive(Clone, Debug)]
+pub struct LineReports(Sender<(ConnId, LineEvent)>);
+
+impl LineReports {
+    /// A way for lines to tell what happens on them, and its other end.
+    pub fn new() -> (Self, LineEvents) {
+        let (sender, events) = channel(HEARD_MAX);
+        (Self(sender), events)
+    }
+
+    /// For line `conn`.
+    pub fn of(&self, conn: ConnId) -> LineReport {
+        LineReport { conn, events: self.0.clone() }
+    }
+}
+
+impl LineReport {
+    /// Tells it, once there is room for it. Nobody may want to know any more.
+    pub async fn tell(&self, event: LineEvent) {
+        drop(self.events.send((self.conn, event)).await);
+    }
 }
 
 /// Why a connection is gone.
@@ -78,7 +118,7 @@ pub struct Line {
     connection: Connection,
     local: SocketAddr,
     telemetry: Arc<Telemetry>,
-    control: UnboundedSender<ToReceiver>,
+    control: Sender<ToReceiver>,
     /// Ends with the line.
     _talk: JoinSet<()>,
 }
@@ -91,7 +131,7 @@ impl Line {
         telemetry: Arc<Telemetry>,
         control: SendStream,
     ) -> Self {
-        let (sender, queue) = unbounded_channel();
+        let (sender, queue) = channel(SAID_MAX);
         let mut talk = JoinSet::new();
         // If this fails, so does the connection, which is noticed by who listens to it.
         talk.spawn(async move { drop(send_all(control, queue).await) });
@@ -130,10 +170,17 @@ impl Line {
         Sample { padding_bytes: self.telemetry.padding_in(frames), ..self.sample() }
     }
 
-    /// Says something to the other end.
+    /// Says something to the other end. If that does not hear what it is told, the line is closed.
     pub fn say(&self, message: ToReceiver) {
         // If the stream is gone, so is the connection, which is reported by itself.
-        drop(self.control.send(message));
+        if let Err(TrySendError::Full(_)) = self.control.try_send(message) {
+            self.close_with(CLOSE_PROTOCOL, "it does not take in what it is told");
+        }
+    }
+
+    /// Says something that is not missed if there is no room for it.
+    pub fn mention(&self, message: ToReceiver) {
+        drop(self.control.try_send(message));
     }
 
     /// Closes the connection with one of the codes in [`crate::wire`].
@@ -148,15 +195,16 @@ impl Line {
     }
 }
 
-/// Reports what the other end says on a connection's control stream, until the connection is lost.
-pub async fn listen(
+/// Hands on what the other end says on a connection's control stream, until the connection is lost. No more is
+/// read while `hear` is at work.
+pub async fn listen<F: Future<Output = ()> + Send>(
     connection: &Connection,
     mut messages: ControlReader,
-    report: impl Fn(LineEvent),
+    hear: impl Fn(ToSender) -> F,
 ) -> LineError {
     loop {
         match messages.next().await {
-            Ok(Some(message)) => report(LineEvent::Said(message)),
+            Ok(Some(message)) => hear(message).await,
             Ok(None) | Err(ControlError::Read(_)) => return connection.closed().await.into(),
             Err(ControlError::Wire(error)) => return LineError::Protocol(error.to_string()),
         }

@@ -10,7 +10,7 @@ use super::address::without_zone;
 use super::control::ControlReader;
 use super::dial::{race, unless_barred};
 use super::endpoint;
-use super::line::{Line, LineError, LineEvent, listen};
+use super::line::{Line, LineError, LineEvent, LineReport, listen};
 use super::lookup::Addresses;
 use super::path::{self, PathMtu};
 use super::sockets::Sockets;
@@ -64,14 +64,14 @@ impl Route {
         conn: ConnId,
         siblings: Siblings,
         request: Request,
-        events: impl Fn(LineEvent),
+        report: LineReport,
     ) {
         let opened = match self.connect(conn, siblings).await {
-            Ok(dialled) => self.introduce(dialled, request, &events).await,
+            Ok(dialled) => self.introduce(dialled, request, &report).await,
             Err(error) => Err(error),
         };
         if let Err(error) = opened {
-            events(LineEvent::Lost(error));
+            report.tell(LineEvent::Lost(error)).await;
         }
     }
 
@@ -137,7 +137,7 @@ impl Route {
         &self,
         dialled: Dialled,
         request: Request,
-        events: &impl Fn(LineEvent),
+        report: &LineReport,
     ) -> Result<(), LineError> {
         let Dialled { endpoint, connection, telemetry } = dialled;
         let (mut control_out, control_in) = connection.open_bi().await?;
@@ -152,8 +152,9 @@ impl Route {
         let local = endpoint.local_addr();
         let local = local.unwrap_or_else(|_| path::any_local(connection.remote_address()));
         let line = Line::new(connection.clone(), local, telemetry, control_out);
-        events(LineEvent::Up(line));
-        Err(listen(&connection, ControlReader::new(control_in), events).await)
+        report.tell(LineEvent::Up(line)).await;
+        let hear = |message| report.tell(LineEvent::Said(message));
+        Err(listen(&connection, ControlReader::new(control_in), hear).await)
     }
 
     fn place(&self, conn: ConnId) -> usize {

@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 /// Stripes may be this far ahead of the first one that is missing.
 const AHEAD_MAX: u64 = 1 << 20;
+/// Runs of stripes that are written, at most: between them are such as are under way, and of these an honest
+/// sender has no more.
+const RUNS_MAX: usize = 1 << 14;
 
 /// What to do with a stripe that has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +51,9 @@ impl<W> Ledger<W> {
         let frontier = self.written.get(&0).copied().unwrap_or(0);
         if self.is_written(stripe) {
             Claim::Known
-        } else if stripe - frontier > AHEAD_MAX {
+        } else if stripe - frontier > AHEAD_MAX
+            || self.written.len() >= RUNS_MAX && stripe > frontier
+        {
             Claim::TooFar
         } else if let Some(waiting) = self.writing.get_mut(&stripe) {
             waiting.push(who);
@@ -94,6 +99,20 @@ mod tests {
         assert_eq!(ledger.failed(6), ['b']);
         assert_eq!(ledger.claim(6, 'b'), Claim::Write);
         assert_eq!(ledger.claim(u64::MAX, 'a'), Claim::TooFar);
+    }
+
+    #[test]
+    fn a_sender_that_leaves_gaps_everywhere_is_stopped_and_may_fill_the_first() {
+        let mut ledger = Ledger::default();
+        let gaps = (2..).step_by(2).take_while(|&stripe| {
+            let is_taken = ledger.claim(stripe, ()) == Claim::Write;
+            if is_taken {
+                ledger.written(stripe);
+            }
+            is_taken
+        });
+        assert_eq!(gaps.count(), RUNS_MAX);
+        assert_eq!(ledger.claim(0, ()), Claim::Write);
     }
 
     proptest! {

@@ -23,6 +23,7 @@ use crate::wire::{
     CLOSE_CONDEMNED, CLOSE_DONE, CLOSE_REFUSED, CLOSE_STOPPING, Candidate, Header, Likeness,
     TEXT_BYTES_MAX, There, ToSender,
 };
+use crate::work::Work;
 
 /// A small packet takes more than its content.
 const EARLY_BYTES_MIN: usize = 4 << 10;
@@ -33,6 +34,8 @@ const EARLY_BYTES_MIN: usize = 4 << 10;
 pub(crate) struct Receiver {
     /// Room for stripes that are being received.
     account: Arc<dyn Account>,
+    /// Does what blocks.
+    work: Work,
     sink: Arc<Held>,
     /// Resolves when the sink is gone, with all that it had to do.
     released: Mutex<Option<oneshot::Receiver<()>>>,
@@ -71,11 +74,12 @@ impl Deref for Held {
 }
 
 impl Receiver {
-    /// Writes to `sink`, in the room that `account` gives.
-    pub(crate) fn new(sink: Sink, account: Arc<dyn Account>) -> Self {
+    /// Writes to `sink`, in the room that `account` gives, when it is the turn of `work`.
+    pub(crate) fn new(sink: Sink, account: Arc<dyn Account>, work: Work) -> Self {
         let (release, released) = oneshot::channel();
         Self {
             account,
+            work,
             sink: Arc::new(Held { sink, _released: release }),
             released: Mutex::new(Some(released)),
             ledger: Mutex::default(),
@@ -111,7 +115,7 @@ impl Receiver {
         // One at a time for each job, whatever it asks.
         let _turn = self.looking.lock().await;
         let sink = Arc::clone(&self.sink);
-        blocking(move || sink.look(files, likeness)).await
+        self.blocking(move || sink.look(files, likeness)).await
     }
 
     /// Adds a connection. False if the sender has used its number before, or the job has ended.
@@ -194,7 +198,7 @@ impl Receiver {
         room: Box<dyn Room>,
     ) -> Option<ToSender> {
         let receiver = Arc::clone(self);
-        let taken = blocking(move || {
+        let taken = self.blocking(move || {
             let taken = receiver.take_blocking(&header, body.as_ref());
             drop((body, room));
             match &taken {
@@ -243,6 +247,14 @@ impl Receiver {
             drop(asked.send(message.clone()));
         }
         Ok(Answer::Now(message))
+    }
+
+    /// Runs what blocks where it may. A panic there ends the job and no other.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+    ) -> Result<T, SinkError> {
+        self.work.run(work).await.unwrap_or_else(|error| Err(internal(&error)))
     }
 
     /// What has failed and was not told yet, or not for long.
@@ -296,7 +308,7 @@ impl Receiver {
         let finishing = tokio::spawn(async move {
             let finish = || {
                 let sink = Arc::clone(&receiver.sink);
-                blocking(move || sink.finish())
+                receiver.blocking(move || sink.finish())
             };
             receiver.outcome.get_or_init(finish).await.as_ref().map(drop).map_err(Clone::clone)
         });
@@ -333,6 +345,7 @@ impl Receiver {
 
     fn end_with(&self, code: u32, reason: &str) {
         lock(&self.end).get_or_insert_with(|| reason.into());
+        self.sink.end();
         self.account.over();
         let code = if self.outcome().is_some() { CLOSE_DONE } else { code };
         self.members.close_all(code, reason);
@@ -367,13 +380,6 @@ enum Answer {
     Now(ToSender),
     /// Another connection's task is writing the same stripe.
     Later(oneshot::Receiver<ToSender>),
-}
-
-/// Runs what blocks where it may. A panic there ends the job and no other.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
-) -> Result<T, SinkError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(internal(&error)))
 }
 
 fn internal(error: &tokio::task::JoinError) -> SinkError {

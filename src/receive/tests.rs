@@ -28,6 +28,7 @@ use crate::wire::{
     CLOSE_DONE, Header, Message, Meta, Piece, Record, Run, SourceBasis, SourceId, SourceState,
     SourceVersion, ToReceiver, ToSender,
 };
+use crate::work::Work;
 
 /// Less room than any stripe takes: each gets all of it.
 const ROOM_BYTES: usize = 16;
@@ -150,7 +151,7 @@ fn receiver(root: &Path) -> Arc<Receiver> {
     let root = Dir::open_ambient_dir(root, ambient_authority()).unwrap();
     let names = OwnNames::new([1; 32]);
     let sink = Sink::new(Arc::new(root), names, "test".into(), None).unwrap();
-    Arc::new(Receiver::new(sink, Bounded::new(ROOM_BYTES, ROOM_BYTES)))
+    Arc::new(Receiver::new(sink, Bounded::new(ROOM_BYTES, ROOM_BYTES), Work::alone()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,7 +193,8 @@ async fn who_was_asked_for_one_thing_writes_nothing_beside_it() {
         let root = Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap();
         let sink = Sink::new(Arc::new(root), OwnNames::new([1; 32]), "test".into(), None).unwrap();
         let room = Bounded::new(ROOM_BYTES, ROOM_BYTES);
-        let receiver = Arc::new(Receiver::new(sink.only_at(b"wanted".to_vec()), room));
+        let receiver =
+            Arc::new(Receiver::new(sink.only_at(b"wanted".to_vec()), room, Work::alone()));
         let (mut sender, receiving) = connect(&receiver).await;
         sender.send(0, path, b"data").await;
         if is_wanted {

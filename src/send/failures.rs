@@ -12,6 +12,10 @@ use crate::wire::{Unkept, What};
 const NAMED_MAX: usize = 1_000;
 /// So many are taken from a server; more are only counted.
 const HEARD_MAX: u64 = 1 << 20;
+/// What paths and reasons may take, in bytes, that wait for the receipt; more are only counted.
+const SETTLED_BYTES_MAX: usize = 64 << 20;
+/// What one takes beside them.
+const SETTLED_BYTES: usize = 80;
 
 /// Tells what fails, and keeps it for the summary.
 pub(super) struct Failures {
@@ -30,6 +34,7 @@ pub(super) struct Failures {
     told: u64,
     /// Paths and reasons of these, where there is a receipt to note them.
     pub(super) settled: Vec<(Vec<u8>, String)>,
+    settled_bytes: usize,
     /// Metadata that the server could not keep.
     unkept: [Option<Unkept>; 2],
 }
@@ -47,6 +52,7 @@ impl Failures {
             heard: Numbers::default(),
             told: 0,
             settled: Vec::new(),
+            settled_bytes: 0,
             unkept: [None, None],
         }
     }
@@ -74,8 +80,13 @@ impl Failures {
         if !self.heard.add(number) {
             return false;
         }
-        if self.told < HEARD_MAX {
+        let settled_bytes = match &self.receipt {
+            Some(_) => SETTLED_BYTES + path.len() + reason.len(),
+            None => 0,
+        };
+        if self.told < HEARD_MAX && self.settled_bytes + settled_bytes <= SETTLED_BYTES_MAX {
             self.told += 1;
+            self.settled_bytes += settled_bytes;
             let kind = FailureKind::Destination;
             self.tell(Failure { kind, path: shown(&path), reason: reason.clone() });
             if self.receipt.is_some() {

@@ -4,13 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 use crate::event::Summary;
-use crate::net::line::{LineError, LineEvent};
+use crate::net::line::{LineError, LineReport};
 use crate::net::route::Siblings;
 use crate::traffic::ConnId;
 use crate::wire::{CLOSE_ABORTED, ToReceiver};
-
-/// Told what becomes of a line.
-pub(crate) type LineReport = Box<dyn Fn(LineEvent) + Send + Sync>;
 
 /// What a sender waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,7 +16,7 @@ mod search;
 mod sender;
 mod source;
 
-pub(crate) use self::lines::{Awaits, LineReport, Lines};
+pub(crate) use self::lines::{Awaits, Lines};
 pub(crate) use self::names::distinct;
 pub(crate) use self::progress::together;
 pub(crate) use self::receipt::Receipt;

@@ -22,7 +22,7 @@ impl<L: Lines> Sender<L> {
         {
             self.checking += 1;
             let (events, wanted) = (self.events.clone(), self.wanted.watch());
-            tokio::task::spawn_blocking(move || {
+            self.work.start(move || {
                 let same = check.run(&wanted);
                 drop(events.send(Event::Checked(check, same)));
             });
@@ -38,7 +38,7 @@ impl<L: Lines> Sender<L> {
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
         let (receipt, options) = (self.receipt.clone(), self.read);
-        tokio::task::spawn_blocking(move || {
+        self.work.start(move || {
             let outcome = prepare(id, &parts, &buffers, options);
             if let Some(receipt) = receipt {
                 receipt.add(&parts, &outcome);
@@ -56,7 +56,7 @@ impl<L: Lines> Sender<L> {
     pub(super) fn confirm(&mut self, sealed: Sealed) {
         self.confirming += 1;
         let (events, options, wanted) = (self.events.clone(), self.read, self.wanted.watch());
-        tokio::task::spawn_blocking(move || {
+        self.work.start(move || {
             let result = confirm(&sealed, options, &wanted);
             drop(events.send(Event::Confirmed(sealed, result)));
         });

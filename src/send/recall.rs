@@ -7,8 +7,14 @@ use crate::wire::{
     Destination, FileKey, KeptFile, KeptPiece, SourceBasis, SourceState, ToReceiver,
 };
 
-/// Entries that are taken from a server; what is above that is sent again.
-const ENTRIES_MAX: usize = 4 << 20;
+/// What is taken from a server may take so much memory, in bytes; what is above that is sent again. That is
+/// enough for two million files.
+const KEPT_BYTES_MAX: usize = 160 << 20;
+/// What a file takes, be there anything of it or not, and what a piece of one.
+const FILE_BYTES: usize = 80;
+const PIECE_BYTES: usize = size_of::<KeptPiece>();
+/// Room is made for so many pieces of a file at first, and later for twice as many as there are.
+const PIECES_AT_FIRST: usize = 4;
 
 /// What the receiver has of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +56,8 @@ pub(super) struct Recall {
     /// Where the question is under way.
     asked: Option<ConnId>,
     kept: KeptFiles,
-    entries: usize,
+    /// About what that takes.
+    kept_bytes: usize,
 }
 
 impl Recall {
@@ -66,7 +73,7 @@ impl Recall {
         }
         self.asked = Some(conn);
         self.kept.clear();
-        self.entries = 0;
+        self.kept_bytes = 0;
         Some(ToReceiver::Recall)
     }
 
@@ -81,7 +88,7 @@ impl Recall {
 
     /// Takes a part of the answer that came over `conn`.
     pub(super) fn hear_files(&mut self, conn: ConnId, files: Vec<KeptFile>) {
-        if self.asked == Some(conn) && self.has_room(files.len()) {
+        if self.asked == Some(conn) && self.has_room(files.len() * FILE_BYTES) {
             let whole = |KeptFile { file, state, hash }| (file, Kept::Whole { state, hash });
             self.kept.extend(files.into_iter().map(whole));
         }
@@ -95,7 +102,8 @@ impl Recall {
         (basis, state): (SourceBasis, SourceState),
         pieces: Vec<KeptPiece>,
     ) {
-        if self.asked == Some(conn) && self.has_room(pieces.len()) {
+        let bytes = FILE_BYTES + pieces.len().max(PIECES_AT_FIRST) * PIECE_BYTES;
+        if self.asked == Some(conn) && self.has_room(bytes) {
             let none = Kept::Pieces { basis, state, pieces: Vec::new() };
             let known = self.kept.entry(file).or_insert(none);
             if let Kept::Pieces { basis: of, pieces: known, .. } = known
@@ -114,9 +122,12 @@ impl Recall {
         Some((self.destination.take()?, std::mem::take(&mut self.kept)))
     }
 
-    fn has_room(&mut self, entries: usize) -> bool {
-        self.entries += entries;
-        self.entries <= ENTRIES_MAX
+    fn has_room(&mut self, bytes: usize) -> bool {
+        if self.kept_bytes + bytes > KEPT_BYTES_MAX {
+            return false;
+        }
+        self.kept_bytes += bytes;
+        true
     }
 }
 
@@ -156,5 +167,17 @@ mod tests {
         )]);
         assert_eq!(recall.end(B), Some((Destination::Folder, kept)));
         assert_eq!(recall.ask(A), None);
+    }
+
+    #[test]
+    fn an_answer_without_an_end_takes_bounded_memory_even_if_there_is_nothing_in_it() {
+        let mut recall = Recall::default();
+        recall.begin(Destination::Folder);
+        recall.ask(A);
+        let of = (SourceBasis([1; 16]), SourceState([1; 16]));
+        for number in 0..3_000_000_u128 {
+            recall.hear_pieces(A, FileKey(number.to_be_bytes()), of, Vec::new());
+        }
+        assert!(recall.kept.len() * (FILE_BYTES + PIECES_AT_FIRST * PIECE_BYTES) <= KEPT_BYTES_MAX);
     }
 }

@@ -72,7 +72,8 @@ impl<L: Lines> Sender<L> {
             }
             ToSender::Failed { number, item, path, message } => {
                 if let Some(outflow) = self.outflows.get(&conn) {
-                    outflow.line().say(ToReceiver::Heard(number));
+                    // It is told again, until it is known that it was heard.
+                    outflow.line().mention(ToReceiver::Heard(number));
                 }
                 if self.failures.hear(number, path, said(&message))
                     && let Some(item) = item

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -51,6 +52,11 @@ pub(super) struct Scanned {
 }
 
 impl Search {
+    /// The same for one attempt only: what it has said is not kept.
+    pub(crate) fn once(starts: Vec<Start>) -> Self {
+        Self { said: None, ..Self::start(starts, None) }
+    }
+
     /// Starts to look through `starts`; ends when it is dropped. What `receipt` is made of is not found.
     pub(crate) fn start(starts: Vec<Start>, receipt: Option<Arc<Receipt>>) -> Self {
         let (sender, found) = mpsc::channel(SCAN_AHEAD);
@@ -64,7 +70,11 @@ impl Search {
             entries: 0,
             again: 0,
         };
-        tokio::task::spawn_blocking(move || look(&starts, receipt.as_deref(), &scanned, &sender));
+        // On a thread of its own: it waits for whoever takes what it finds, for as long as that takes.
+        let look = move || look(&starts, receipt.as_deref(), &scanned, &sender);
+        if let Err(error) = thread::Builder::new().name("qbulk-search".into()).spawn(look) {
+            tracing::error!(%error, "nothing is found: no thread can be started");
+        }
         search
     }
 

@@ -21,7 +21,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::event::{PushEvent, PushReporter, Summary};
 use crate::net::limit::Limit;
-use crate::net::line::{CLOSE_TIME, Line, LineEvent};
+use crate::net::line::{CLOSE_TIME, Line, LineEvent, LineEvents, LineReports};
 use crate::net::route::Siblings;
 use crate::rate::Rate;
 use crate::store::compare::Wanted;
@@ -33,6 +33,7 @@ use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
 };
 use crate::wire::{self, Skip, ToReceiver, TransferSecret};
+use crate::work::Work;
 
 /// The one job of its set.
 pub(super) const JOB: JobId = JobId(0);
@@ -54,7 +55,6 @@ pub(super) const CHECKS_MAX: usize = 4;
 pub(super) const DAMAGED_MAX: u32 = 100;
 
 pub(super) enum Event {
-    Line(ConnId, LineEvent),
     Prepared {
         stripe: StripeId,
         /// What of files it covers, in bytes.
@@ -90,6 +90,8 @@ pub(crate) struct Job {
     pub(crate) set: SetConfig,
     /// The most to send, all connections together.
     pub(crate) limit: Option<Arc<Limit>>,
+    /// Does what blocks.
+    pub(crate) work: Work,
     /// How sources are read.
     pub(crate) read: ReadOptions,
     /// Where it is noted what was delivered.
@@ -107,6 +109,7 @@ pub(crate) struct Sender<L> {
     pub(super) report: PushReporter,
     pub(super) lines: L,
     pub(super) limit: Option<Arc<Limit>>,
+    pub(super) work: Work,
     pub(super) began: Instant,
     pub(super) set: Set,
     pub(super) transfer: TransferSecret,
@@ -123,8 +126,12 @@ pub(crate) struct Sender<L> {
     pub(super) outflows: HashMap<ConnId, Outflow>,
     pub(super) flights: HashMap<StripeId, Flight>,
     pub(super) buffers: Buffers,
+    /// What comes of its own work, of which there is only so much.
     pub(super) events: mpsc::UnboundedSender<Event>,
     pub(super) inbox: mpsc::UnboundedReceiver<Event>,
+    /// What comes over the lines.
+    pub(super) reports: LineReports,
+    pub(super) heard: LineEvents,
     pub(super) confirmed_bytes: u64,
     pub(super) confirmed_items: u64,
     pub(super) confirmed_stripes: u64,
@@ -155,6 +162,7 @@ impl<L: Lines> Sender<L> {
     pub(crate) fn new(job: Job, lines: L, report: PushReporter) -> Self {
         let now = clock::now();
         let (events, inbox) = mpsc::unbounded_channel();
+        let (reports, heard) = LineReports::new();
         let mut set = Set::new(job.set, rand::random(), now);
         set.handle(Input::Begun { job: JOB, weight: NonZeroU32::MIN }, now);
         Self {
@@ -162,6 +170,7 @@ impl<L: Lines> Sender<L> {
             report,
             lines,
             limit: job.limit,
+            work: job.work,
             began: job.began,
             set,
             transfer: job.transfer,
@@ -178,6 +187,8 @@ impl<L: Lines> Sender<L> {
             buffers: Buffers::default(),
             events,
             inbox,
+            reports,
+            heard,
             confirmed_bytes: 0,
             confirmed_items: 0,
             confirmed_stripes: 0,
@@ -261,10 +272,15 @@ impl<L: Lines> Sender<L> {
                 && self.source.waiting_checks() < WAITING_MAX
                 && self.source.looks.files() < LOOKED_MAX;
             let due_at = self.due_at();
+            // However much is said meanwhile.
+            if clock::now() >= due_at {
+                self.on_time()?;
+            }
             tokio::select! {
                 biased;
-                Some(event) = self.inbox.recv() => self.on_event(event)?,
-                () = tokio::time::sleep_until(due_at.into()) => self.on_time()?,
+                Some(event) = self.inbox.recv() => self.on_event(event),
+                Some((conn, event)) = self.heard.recv() => self.on_line(conn, event)?,
+                () = tokio::time::sleep_until(due_at.into()) => {}
                 Some(found) = self.source.next(), if takes_found => self.on_found(found),
             }
         }
@@ -321,7 +337,7 @@ impl<L: Lines> Sender<L> {
         }
         if let Some(look) = self.again.begin() {
             let events = self.events.clone();
-            tokio::task::spawn_blocking(move || drop(events.send(Event::LookedAgain(look()))));
+            self.work.start(move || drop(events.send(Event::LookedAgain(look()))));
             return;
         }
         self.finishing = true;
@@ -340,8 +356,7 @@ impl<L: Lines> Sender<L> {
     }
 
     fn open(&mut self, conn: ConnId) {
-        let events = self.events.clone();
-        let report = Box::new(move |event| drop(events.send(Event::Line(conn, event))));
+        let report = self.reports.of(conn);
         let siblings = if self.set.is_dark(clock::now()) {
             Siblings::Dark
         } else if self.outflows.is_empty() {
@@ -396,11 +411,17 @@ impl<L: Lines> Sender<L> {
         (self.report)(PushEvent::Condemned { conn: conn.0, verdict: verdict.name(), stripes });
     }
 
-    fn on_event(&mut self, event: Event) -> Result<(), Error> {
+    fn on_line(&mut self, conn: ConnId, event: LineEvent) -> Result<(), Error> {
         match event {
-            Event::Line(conn, LineEvent::Up(line)) => self.on_up(conn, line),
-            Event::Line(conn, LineEvent::Said(message)) => self.on_said(conn, message)?,
-            Event::Line(conn, LineEvent::Lost(error)) => self.on_lost(conn, error)?,
+            LineEvent::Up(line) => self.on_up(conn, line),
+            LineEvent::Said(message) => self.on_said(conn, message)?,
+            LineEvent::Lost(error) => self.on_lost(conn, error)?,
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
             Event::Prepared { stripe, covered_bytes, sealed, failures } => {
                 self.reading -= 1;
                 // What could not be read is not sent either.
@@ -438,7 +459,6 @@ impl<L: Lines> Sender<L> {
                 }
             }
         }
-        Ok(())
     }
 
     /// What was not delivered is known by now.

@@ -13,9 +13,9 @@ use crate::error::Error;
 use crate::event::{ConnectionState, Failure, FailureKind, Progress, PushEvent, Summary};
 use crate::mutex::lock;
 use crate::net::control::ControlReader;
-use crate::net::line::{Line, LineError, LineEvent, listen};
+use crate::net::line::{Line, LineError, LineEvent, LineReport, listen};
 use crate::net::route::Siblings;
-use crate::send::{Awaits, LineReport, Lines};
+use crate::send::{Awaits, Lines};
 use crate::traffic::ConnId;
 use crate::wire::{
     CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_REFUSED, LineDoes,
@@ -154,22 +154,25 @@ impl Awaited {
     /// Listens to a line until it is lost.
     async fn attend(self: Arc<Self>, line: Line, messages: ControlReader, report: LineReport) {
         let connection = line.connection().clone();
-        report(LineEvent::Up(line));
-        let heard = |event| match event {
-            LineEvent::Said(ToSender::Heard(number)) => {
-                lock(&self.state).unsent.remove(&number);
-            }
-            LineEvent::Said(ToSender::Unopened(number)) => self.not_opened(number),
-            event => report(event),
-        };
-        let lost = listen(&connection, messages, heard).await;
-        report(LineEvent::Lost(lost));
+        report.tell(LineEvent::Up(line)).await;
+        let lost = listen(&connection, messages, |message| self.hear(message, &report)).await;
+        report.tell(LineEvent::Lost(lost)).await;
     }
 
-    fn not_opened(&self, number: u32) {
+    async fn hear(&self, message: ToSender, report: &LineReport) {
+        match message {
+            ToSender::Heard(number) => {
+                lock(&self.state).unsent.remove(&number);
+            }
+            ToSender::Unopened(number) => self.not_opened(number).await,
+            message => report.tell(LineEvent::Said(message)).await,
+        }
+    }
+
+    async fn not_opened(&self, number: u32) {
         let wanted = lock(&self.state).wanted.remove(&number);
         if let Some((report, _)) = wanted {
-            report(LineEvent::Lost(LineError::NotOpened));
+            report.tell(LineEvent::Lost(LineError::NotOpened)).await;
         }
     }
 }
@@ -264,8 +267,12 @@ impl Lines for PulledLines {
                 .collect();
             numbers.into_iter().filter_map(|number| state.wanted.remove(&number)).collect()
         };
+        let mut state = lock(&self.awaited.state);
         for (report, _) in late {
-            report(LineEvent::Lost(LineError::NotOpened));
+            // Whoever asks is who is told.
+            state.lines.spawn(async move {
+                report.tell(LineEvent::Lost(LineError::NotOpened)).await;
+            });
         }
         Ok(())
     }

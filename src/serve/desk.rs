@@ -1,22 +1,19 @@
 //! Where connections are brought together to transfers: what they belong to, and what becomes of it.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
-use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cap_std::fs::Dir;
 use quinn::VarInt;
+use tokio::time::Instant;
 
 use super::access::{Access, Reached};
 use super::config::ServeReporter;
 use super::drain::Drain;
 use super::greeting::{Asked, destination_path};
-use super::lately::{Lately, Over, TransferKey};
+use super::lately::{Lately, Over, PushKey, TransferKey};
 use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
+use super::opening::Opening;
 use super::refusal::Refusal;
 use super::shares::{Rooms, Share};
 use super::transfer::Transfer;
@@ -27,13 +24,15 @@ use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::words;
 use crate::receive::{Inflow, Left, Receiver};
-use crate::store::descriptors::{Descriptors, patiently};
-use crate::store::destination::inspect;
-use crate::store::journal::{Journal, Patience};
-use crate::store::own::{OwnNames, Owner};
+use crate::store::descriptors::Descriptors;
+use crate::store::journal::Patience;
+use crate::store::own::OwnNames;
+use crate::store::shown;
 use crate::store::sink::Sink;
-use crate::store::{named, reason, shown};
-use crate::wire::{CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, PushRequest, Right, ToSender};
+use crate::wire::{
+    CLOSE_DONE, CLOSE_PROTOCOL, CLOSE_REFUSED, Destination, PushRequest, Right, ToSender,
+};
+use crate::work::Workers;
 
 /// A transfer without a connection is kept for this long: its client may come back.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -43,6 +42,8 @@ const LOST: &str = "its client was lost";
 const RELEASE_TIME: Duration = Duration::from_secs(10);
 /// How long it is waited for an earlier run of the same push to end, so as to go on where it was.
 const EARLIER_TIME: Duration = Duration::from_secs(2);
+/// How often it is looked whether it has.
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// A run of the same push on another host lives if something comes from it within this time.
 const LIFE_TIME: Duration = Duration::from_secs(2);
 
@@ -55,6 +56,7 @@ pub(super) struct Desk {
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
     descriptors: Arc<Descriptors>,
+    workers: Arc<Workers>,
     /// Then no transfer begins any more.
     drain: Arc<Drain>,
     turned_away: Arc<TurnedAway>,
@@ -62,6 +64,8 @@ pub(super) struct Desk {
     lately: Lately,
     /// Transfers that are being begun: by one of their connections each.
     admissions: Turns<TransferKey>,
+    /// Runs of a push begin one after the other: each may take over from the one before.
+    runs: Turns<PushKey>,
 }
 
 impl Desk {
@@ -82,10 +86,12 @@ impl Desk {
             rooms: Rooms::new(Arc::clone(&clients), means.parts),
             clients,
             descriptors: Arc::clone(&means.descriptors),
+            workers: Arc::clone(&means.workers),
             drain,
             turned_away,
             transfers: Mutex::default(),
             admissions: Turns::default(),
+            runs: Turns::default(),
             lately: Lately::default(),
         }
     }
@@ -196,7 +202,11 @@ impl Desk {
             None => Ok(()),
         };
         is_there()?;
-        let patience = self.patience(key, hello).await;
+        let (push, connection) = ((key.0, hello.push), inflow.connection());
+        let gone = || async { drop(connection.closed().await) };
+        let gone_away = || "its connection is gone".to_owned();
+        let patience = self.runs.take(push, gone(), self.patience(key, hello)).await;
+        let patience = patience.ok_or_else(gone_away)?;
         let seat = match self.clients.begin(key.0) {
             Ok(seat) => seat,
             Err(reason) => self.turn(key.0, inflow, reason).await?,
@@ -204,48 +214,65 @@ impl Desk {
         is_there()?;
         // It may have been taken back meanwhile.
         let reached = reach()?;
-        let name = hello.transfer.name();
-        let names = self.names.clone();
-        let owner = names.owner(key.0.as_bytes(), &hello.push);
-        let (discards, keep) = (self.discards, hello.keep);
-        let (client, descriptors) = (*key.0.as_bytes(), Arc::clone(&self.descriptors));
-        let (found, sink) = tokio::task::spawn_blocking({
-            let name = name.clone();
-            move || {
-                let (is_append_only, reads) = (reached.is_append_only(), reached.rights.reads);
-                let Reached { root, path, name: root_name, .. } = reached;
-                let folder = root.current().map_err(|error| error.to_string())?;
-                let failed = |error: io::Error| {
-                    Refusal::Final(format!("cannot write to {}: {}", named(&path), reason(&error)))
-                };
-                let there = Path::new(OsStr::from_bytes(&path));
-                let share = descriptors.join(client);
-                let found = patiently(|| inspect(&folder, &names, there)).map_err(failed)?;
-                let journal =
-                    if discards { None } else { open_journal(&folder, &names, owner, patience)? };
-                let sink = Sink::within(share, Arc::clone(&folder), names, name, journal);
-                let sink = sink.map_err(failed)?.served_at(root).called(root_name).keeping(keep);
-                let sink = if is_append_only { sink.appending() } else { sink };
-                let sink = if reads { sink.showing() } else { sink };
-                Ok::<_, Refusal>((found, if discards { sink.discarding() } else { sink }))
-            }
-        })
-        .await
-        .map_err(|error| error.to_string())??;
+        let opened =
+            self.runs.take(push, gone(), self.open(key, hello, &reached, patience, is_there));
+        let (found, sink) = opened.await.ok_or_else(gone_away)??;
 
         let mut transfers = lock(&self.transfers);
         let share = Share::new(Arc::clone(&self.rooms), key.0, seat);
-        let transfer = Arc::new(Transfer::new(hello, found, Receiver::new(sink, share)));
+        let work = self.workers.of(*key.0.as_bytes());
+        let transfer = Arc::new(Transfer::new(hello, found, Receiver::new(sink, share, work)));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
-        self.lately.has_begun(&(key.0, hello.push));
+        self.lately.has_begun(&push);
         (self.report)(ServeEvent::Started {
-            transfer: name,
+            transfer: hello.transfer.name(),
             client: key.0.to_string(),
             remote: inflow.connection().remote_address(),
             destination: shown(destination),
         });
         Ok(transfer)
+    }
+
+    /// Opens what a transfer writes to, once an earlier run of its push has let go of that, as long as its client
+    /// `is_there`. Returns what is at the destination as well.
+    async fn open(
+        &self,
+        (client, _): TransferKey,
+        hello: &PushRequest,
+        reached: &Reached,
+        patience: Patience,
+        is_there: impl Fn() -> Result<(), Refusal>,
+    ) -> Result<(Destination, Sink), Refusal> {
+        let until = match patience {
+            Patience::Wait(time) => Instant::now() + time,
+            Patience::Beside => Instant::now(),
+        };
+        let place = Opening {
+            names: self.names.clone(),
+            owner: self.names.owner(client.as_bytes(), &hello.push),
+            name: hello.transfer.name(),
+            client: *client.as_bytes(),
+            descriptors: Arc::clone(&self.descriptors),
+            reached: reached.clone(),
+            keep: hello.keep,
+            discards: self.discards,
+            // It is waited here, where that takes no thread.
+            patience: match patience {
+                Patience::Wait(_) => Patience::Wait(Duration::ZERO),
+                Patience::Beside => Patience::Beside,
+            },
+        };
+        let (place, work) = (Arc::new(place), self.workers.of(*client.as_bytes()));
+        loop {
+            let place = Arc::clone(&place);
+            let opened = work.run(move || place.open()).await.map_err(|error| error.to_string())?;
+            match opened {
+                Err(Refusal::ForNow(_)) if Instant::now() < until => is_there()?,
+                opened => return opened,
+            }
+            tokio::time::sleep(LOCK_INTERVAL).await;
+        }
     }
 
     /// Has a client wait for its turn, as long as it is there, and tells it why.
@@ -372,30 +399,11 @@ impl Desk {
         // When the last who writes is done, what is whole gets its name, and what is not is kept or
         // removed.
         let released = removed.receiver.released();
-        drop(tokio::task::spawn_blocking(move || drop((removed, transfer))).await);
+        let work = self.workers.of(*key.0.as_bytes());
+        drop(work.run(move || drop((removed, transfer))).await);
         if let Some(released) = released {
             drop(tokio::time::timeout(RELEASE_TIME, released).await);
         }
         (self.report)(event);
-    }
-}
-
-/// The journal of a push; `None` where the root cannot hold one: that is no reason not to take it.
-fn open_journal(
-    root: &Arc<Dir>,
-    names: &OwnNames,
-    owner: Owner,
-    patience: Patience,
-) -> Result<Option<Journal>, Refusal> {
-    match Journal::open(root, names, owner, patience) {
-        Ok(journal) => Ok(Some(journal)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-            let reason = "an earlier run of the same push has not ended yet";
-            Err(Refusal::ForNow(reason.into()))
-        }
-        Err(error) => {
-            tracing::warn!(%error, "no journal in the root folder: nothing is kept of a broken transfer");
-            Ok(None)
-        }
     }
 }

@@ -15,7 +15,7 @@ use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
 use super::greeting::Asked;
 use super::lately::TransferKey;
-use super::limits::{Clients, ConnectionSeat, TransferSeat};
+use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
 use super::memory::Parts;
 use super::paths::Paths;
 use super::refusal::Refusal;
@@ -40,6 +40,7 @@ use crate::wire::{
     CLOSE_REFUSED, CLOSE_STOPPING, HostNumber, PullRequest, PushNumber, Right, ToReceiver,
     VARINT_MAX, Wish, is_path_safe,
 };
+use crate::work::{Work, Workers};
 
 /// A transfer that no line is up for ends after this time: its client may come back until then.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -65,6 +66,7 @@ pub(super) struct Giver {
     report: ServeReporter,
     clients: Arc<Clients>,
     parts: Parts,
+    workers: Arc<Workers>,
     drain: Arc<Drain>,
     turned_away: Arc<TurnedAway>,
     pulls: Arc<Mutex<HashMap<TransferKey, Arc<Pull>>>>,
@@ -99,7 +101,7 @@ impl Giver {
         address: SocketAddr,
         report: ServeReporter,
         clients: Arc<Clients>,
-        parts: Parts,
+        means: &Means,
         (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
     ) -> Self {
         Self {
@@ -107,7 +109,8 @@ impl Giver {
             address,
             report,
             clients,
-            parts,
+            parts: means.parts,
+            workers: Arc::clone(&means.workers),
             drain,
             turned_away,
             pulls: Arc::default(),
@@ -179,7 +182,7 @@ impl Giver {
         };
         // It may have been taken back meanwhile.
         let reached = self.reach(key.0, &request.sources)?;
-        let starts = starts(reached).await?;
+        let starts = starts(&self.workers.of(*key.0.as_bytes()), reached).await?;
         Ok(self.begin(key, request, starts, seat, line))
     }
 
@@ -262,10 +265,11 @@ impl Giver {
         });
         let job = Job {
             transfer: request.transfer,
-            search: Search::start(starts, None),
+            search: Search::once(starts),
             destination: request.destination.clone(),
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
+            work: self.workers.of(*key.0.as_bytes()),
             read: ReadOptions::default(),
             receipt: None,
             names_kept: request.names_kept,
@@ -357,7 +361,7 @@ fn stripe_bytes(asked: u64) -> u64 {
 }
 
 /// Looks at what is asked for. Nobody is told more of what cannot be had than that.
-async fn starts(sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
+async fn starts(work: &Work, sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
     let look = move || {
         let mut starts = Vec::with_capacity(sources.len());
         for Reached { root, name, path, .. } in sources {
@@ -370,7 +374,7 @@ async fn starts(sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
         distinct(&starts).map_err(|error| error.to_string())?;
         Ok(starts)
     };
-    let looked = tokio::task::spawn_blocking(look).await;
+    let looked = work.run(look).await;
     looked.map_err(|error| error.to_string())?.map_err(Refusal::Final)
 }
 

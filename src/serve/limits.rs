@@ -14,6 +14,7 @@ use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
 use crate::store::descriptors::Descriptors;
+use crate::work::Workers;
 
 /// The most that a server takes on at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub(super) struct Means {
     pub(super) parts: Parts,
     /// How much transfers may have open.
     pub(super) descriptors: Arc<Descriptors>,
+    /// Who does what blocks.
+    pub(super) workers: Arc<Workers>,
 }
 
 /// Transfers that wait for their turn, at most.

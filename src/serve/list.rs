@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use quinn::Connection;
 use rustix::io::Errno;
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -25,13 +24,12 @@ use crate::store::{named, reason};
 use crate::wire::{
     Answer, Destination, ListRequest, Listed, ListedKind, Question, Right, TEXT_BYTES_MAX,
 };
+use crate::work::{Work, Workers};
 
 /// Clients that are told what is there at the same time, at most.
 const CLIENTS_MAX: usize = 64;
 /// The same for one client.
 const OWN_CLIENTS_MAX: usize = 32;
-/// Looks at the disk at the same time, for all clients together.
-const LOOKS_MAX: usize = 4;
 /// What waits to be sent to a client, at most: messages, and bytes that it has not confirmed.
 const QUEUE: usize = 64;
 const SEND_WINDOW_BYTES: u64 = 1 << 20;
@@ -44,7 +42,7 @@ pub(super) struct Lister {
     clients: Arc<Clients>,
     /// Then nobody's turn comes any more.
     drain: Arc<Drain>,
-    looks: Arc<Semaphore>,
+    workers: Arc<Workers>,
 }
 
 impl Lister {
@@ -58,7 +56,7 @@ impl Lister {
             access,
             clients: Clients::new("listings", limits, means.parts),
             drain,
-            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            workers: Arc::clone(&means.workers),
         }
     }
 
@@ -119,18 +117,19 @@ impl Lister {
         };
         reach()?;
         let _seat = place(&self.clients, &self.drain, client, connection, &answers).await?;
+        let work = self.workers.of(*client.as_bytes());
         // It may have been taken back meanwhile.
         let reached = match reach()? {
             Place::Below(reached) => reached,
             Place::Roots(roots) => {
                 self.say(&answers, Answer::Welcome(Destination::Folder)).await?;
-                let told = self.tell_roots(&answers, roots, recursive).await?;
+                let told = self.tell_roots(&work, &answers, roots, recursive).await?;
                 self.say(&answers, Answer::ListEnd).await?;
                 return Ok(told);
             }
         };
         let find = move || find(reached, &asked, recursive);
-        let found = self.at_the_disk(find).await.and_then(|found| found);
+        let found = at_the_disk(&work, find).await.and_then(|found| found);
         let found = found.map_err(Refusal::Final)?;
         let destination = match &found {
             Found::Missing => Destination::Missing,
@@ -144,7 +143,7 @@ impl Lister {
                 self.say(&answers, Answer::Listed(listed)).await?;
                 1
             }
-            Found::Folder(listing) => self.tell_folder(&answers, listing).await?,
+            Found::Folder(listing) => self.tell_folder(&work, &answers, listing).await?,
         };
         self.say(&answers, Answer::ListEnd).await?;
         Ok(told)
@@ -153,6 +152,7 @@ impl Lister {
     /// Tells the names of the roots, and then what is below each if that is wanted.
     async fn tell_roots(
         &self,
+        work: &Work,
         answers: &Sender<Answer>,
         roots: Vec<(Vec<u8>, Arc<Root>)>,
         recursive: bool,
@@ -162,7 +162,7 @@ impl Lister {
         for (name, root) in roots {
             let called = name.clone();
             let look = move || (look_at_root(&root, &called), root);
-            let (looked, root) = self.at_the_disk(look).await.map_err(Refusal::Final)?;
+            let (looked, root) = at_the_disk(work, look).await.map_err(Refusal::Final)?;
             match looked {
                 Ok(entry) => {
                     told += 1;
@@ -175,8 +175,8 @@ impl Lister {
         for (name, root) in if recursive { entered } else { Vec::new() } {
             let called = name.clone();
             let look = move || look_into_root(&root, called);
-            match self.at_the_disk(look).await.and_then(|looked| looked) {
-                Ok(listing) => told += self.tell_folder(answers, listing).await?,
+            match at_the_disk(work, look).await.and_then(|looked| looked) {
+                Ok(listing) => told += self.tell_folder(work, answers, listing).await?,
                 Err(reason) => self.say(answers, unlisted(name, reason)).await?,
             }
         }
@@ -185,13 +185,14 @@ impl Lister {
 
     async fn tell_folder(
         &self,
+        work: &Work,
         answers: &Sender<Answer>,
         mut listing: Listing,
     ) -> Result<u64, ConnError> {
         let mut told = 0;
         loop {
             let look = move || (listing.look(), listing);
-            let (seen, same) = self.at_the_disk(look).await.map_err(Refusal::Final)?;
+            let (seen, same) = at_the_disk(work, look).await.map_err(Refusal::Final)?;
             listing = same;
             let Some(seen) = seen else { return Ok(told) };
             for seen in seen {
@@ -220,21 +221,14 @@ impl Lister {
             }
         }
     }
+}
 
-    /// Does something that blocks, when it is its turn.
-    async fn at_the_disk<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, String> {
-        let room = Arc::clone(&self.looks).acquire_owned().await;
-        let work = move || {
-            let done = work();
-            // Given back when the work is over, even if nobody waits for it any more.
-            drop(room);
-            done
-        };
-        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())
-    }
+/// Looks at the disk, when it is its turn.
+async fn at_the_disk<T: Send + 'static>(
+    work: &Work,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
+    work.run(look).await.map_err(|error| error.to_string())
 }
 
 /// What a client may look at.
@@ -313,7 +307,8 @@ mod tests {
         let means = Means {
             limits: Limits::default(),
             parts: Parts::of(u64::MAX),
-            descriptors: Descriptors::new(100),
+            descriptors: Descriptors::new(100, 0),
+            workers: Arc::default(),
         };
         let root = Roots::from(dir.path().to_owned());
         let access = Access::open(&root, ServerTrust::default()).unwrap();

@@ -77,6 +77,8 @@ pub(super) struct Parts {
     pub(super) window_min: u32,
     /// The same for a client that has not said yet what it wants.
     pub(super) window_first: u32,
+    /// What transfers keep from one stripe to the next, of all clients.
+    pub(super) state: usize,
     /// Buffers that wait to be used again.
     pub(super) kept: usize,
     /// How many transfers and connections there is room for.
@@ -100,6 +102,7 @@ impl Parts {
             client_windows: windows / 2,
             window_min: if is_plenty { 256 << 10 } else { 64 << 10 },
             window_first: (windows / 512).clamp(64 << 10, 1 << 20) as u32,
+            state: part(8, 256),
             kept: part(16, 64),
             transfers: usize::try_from(usable / TRANSFER_BYTES).unwrap_or(usize::MAX),
             connections: usize::try_from(usable / 4 / CONNECTION_BYTES).unwrap_or(usize::MAX),
@@ -118,7 +121,7 @@ mod tests {
         assert_eq!((parts.early, parts.transfer_early), (128 << 20, 64 << 20));
         assert_eq!((parts.windows, parts.client_windows), (1 << 30, 512 << 20));
         assert_eq!((parts.window_min, parts.window_first), (256 << 10, 1 << 20));
-        assert_eq!(parts.kept, 64 << 20);
+        assert_eq!((parts.state, parts.kept), (256 << 20, 64 << 20));
         assert!(parts.transfers >= 256 && parts.connections >= 4_096);
     }
 
@@ -126,7 +129,7 @@ mod tests {
     fn the_parts_fit_in_whatever_there_is() {
         for mib in [0_u64, 64, 128, 192, 256, 512, 1_024, 4_096, 1 << 20] {
             let parts = Parts::of(mib << 20);
-            let all = parts.stripes + parts.early + parts.windows + parts.kept;
+            let all = parts.stripes + parts.early + parts.windows + parts.state + parts.kept;
             assert!(all as u64 <= (mib << 20).saturating_sub(BASE_BYTES).max(USABLE_BYTES_MIN));
             assert!(parts.transfers >= 3 && parts.connections >= 48, "{mib}: {parts:?}");
             assert!(parts.stripes >= 4 << 20 && parts.transfer_early >= 64 << 10);

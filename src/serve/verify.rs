@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use cap_std::fs::Dir;
 use tokio::sync::mpsc::channel;
@@ -19,21 +21,27 @@ use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
 use super::refusal::Refusal;
 use crate::identity::Fingerprint;
+use crate::mutex::lock;
 use crate::net::control::{ControlError, send_all};
-use crate::store::compare::{Found, StillWanted, Wanted, look};
+use crate::store::compare::{Found, Hashed, StillWanted, Wanted, look, verdict};
 use crate::store::destination::kind_at;
 use crate::store::{below, named, reason};
 use crate::wire::{
     Answer, COMPARES_MAX, Content, Destination, Question, Right, Subject, Verdict, WireError,
 };
+use crate::work::{Work, Workers};
 
 /// Clients that compare at the same time, at most.
 const CLIENTS_MAX: usize = 64;
 /// The same for one client.
 const OWN_CLIENTS_MAX: usize = 32;
-/// Files that are hashed at the same time for one client, and for all together.
+/// Files that are being hashed, and open for that, for one client and for all together.
 const CLIENT_HASHES_MAX: usize = 4;
-const HASHES_MAX: usize = 8;
+const HASHES_MAX: usize = 64;
+/// So much of a file is hashed before it is another client's turn, in bytes.
+const STEP_BYTES: u64 = 64 << 20;
+/// A client that asks for nothing for so long, or for twice as long at most, makes room for one that waits.
+const IDLE_TIME: Duration = Duration::from_secs(30);
 /// Answers that wait to be sent, at most: a client that does not read them is not read from either.
 const QUEUE: usize = 256;
 
@@ -44,6 +52,9 @@ pub(super) struct Verifier {
     /// Then nobody's turn comes any more.
     drain: Arc<Drain>,
     hashes: Arc<Semaphore>,
+    /// What of that is a client's, as long as it has any.
+    own_hashes: Mutex<HashMap<Fingerprint, Weak<Semaphore>>>,
+    workers: Arc<Workers>,
 }
 
 impl Verifier {
@@ -58,12 +69,25 @@ impl Verifier {
             clients: Clients::new("verifications", limits, means.parts),
             drain,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
+            own_hashes: Mutex::default(),
+            workers: Arc::clone(&means.workers),
         }
     }
 
     /// Clients that it compares for.
     pub(super) fn served(&self) -> usize {
         self.clients.transfers()
+    }
+
+    /// Where `client` may hash: all its verifications share that.
+    fn hashers(&self, client: Fingerprint) -> Hashers {
+        let mut all = lock(&self.own_hashes);
+        let known = all.get(&client).and_then(Weak::upgrade);
+        let own = known.unwrap_or_else(|| Arc::new(Semaphore::new(CLIENT_HASHES_MAX)));
+        all.retain(|_, own| own.strong_count() > 0);
+        all.insert(client, Arc::downgrade(&own));
+        let work = self.workers.of(*client.as_bytes());
+        Hashers { own, all: Arc::clone(&self.hashes), work }
     }
 
     /// Compares for a client until it has heard enough, once it is its turn. Returns how much was compared.
@@ -90,10 +114,14 @@ impl Verifier {
         // It may have been taken back meanwhile.
         let reached = reach()?;
         let name = reached.name.clone();
-        let (root, destination) = welcome(reached).await.map_err(Refusal::Final)?;
+        let hashers = self.hashers(client);
+        let looked = welcome(&hashers.work, reached).await;
+        let (root, destination) = looked.map_err(Refusal::Final)?;
         sender.send(Answer::Welcome(destination)).await.map_err(lost)?;
 
-        let mut session = Session::new(root, name, Arc::clone(&self.hashes));
+        let mut session = Session::new(root, name, hashers);
+        let mut look = tokio::time::interval(IDLE_TIME);
+        let mut is_idle = false;
         let mut compared = 0;
         loop {
             // What is answered is forgotten before the client can hear of it and ask for more.
@@ -105,8 +133,21 @@ impl Verifier {
                     compared += 1;
                     sender.send(Answer::Compared { item, verdict }).await.map_err(lost)?;
                 }
+                _ = look.tick() => {
+                    if is_idle && self.clients.has_waiting() {
+                        return Err(Refusal::Final(format!(
+                            "nothing was to be compared for {} seconds, and others wait for their turn",
+                            IDLE_TIME.as_secs()
+                        ))
+                        .into());
+                    }
+                    is_idle = session.pending.is_empty();
+                }
                 message = messages.next() => match message {
-                    Ok(Some(message)) => session.on_message(message)?,
+                    Ok(Some(message)) => {
+                        is_idle = false;
+                        session.on_message(message)?;
+                    }
                     Ok(None) | Err(ControlError::Read(_)) => break,
                     Err(ControlError::Wire(error)) => return Err(error.into()),
                 }
@@ -117,7 +158,7 @@ impl Verifier {
 }
 
 /// The root as it is now, and what is at the destination, if it may be looked at.
-async fn welcome(reached: Reached) -> Result<(Arc<Dir>, Destination), String> {
+async fn welcome(work: &Work, reached: Reached) -> Result<(Arc<Dir>, Destination), String> {
     let look = move || {
         let Reached { root, path, .. } = reached;
         let root = root.current().map_err(|error| error.to_string())?;
@@ -125,7 +166,15 @@ async fn welcome(reached: Reached) -> Result<(Arc<Dir>, Destination), String> {
         let failed = |error| format!("cannot look at {}: {}", named(&path), reason(&error));
         Ok((root, found.map_err(failed)?))
     };
-    tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?
+    work.run(look).await.map_err(|error| error.to_string())?
+}
+
+/// Room to hash: a client's and the server's, and who does it.
+#[derive(Clone)]
+struct Hashers {
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    work: Work,
 }
 
 /// What one client has asked for.
@@ -133,8 +182,7 @@ struct Session {
     root: Arc<Dir>,
     /// What paths begin with.
     root_name: Vec<u8>,
-    /// Room to hash: this client's and the server's.
-    room: [Arc<Semaphore>; 2],
+    hashers: Hashers,
     pending: HashMap<u64, Pending>,
     /// One for each that is pending.
     tasks: JoinSet<(u64, Verdict)>,
@@ -147,10 +195,8 @@ struct Pending {
 }
 
 impl Session {
-    fn new(root: Arc<Dir>, root_name: Vec<u8>, servers_room: Arc<Semaphore>) -> Self {
-        let own = Arc::new(Semaphore::new(CLIENT_HASHES_MAX));
-        let room = [own, servers_room];
-        Self { root, root_name, room, pending: HashMap::new(), tasks: JoinSet::new() }
+    fn new(root: Arc<Dir>, root_name: Vec<u8>, hashers: Hashers) -> Self {
+        Self { root, root_name, hashers, pending: HashMap::new(), tasks: JoinSet::new() }
     }
 
     fn on_message(&mut self, message: Question) -> Result<(), ConnError> {
@@ -175,8 +221,8 @@ impl Session {
                 if self.pending.insert(item, pending).is_some() {
                     return Err(ConnError::Protocol(format!("item {item} is compared twice")));
                 }
-                let room = self.room.clone();
-                self.tasks.spawn(async move { (item, comparison.run(room, expecting).await) });
+                let hashers = self.hashers.clone();
+                self.tasks.spawn(async move { (item, comparison.run(hashers, expecting).await) });
             }
             Question::Expect { item, hash } => {
                 // It may have been answered meanwhile.
@@ -205,33 +251,55 @@ struct Comparison {
 impl Comparison {
     async fn run(
         self,
-        room: [Arc<Semaphore>; 2],
+        hashers: Hashers,
         expecting: oneshot::Receiver<Option<[u8; 32]>>,
     ) -> Verdict {
-        let [own, servers] = room;
-        // First the client's own room, so that it waits in few places of the server's queue.
-        let own = own.acquire_owned().await;
-        let room = (own, servers.acquire_owned().await);
-        let read = move || {
-            let found = look(&self.root, &self.path, &self.subject);
-            let read = match found {
-                Found::Settled(verdict) => Err(verdict),
-                Found::File(file) => {
-                    let hashed = file.hash(&self.wanted);
-                    Ok((file, hashed))
-                }
-            };
-            // Given back when the work is over, even if nobody waits for it any more.
-            drop(room);
-            read
-        };
-        match tokio::task::spawn_blocking(read).await {
-            Ok(Err(verdict)) => verdict,
-            Ok(Ok((file, Err(error)))) => file.verdict(&Err(error), None),
-            Ok(Ok((file, hashed))) => file.verdict(&hashed, expecting.await.ok().flatten()),
+        // Not open any more while the client is waited for.
+        match self.hash(hashers).await {
+            Ok(Hash::None(verdict)) => verdict,
+            Ok(Hash::Of(same, hashed @ Ok(_))) => {
+                verdict(same, &hashed, expecting.await.ok().flatten())
+            }
+            Ok(Hash::Of(same, hashed)) => verdict(same, &hashed, None),
             Err(error) => failed(&error),
         }
     }
+
+    /// Looks at what is there, and hashes it, step by step.
+    async fn hash(self, hashers: Hashers) -> Result<Hash, JoinError> {
+        let Hashers { own, all, work } = hashers;
+        // First the client's own room, so that it waits in few places of the server's queue.
+        let own = own.acquire_owned().await;
+        let _room = (own, all.acquire_owned().await);
+        let Self { root, path, subject, wanted } = self;
+        let looked = work.run(move || look(&root, &path, &subject)).await?;
+        let file = match looked {
+            Found::Settled(verdict) => return Ok(Hash::None(verdict)),
+            Found::File(file) => file,
+        };
+        let same = file.same();
+        let mut hashing = match file.begin() {
+            Ok(hashing) => hashing,
+            Err(error) => return Ok(Hash::Of(same, Err(error))),
+        };
+        loop {
+            let wanted = wanted.clone();
+            let step = move || (hashing.step(STEP_BYTES, &wanted, |_| ()), hashing);
+            let (hashed, same_file) = work.run(step).await?;
+            hashing = same_file;
+            if let Some(hashed) = hashed.transpose() {
+                return Ok(Hash::Of(same, hashed));
+            }
+        }
+    }
+}
+
+/// What came of looking at something.
+enum Hash {
+    /// That needs none.
+    None(Verdict),
+    /// What is said of a file if it is the expected one, and what it is.
+    Of(Verdict, io::Result<Hashed>),
 }
 
 fn failed(error: &JoinError) -> Verdict {

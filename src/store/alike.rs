@@ -4,30 +4,45 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use icu_normalizer::{ComposingNormalizerBorrowed, DecomposingNormalizerBorrowed};
 
 use super::append::key;
 use super::file::FileId;
+use super::ration::{Kept as Memory, Ration};
 use super::shown;
 
 /// Names that are remembered where names fall together.
 const SENT_MAX: usize = 4 << 20;
+/// What each takes in memory, about.
+const NAME_BYTES: usize = 18;
 
 /// What was put where names fall together, by folder and inode, and by folder and name.
-#[derive(Debug, Default)]
-pub(super) struct Sent(HashSet<u64>);
+#[derive(Debug)]
+pub(super) struct Sent {
+    names: HashSet<u64>,
+    /// There are more than can be remembered.
+    is_full: bool,
+    memory: Memory,
+}
 
 impl Sent {
+    /// Nothing yet.
+    pub(super) fn new(ration: &Arc<Ration>) -> Self {
+        Self { names: HashSet::new(), is_full: false, memory: Memory::none(ration) }
+    }
+
     pub(super) fn add(&mut self, folder: &[u8], name: &OsStr, id: FileId) {
         self.add_inode(folder, name, id.inode());
     }
 
     pub(super) fn add_inode(&mut self, folder: &[u8], name: &OsStr, inode: u64) {
-        if self.0.len() < SENT_MAX {
-            self.0.insert(key(folder, &inode.to_be_bytes()));
+        self.is_full |= self.names.len() >= SENT_MAX || !self.memory.add(2 * NAME_BYTES);
+        if !self.is_full {
+            self.names.insert(key(folder, &inode.to_be_bytes()));
             // Some file systems give another number to a file that they have not looked at for a while.
-            self.0.insert(key(folder, &folded(name)));
+            self.names.insert(key(folder, &folded(name)));
         }
     }
 
@@ -39,9 +54,9 @@ impl Sent {
         there: FileId,
         called: impl FnOnce() -> Option<OsString>,
     ) -> io::Result<()> {
-        let is_sent = self.0.contains(&key(folder, &there.inode().to_be_bytes()))
-            || self.0.contains(&key(folder, &folded(name)));
-        if is_sent || self.0.len() >= SENT_MAX {
+        let is_sent = self.names.contains(&key(folder, &there.inode().to_be_bytes()))
+            || self.names.contains(&key(folder, &folded(name)));
+        if is_sent || self.is_full {
             let name = shown(name.as_encoded_bytes());
             return Err(match called() {
                 Some(other) => same_name(&name, &shown(other.as_encoded_bytes())),

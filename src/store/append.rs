@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io;
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, RenameFlags};
@@ -12,24 +12,35 @@ use rustix::io::Errno;
 
 use super::journal::{Entry, JournalReader, Trace};
 use super::os;
+use super::ration::{Kept as Memory, Ration};
 use crate::mutex::lock;
 
 /// What is remembered of what was put there, at most.
 const OWN_MAX: usize = 4 << 20;
+/// What each takes in memory, about.
+const OWN_BYTES: usize = 18;
 /// Why something is not put there.
 const TAKEN: &str = "the name is taken there, and nothing that is there may be replaced";
 
 /// What this push has put where nothing is replaced. It may be asked only of what it would otherwise have
 /// replaced: so nothing is learned by it of what others have put there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Own {
     /// What earlier runs have put there, once that is wanted, and the folders and links that this one has
     /// made.
     known: Mutex<HashSet<u64>>,
     has_read: OnceLock<()>,
+    /// What that takes.
+    memory: Mutex<Memory>,
 }
 
 impl Own {
+    /// Nothing yet.
+    pub(super) fn new(ration: &Arc<Ration>) -> Self {
+        let memory = Mutex::new(Memory::none(ration));
+        Self { known: Mutex::default(), has_read: OnceLock::new(), memory }
+    }
+
     /// Whether an earlier run has put this very content under `path`, and nobody has touched it since.
     pub(super) fn has_put(
         &self,
@@ -62,7 +73,7 @@ impl Own {
     /// This run has made a folder or a link.
     pub(super) fn add(&self, path: &[u8], inode: u64) {
         let mut known = lock(&self.known);
-        if known.len() < OWN_MAX {
+        if known.len() < OWN_MAX && lock(&self.memory).add(OWN_BYTES) {
             known.insert(place_key(path, inode));
         }
     }
@@ -73,6 +84,7 @@ impl Own {
             let add = |entry| {
                 if let Entry::Placing { path, hash, trace } = entry
                     && known.len() < OWN_MAX
+                    && lock(&self.memory).add(2 * OWN_BYTES)
                 {
                     known.insert(content_key(&path, &hash, trace));
                     known.insert(place_key(&path, trace.inode));
@@ -152,6 +164,7 @@ mod tests {
     use super::super::places::Places;
     use super::super::temp::TempFile;
     use super::*;
+    use crate::store::descriptors::Share;
     use crate::wire::PushNumber;
 
     /// A run that is killed after a file has its name, and before that is noted, has noted before that it was
@@ -178,7 +191,7 @@ mod tests {
         fs::write(at("copy"), b"replaced").unwrap();
         fs::rename(at("copy"), at("replaced")).unwrap();
 
-        let places = Places::new(&root, Some(open().reader())).unwrap();
+        let places = Places::new(&root, Some(open().reader()), Share::alone().ration()).unwrap();
         places.append_only();
         let put = |name: &str, hash| {
             let temp = TempFile::create(Arc::clone(&root), "temp".into()).unwrap();

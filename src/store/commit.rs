@@ -19,6 +19,7 @@ use super::file::FileId;
 use super::journal::{Entry, Journal, JournalReader, Notes, Stamp, Trace};
 use super::merge::{merged, state_of};
 use super::places::Places;
+use super::ration::Ration;
 use super::root::open_folder;
 use super::systems::{SYNCFS_FROM, Systems, readable};
 use super::temp::{Opened, TempFile};
@@ -28,6 +29,8 @@ use crate::wire::{Meta, SourceId};
 /// Complete files that are handed over together at most: to hand over each by itself costs more than to
 /// give it its name.
 pub const GROUP: usize = 32;
+/// Or if their paths take so much, in bytes.
+pub const GROUP_BYTES: usize = 16 << 10;
 /// What waits for the thread at most; then writers wait as well.
 const QUEUE: usize = 32;
 /// Files that are flushed together at most.
@@ -38,6 +41,8 @@ const GATHER_TIME: Duration = Duration::from_millis(2);
 const FOLDERS_MAX: usize = 256;
 /// Pieces that are flushed together at most.
 const PIECES_MAX: usize = 4_096;
+/// Or if their paths take so much, in bytes.
+const PIECES_BYTES_MAX: usize = 1 << 20;
 /// Pieces are flushed this often at most, and so that it takes one part in `CHECKPOINT_SHARE` of the
 /// time.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_millis(5);
@@ -70,8 +75,8 @@ pub struct Complete {
 
 enum Job {
     Files(Vec<Complete>),
-    /// A piece, and whether it has content.
-    Piece(Written, Entry, bool),
+    /// A piece, and how much content it has, in bytes.
+    Piece(Written, Entry, u64),
     /// None is kept open for what was made in it.
     Folder(FileId, Vec<u8>),
     Flush(SyncSender<()>),
@@ -117,10 +122,12 @@ impl Committer {
         root: Arc<Dir>,
         systems: Arc<Systems>,
         journal: Option<Journal>,
+        ration: &Arc<Ration>,
         on_commit: impl FnMut(Committed<'_>, CommitResult) + Send + 'static,
     ) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE);
-        let places = Arc::new(Places::new(&root, journal.as_ref().map(Journal::reader))?);
+        let earlier = journal.as_ref().map(Journal::reader);
+        let places = Arc::new(Places::new(&root, earlier, ration)?);
         let notes = journal.as_ref().map(Journal::notes);
         let told = Arc::clone(&places);
         let thread = thread::Builder::new().name("qbulk-commit".into()).spawn(move || {
@@ -132,6 +139,7 @@ impl Committer {
                 systems,
                 journal,
                 pieces: Vec::new(),
+                pieces_bytes: 0,
                 has_content: false,
                 checkpoint_at: now,
                 holes_at: now,
@@ -162,9 +170,9 @@ impl Committer {
         }
     }
 
-    /// Queues a piece of a file that is not whole, which was written.
-    pub fn piece(&self, temp: Arc<TempFile>, opened: Arc<Opened>, piece: Entry, has_content: bool) {
-        self.send(Job::Piece((temp, opened), piece, has_content));
+    /// Queues a piece of a file that is not whole, which was written, with `bytes` of content.
+    pub fn piece(&self, temp: Arc<TempFile>, opened: Arc<Opened>, piece: Entry, bytes: u64) {
+        self.send(Job::Piece((temp, opened), piece, bytes));
     }
 
     /// Notes what is about to get a name that it may take from nothing else, or has just got it. What cannot
@@ -231,6 +239,8 @@ struct Worker<F> {
     journal: Option<Journal>,
     /// Pieces that are written and not flushed yet.
     pieces: Vec<(Written, Entry)>,
+    /// What their paths take.
+    pieces_bytes: usize,
     /// Any of them has content, and not only holes.
     has_content: bool,
     checkpoint_at: Instant,
@@ -249,8 +259,12 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
             while let Some(job) = next.take() {
                 match job {
                     Job::Files(group) => files.extend(group),
-                    Job::Piece(written, piece, has_content) => {
-                        self.has_content |= has_content;
+                    Job::Piece(written, piece, bytes) => {
+                        self.has_content |= bytes > 0;
+                        self.pieces_bytes += piece.path().len();
+                        if let Some(journal) = &mut self.journal {
+                            journal.earn(bytes);
+                        }
                         self.pieces.push((written, piece));
                     }
                     Job::Folder(folder, path) => {
@@ -267,12 +281,12 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
                     Job::Wake => {}
                     Job::Close => self.close(),
                 }
-                if flush.is_none() && files.len() < BATCH && self.pieces.len() < PIECES_MAX {
+                if flush.is_none() && files.len() < BATCH && !self.has_many_pieces() {
                     next = jobs.try_recv().ok();
                 }
             }
             self.commit(files);
-            let is_due = Instant::now() >= self.due_at() || self.pieces.len() >= PIECES_MAX;
+            let is_due = Instant::now() >= self.due_at() || self.has_many_pieces();
             if is_due || hurry || flush.is_some() {
                 self.checkpoint();
             }
@@ -287,6 +301,10 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
         }
         self.checkpoint();
         self.sync_folders();
+    }
+
+    fn has_many_pieces(&self) -> bool {
+        self.pieces.len() >= PIECES_MAX || self.pieces_bytes >= PIECES_BYTES_MAX
     }
 
     /// When there is to be a checkpoint. Holes alone can wait: little is lost with them, and of many there
@@ -360,6 +378,7 @@ impl<F: FnMut(Committed<'_>, CommitResult)> Worker<F> {
     /// run can go on from there.
     fn checkpoint(&mut self) {
         let mut pieces = std::mem::take(&mut self.pieces);
+        self.pieces_bytes = 0;
         self.has_content = false;
         self.holes_at = Instant::now() + HOLES_INTERVAL;
         pieces.retain(|((temp, _), _)| !temp.is_published());

@@ -3,6 +3,7 @@
 //! A client says which path: it is opened relative to the root's descriptor and cannot lead out of it,
 //! neither by its name nor by a link on the way; a link at its end is not followed at all.
 
+use std::borrow::Borrow;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub struct FoundFile {
     file: File,
     info: FileInfo,
     /// The verdict if its content is the same.
-    verdict: Verdict,
+    same: Verdict,
 }
 
 /// What reading a file has led to.
@@ -131,7 +132,7 @@ fn file(root: &Dir, path: &[u8], bytes: u64, meta: Meta) -> io::Result<Found> {
     Ok(match (is_file, info.bytes == bytes) {
         (false, _) => settled(Content::OtherKind),
         (true, false) => other_size,
-        (true, true) => Found::File(FoundFile { file, info, verdict }),
+        (true, true) => Found::File(FoundFile { file, info, same: verdict }),
     })
 }
 
@@ -168,13 +169,28 @@ impl FoundFile {
 
     /// The verdict, given what was read and what was expected.
     pub fn verdict(&self, hashed: &io::Result<Hashed>, expected: Option<[u8; 32]>) -> Verdict {
-        let content = match (hashed, expected) {
-            (Ok(Hashed::Hash(hash)), Some(expected)) if *hash == expected => Content::Same,
-            (Ok(_), _) => Content::Different,
-            (Err(_), _) => Content::Unreadable,
-        };
-        Verdict { content, ..self.verdict }
+        verdict(self.same, hashed, expected)
     }
+
+    /// The verdict if its content is the same.
+    pub fn same(&self) -> Verdict {
+        self.same
+    }
+
+    /// Begins to hash it.
+    pub fn begin(self) -> io::Result<Hashing> {
+        Hashing::new(self.file, self.info)
+    }
+}
+
+/// The verdict on a file, which would be `same` if its content were, given what was read and what was expected.
+pub fn verdict(same: Verdict, hashed: &io::Result<Hashed>, expected: Option<[u8; 32]>) -> Verdict {
+    let content = match (hashed, expected) {
+        (Ok(Hashed::Hash(hash)), Some(expected)) if *hash == expected => Content::Same,
+        (Ok(_), _) => Content::Different,
+        (Err(_), _) => Content::Unreadable,
+    };
+    Verdict { content, ..same }
 }
 
 /// Reads and hashes a file that is as `info` says; holes are not read. `progress` is told how many bytes
@@ -188,30 +204,68 @@ pub fn hash(
     wanted: &StillWanted,
     mut progress: impl FnMut(u64),
 ) -> io::Result<Hashed> {
-    let current = || -> io::Result<_> { Ok(FileInfo::of(&rustix::fs::fstat(file)?)) };
-    let mut before = current()?;
-    for _ in 0..PASSES_MAX {
-        if !info.has_same_version(&before) {
-            break;
+    let mut hashing = Hashing::new(file, *info)?;
+    loop {
+        if let Some(hashed) = hashing.step(u64::MAX, wanted, &mut progress)? {
+            return Ok(hashed);
         }
-        let mut hasher = blake3::Hasher::new();
-        let all = holes::read(file, 0..info.bytes, |part| {
+    }
+}
+
+/// The same in steps: whoever hashes for others lets them have their turns in between.
+#[derive(Debug)]
+pub struct Hashing<F = File> {
+    file: F,
+    info: FileInfo,
+    /// How it was when this pass began.
+    before: FileInfo,
+    hasher: blake3::Hasher,
+    /// What was hashed in this pass.
+    at: u64,
+    passes: usize,
+}
+
+impl<F: Borrow<File>> Hashing<F> {
+    fn new(file: F, info: FileInfo) -> io::Result<Self> {
+        let before = FileInfo::of(&rustix::fs::fstat(file.borrow())?);
+        Ok(Self { file, info, before, hasher: blake3::Hasher::new(), at: 0, passes: 0 })
+    }
+
+    /// Hashes up to `bytes` more. `None` if that was not all.
+    pub fn step(
+        &mut self,
+        bytes: u64,
+        wanted: &StillWanted,
+        mut progress: impl FnMut(u64),
+    ) -> io::Result<Option<Hashed>> {
+        if self.passes == PASSES_MAX || !self.info.has_same_version(&self.before) {
+            return Ok(Some(Hashed::Changed));
+        }
+        let (hasher, end) = (&mut self.hasher, self.info.bytes.min(self.at.saturating_add(bytes)));
+        let all = holes::read(self.file.borrow(), self.at..end, |part| {
             hasher.update(part);
             progress(part.len() as u64);
             wanted.get()
         });
-        let after = current()?;
         match all {
             // What has become shorter has changed.
             Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
-            Ok(false) => return Ok(Hashed::Stopped),
-            Ok(true) if after.is_unchanged(&before) => {
-                return Ok(Hashed::Hash(*hasher.finalize().as_bytes()));
+            Ok(false) => return Ok(Some(Hashed::Stopped)),
+            Ok(true) if end < self.info.bytes => {
+                self.at = end;
+                return Ok(None);
             }
-            Ok(true) | Err(_) => before = after,
+            Ok(true) | Err(_) => {}
         }
+        let after = FileInfo::of(&rustix::fs::fstat(self.file.borrow())?);
+        if all.is_ok() && after.is_unchanged(&self.before) {
+            return Ok(Some(Hashed::Hash(*self.hasher.finalize().as_bytes())));
+        }
+        (self.before, self.at) = (after, 0);
+        self.hasher.reset();
+        self.passes += 1;
+        Ok(None)
     }
-    Ok(Hashed::Changed)
 }
 
 #[cfg(test)]

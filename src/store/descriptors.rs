@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::ration::{Ration, Rations};
 use crate::mutex::lock;
 
 /// What one record may open while it is written: a folder and the one that it is made in, a file, and
@@ -23,6 +24,8 @@ const RECORD_MAX: usize = 4;
 const TRANSFER_FIXED: usize = 3;
 /// A transfer's share is not made smaller than this.
 const TRANSFER_MIN: usize = 2 * RECORD_MAX;
+/// What whoever is alone keeps in memory, half of it for one transfer, in bytes.
+pub const ALONE_BYTES: usize = 256 << 20;
 /// Who waits is told when something is closed, and looks again after so long in any case.
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// What the system does not open for lack of room is tried again for so long, and so often.
@@ -83,6 +86,7 @@ pub(super) trait Shed: std::fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Descriptors {
     limit: usize,
+    rations: Arc<Rations>,
     table: Mutex<Table>,
     freed: Condvar,
 }
@@ -102,16 +106,21 @@ struct Client {
 }
 
 impl Descriptors {
-    /// At most about `limit` of them.
-    pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, table: Mutex::default(), freed: Condvar::new() })
+    /// At most about `limit` of them, and `memory_bytes` of memory for what transfers keep.
+    pub fn new(limit: usize, memory_bytes: usize) -> Arc<Self> {
+        let rations = Rations::new(memory_bytes);
+        Arc::new(Self { limit, rations, table: Mutex::default(), freed: Condvar::new() })
     }
 
     /// A transfer of `client` takes its part.
     pub fn join(self: &Arc<Self>, client: [u8; 32]) -> Arc<Share> {
-        let share =
-            Share { all: Arc::clone(self), client, used: Mutex::default(), shed: Mutex::default() };
-        let share = Arc::new(share);
+        let share = Arc::new(Share {
+            all: Arc::clone(self),
+            client,
+            ration: Arc::new(self.rations.join(client)),
+            used: Mutex::default(),
+            shed: Mutex::default(),
+        });
         let mut table = lock(&self.table);
         table.used += TRANSFER_FIXED;
         table.clients.entry(client).or_default().transfers += 1;
@@ -126,6 +135,7 @@ impl Descriptors {
 pub struct Share {
     all: Arc<Descriptors>,
     client: [u8; 32],
+    ration: Arc<Ration>,
     used: Mutex<usize>,
     shed: Mutex<Option<Weak<dyn Shed>>>,
 }
@@ -133,7 +143,12 @@ pub struct Share {
 impl Share {
     /// The part of whoever is alone.
     pub fn alone() -> Arc<Self> {
-        Descriptors::new(usize::MAX / 2).join([0; 32])
+        Descriptors::new(usize::MAX / 2, ALONE_BYTES).join([0; 32])
+    }
+
+    /// The memory that it may keep.
+    pub(super) fn ration(&self) -> &Arc<Ration> {
+        &self.ration
     }
 
     /// Names who can close something for others.
@@ -316,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_client_with_many_transfers_leaves_others_theirs() {
-        let all = Descriptors::new(LIMIT);
+        let all = Descriptors::new(LIMIT, 0);
         let greedy: Vec<_> = (0..5).map(|_| all.join([1; 32])).collect();
         let held: Vec<_> = greedy.iter().flat_map(taken).collect();
         let used = lock(&all.table).used;
@@ -352,7 +367,7 @@ mod tests {
 
     #[test]
     fn whoever_wants_more_first_closes_what_is_its_own() {
-        let share = Descriptors::new(LIMIT).join([1; 32]);
+        let share = Descriptors::new(LIMIT, 0).join([1; 32]);
         let hoard = hoard(&share, LIMIT / 2);
         let mut handed_over = 0;
         drop(share.enter(|| handed_over += 1));
@@ -363,7 +378,7 @@ mod tests {
 
     #[test]
     fn what_an_idle_transfer_has_beyond_its_share_is_taken_from_it() {
-        let all = Descriptors::new(LIMIT);
+        let all = Descriptors::new(LIMIT, 0);
         let idle = all.join([1; 32]);
         let hoard = hoard(&idle, LIMIT);
         let other = all.join([2; 32]);
@@ -375,7 +390,7 @@ mod tests {
 
     #[test]
     fn who_waits_goes_on_when_something_is_closed() {
-        let all = Descriptors::new(LIMIT);
+        let all = Descriptors::new(LIMIT, 0);
         let share = all.join([1; 32]);
         let mut held = taken(&share);
         let waiting = thread::spawn({

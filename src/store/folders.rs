@@ -19,17 +19,18 @@ use super::file::FileId;
 use super::journal::{Entry, Trace};
 use super::meta::{Metas, open_up};
 use super::own::{OwnNames, RESERVED, has_reserved};
-use super::root::open_folder;
+use super::root::{open_folder, open_step};
 use super::spill::{Left, Spill};
 use super::systems::{Systems, readable};
 use super::tally::Tally;
+use super::unfinished::{FOLDER_BYTES, Unfinished};
 use super::{folder_of, name_of, os, reason};
 use crate::mutex::lock;
 use crate::wire::Meta;
 
-/// What the folders' paths may take in memory, in bytes, while their modes and times wait for the end; the
-/// others wait on the disk.
-const FOLDER_BYTES_MAX: usize = 64 << 20;
+/// What folders may take in memory, in bytes, while their modes and times wait for the end; the others wait on
+/// the disk.
+const FOLDERS_BYTES_MAX: usize = 48 << 20;
 /// Open folders that are kept for the next file.
 const OPEN_MAX: usize = 128;
 
@@ -53,16 +54,6 @@ pub(super) struct Folders {
 /// A folder that is open, and counted.
 type OpenFolder = (Arc<Dir>, Held);
 
-/// Folders whose modes are not final yet.
-#[derive(Debug, Default)]
-struct Unfinished {
-    left: HashMap<Vec<u8>, Left>,
-    path_bytes: usize,
-    path_bytes_max: usize,
-    /// What is too much for memory.
-    spill: Option<Spill>,
-}
-
 impl Folders {
     /// None yet below `root`. `committer` makes the names of new ones durable; `tally` is told of what
     /// fails. What is not to be known by its name yet is called by `names`.
@@ -75,8 +66,7 @@ impl Folders {
         share: Arc<Share>,
         metas: Arc<Metas>,
     ) -> Self {
-        let path_bytes_max = FOLDER_BYTES_MAX;
-        let unfinished = Mutex::new(Unfinished { path_bytes_max, ..Unfinished::default() });
+        let unfinished = Mutex::new(Unfinished::new(FOLDERS_BYTES_MAX, share.ration()));
         let open = Mutex::default();
         let making = Mutex::default();
         Self { root, systems, committer, tally, share, metas, names, open, unfinished, making }
@@ -114,8 +104,7 @@ impl Folders {
         let mut unfinished = lock(&self.unfinished);
         if let Some(known) = unfinished.left.get_mut(path) {
             *known = known.and(left);
-        } else if unfinished.path_bytes + path.len() <= unfinished.path_bytes_max {
-            unfinished.path_bytes += path.len();
+        } else if unfinished.has_room(FOLDER_BYTES + path.len()) {
             unfinished.left.insert(path.to_vec(), left);
         } else if let Err(error) = unfinished.spill(&self.root, path, left) {
             let reason = format!("it keeps the mode and time that it has: {}", reason(&error));
@@ -136,15 +125,20 @@ impl Folders {
 
     /// Does for each folder what `is_due` says of what is left for it.
     fn settle(&self, is_due: impl Fn(Left) -> Left) {
-        let path_bytes_max = lock(&self.unfinished).path_bytes_max;
-        let Unfinished { left, spill, .. } = std::mem::take(&mut *lock(&self.unfinished));
+        let (left, spill, bytes_max, _memory) = {
+            let mut unfinished = lock(&self.unfinished);
+            let bytes_max = unfinished.bytes_max;
+            let none = Unfinished::new(bytes_max, self.share.ration());
+            let Unfinished { left, spill, memory, .. } = std::mem::replace(&mut *unfinished, none);
+            (left, spill, bytes_max, memory)
+        };
         self.close();
         let mut left: Vec<_> = left.into_iter().collect();
         if let Some(spill) = spill {
-            self.settle_spilled(spill, &is_due, path_bytes_max, &mut left);
+            self.settle_spilled(spill, &is_due, bytes_max, &mut left);
         }
         let depth = |path: &[u8]| os(path).components().count();
-        left.sort_by_key(|(path, _)| std::cmp::Reverse(depth(path)));
+        left.sort_by_cached_key(|(path, _)| std::cmp::Reverse(depth(path)));
         for (_, left) in &mut left {
             *left = is_due(*left);
         }
@@ -157,7 +151,7 @@ impl Folders {
         &self,
         mut spill: Spill,
         is_due: &impl Fn(Left) -> Left,
-        path_bytes_max: usize,
+        bytes_max: usize,
         later: &mut Vec<(Vec<u8>, Left)>,
     ) {
         let mut later_bytes = 0;
@@ -170,11 +164,12 @@ impl Folders {
                 }
                 let mode = is_due(left).mode(self.metas.keeps_modes());
                 if mode.is_some_and(|mode| mode & 0o100 == 0) {
-                    if later_bytes + path.len() > path_bytes_max {
+                    let bytes = FOLDER_BYTES + path.len();
+                    if later_bytes + bytes > bytes_max {
                         let reason = "too many folders that cannot be entered: it stays as it is";
                         return self.tally.note(&path, reason.into());
                     }
-                    later_bytes += path.len();
+                    later_bytes += bytes;
                     return later.push((path, left));
                 }
                 batch.push((path, is_due(left)));
@@ -204,6 +199,11 @@ impl Folders {
         let (mut done, mut paths) = (Vec::new(), Vec::new());
         for (path, left) in batch.iter().filter(|(_, left)| *left != Left::default()) {
             let result = open_folder(&self.root, path).and_then(|folder| {
+                if self.is_root(&folder) {
+                    return Err(io::Error::other(
+                        "it leads to the root folder, which stays as it is",
+                    ));
+                }
                 let opened = open_up(&folder);
                 let folder = readable(&folder)?;
                 if let Some(mode) = left.mode(self.metas.keeps_modes()).or(opened) {
@@ -271,15 +271,30 @@ impl Folders {
         open_folder(&self.root, path)
     }
 
+    /// The folder at `path`, which is in `parent`.
+    fn step(&self, parent: &Dir, path: &[u8]) -> io::Result<Arc<Dir>> {
+        match open_step(&self.root, parent, path) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => self.open(path),
+            opened => opened,
+        }
+    }
+
     /// Lets us do everything in a folder that is ours, until its mode is put back or set.
     fn open_up(&self, path: &[u8], folder: &Dir) {
-        // The root is as who serves it wants it.
+        // The root is as who serves it wants it, by whatever way somebody gets there.
         if !path.is_empty()
+            && !self.is_root(folder)
             && self.may_change(path, folder)
             && let Some(mode) = open_up(folder)
         {
             self.remember(path, Left { opened: Some(mode), ..Left::default() });
         }
+    }
+
+    /// Whether a folder is the root: a link may lead there. What cannot be told is not changed.
+    fn is_root(&self, folder: &Dir) -> bool {
+        let ids = (FileId::of(folder), FileId::of(&*self.root));
+        !matches!(ids, (Ok(folder), Ok(root)) if folder != root)
     }
 
     /// Whether a folder may be given other metadata.
@@ -338,21 +353,22 @@ impl Folders {
     /// Makes a folder, and those that it is in. Only the owner can look into them until they get their
     /// modes at the end.
     fn create_folders(&self, path: &[u8]) -> io::Result<Arc<Dir>> {
-        let mut found = folder_of(path);
-        let mut folder = loop {
-            if found.is_empty() {
-                break Arc::clone(&self.root);
-            }
-            match self.open(found) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => found = folder_of(found),
-                opened => break opened?,
-            }
-        };
+        let (mut folder, mut found) = (Arc::clone(&self.root), &path[..0]);
+        for end in (1..path.len()).filter(|&at| path[at] == b'/') {
+            folder = match self.step(&folder, &path[..end]) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                opened => opened?,
+            };
+            found = &path[..end];
+        }
         self.open_up(found, &folder);
         // Nothing is made in one that is there by another name.
         self.committer.places().enter(&self.root, found, &folder)?;
         let ends = (found.len() + 1..path.len()).filter(|&at| path[at] == b'/');
         for end in ends.chain([path.len()]) {
+            if self.tally.has_ended() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
             let path = &path[..end];
             let is_append_only = self.committer.places().is_append_only();
             let _making = is_append_only.then(|| lock(&self.making));
@@ -364,7 +380,7 @@ impl Folders {
             let parent = folder;
             folder = match made {
                 // Or another thread was quicker.
-                Ok(()) | Err(Errno::EXIST) => open_folder(&self.root, path)?,
+                Ok(()) | Err(Errno::EXIST) => self.step(&parent, path)?,
                 Err(error) => return Err(error.into()),
             };
             if made.is_ok() {
@@ -388,16 +404,6 @@ impl Drop for Folders {
     }
 }
 
-impl Unfinished {
-    fn spill(&mut self, root: &Dir, path: &[u8], left: Left) -> io::Result<()> {
-        let spill = match &mut self.spill {
-            Some(spill) => spill,
-            empty => empty.insert(Spill::new(root)?),
-        };
-        spill.add(path, left)
-    }
-}
-
 /// Clients cannot have the names that the server needs for itself.
 fn not_reserved(path: &[u8]) -> io::Result<()> {
     if has_reserved(path) { Err(io::Error::other(RESERVED)) } else { Ok(()) }
@@ -418,18 +424,23 @@ mod tests {
     use crate::wire::PushNumber;
 
     /// Folders below a new root that keep so much in memory.
-    fn folders(path_bytes_max: usize) -> (tempfile::TempDir, Folders) {
+    fn folders(bytes_max: usize) -> (tempfile::TempDir, Folders) {
         let dir = tempfile::tempdir().unwrap();
         let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
-        let systems = Arc::new(Systems::of(&root));
-        let committer =
-            Committer::start(Arc::clone(&root), Arc::clone(&systems), None, |_, _| ()).unwrap();
-        let tally = Arc::new(Tally::new(Arc::clone(&root)));
+        let (systems, share) = (Arc::new(Systems::of(&root)), Share::alone());
+        let committer = Committer::start(
+            Arc::clone(&root),
+            Arc::clone(&systems),
+            None,
+            share.ration(),
+            |_, _| (),
+        )
+        .unwrap();
+        let tally = Arc::new(Tally::new(Arc::clone(&root), share.ration()));
         let metas = Arc::default();
         let names = OwnNames::new([1; 32]);
-        let folders =
-            Folders::new(root, names, systems, Arc::new(committer), tally, Share::alone(), metas);
-        lock(&folders.unfinished).path_bytes_max = path_bytes_max;
+        let folders = Folders::new(root, names, systems, Arc::new(committer), tally, share, metas);
+        lock(&folders.unfinished).bytes_max = bytes_max;
         (dir, folders)
     }
 
@@ -441,11 +452,12 @@ mod tests {
         let journal = Journal::open(&root, &names, owner, Patience::Beside).unwrap();
         let systems = Arc::new(Systems::of(&root));
         let (own, journal) = (Arc::clone(&systems), Some(journal));
+        let share = Share::alone();
         let committer =
-            Arc::new(Committer::start(Arc::clone(&root), own, journal, |_, _| ()).unwrap());
+            Committer::start(Arc::clone(&root), own, journal, share.ration(), |_, _| ()).unwrap();
         committer.places().append_only();
-        let tally = Arc::new(Tally::new(Arc::clone(&root)));
-        Folders::new(root, names, systems, committer, tally, Share::alone(), Arc::default())
+        let tally = Arc::new(Tally::new(Arc::clone(&root), share.ration()));
+        Folders::new(root, names, systems, Arc::new(committer), tally, share, Arc::default())
     }
 
     fn mode(path: PathBuf) -> u32 {
@@ -458,7 +470,7 @@ mod tests {
 
     #[test]
     fn folders_that_are_too_many_for_memory_get_their_modes_and_times_as_well() {
-        let (dir, folders) = folders(40);
+        let (dir, folders) = folders(4 * (FOLDER_BYTES + 12));
         // Deeper ones first, as they are sent, and what is in them before that.
         let modes = [0o750, 0o500, 0o070, 0o711, 0o600, 0o755];
         let mut sent = Vec::new();
@@ -487,7 +499,7 @@ mod tests {
 
     #[test]
     fn a_folder_is_not_made_where_another_of_the_transfer_is() {
-        let (dir, folders) = folders(1_000);
+        let (dir, folders) = folders(4_000);
         fs::create_dir(dir.path().join("Dir")).unwrap();
         std::os::unix::fs::symlink("Dir", dir.path().join("dir")).unwrap();
         for _ in 0..2 {
@@ -501,8 +513,8 @@ mod tests {
 
     #[test]
     fn a_folder_that_was_opened_up_is_closed_again_when_the_transfer_ends_early() {
-        for path_bytes_max in [0, 1_000] {
-            let (dir, folders) = folders(path_bytes_max);
+        for bytes_max in [0, 4_000] {
+            let (dir, folders) = folders(bytes_max);
             fs::create_dir_all(dir.path().join("a/b/c")).unwrap();
             for (path, mode) in [("a/b/c", 0o555), ("a/b", 0o500), ("a", 0o055)] {
                 fs::set_permissions(dir.path().join(path), Permissions::from_mode(mode)).unwrap();

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +26,11 @@ use super::own::{OwnNames, Owner};
 
 /// How often to look whether an earlier run of the same push has let go of its journal.
 const LOCK_INTERVAL: Duration = Duration::from_millis(10);
+/// What a journal may take beside files that are there, in bytes: of what costs its sender nothing, such as holes
+/// and names that are taken, there may be more than anybody goes on with.
+const UNEARNED_BYTES_MAX: u64 = 64 << 20;
+/// For each byte of content, so many parts of one may be noted.
+const EARNED_SHARE: u64 = 64;
 /// Journals of one push that there may be at a time, of runs that know nothing of each other.
 const GENERATIONS_MAX: u32 = 8;
 
@@ -42,6 +48,8 @@ pub struct Journal {
     /// When an earlier run last wrote to it.
     kept_at: SystemTime,
     buffer: Vec<u8>,
+    /// What may still be noted, in bytes.
+    left: Arc<AtomicU64>,
 }
 
 /// What becomes of a run whose push has a journal that somebody still writes to.
@@ -175,7 +183,19 @@ impl Journal {
         let (kept_bytes, kept_at) = (found.len(), found.modified()?);
         let buffer = Vec::new();
         let file = Arc::new(file);
-        Ok(Some(Self { owner, root, names, generation, name, file, kept_bytes, kept_at, buffer }))
+        let left = Arc::new(AtomicU64::new(UNEARNED_BYTES_MAX.saturating_sub(kept_bytes)));
+        Ok(Some(Self {
+            owner,
+            root,
+            names,
+            generation,
+            name,
+            file,
+            kept_bytes,
+            kept_at,
+            buffer,
+            left,
+        }))
     }
 
     /// What the names of its unfinished files have of it.
@@ -206,7 +226,8 @@ impl Journal {
 
     /// For whoever has something to note at once.
     pub(super) fn notes(&self) -> Notes {
-        Notes { owner: self.owner, file: Arc::clone(&self.file) }
+        let (file, left) = (Arc::clone(&self.file), Arc::clone(&self.left));
+        Notes { owner: self.owner, file, left }
     }
 
     /// What is written by now, by this run as well.
@@ -214,9 +235,28 @@ impl Journal {
         Ok(JournalReader { bytes: self.file.metadata()?.len(), ..self.reader() })
     }
 
-    /// Adds an entry to those that the next [`Journal::write`] writes.
+    /// Adds an entry to those that the next [`Journal::write`] writes, unless there is no room for it: then less
+    /// is kept for a later run. For a file that is there, there always is.
     pub fn add(&mut self, entry: &Entry) {
+        let start = self.buffer.len();
         entry.encode(&self.owner, &mut self.buffer);
+        let bytes = (self.buffer.len() - start) as u64;
+        match entry {
+            // What was announced of it as well.
+            Entry::File { .. } => {
+                self.left.fetch_add(bytes, Relaxed);
+            }
+            Entry::Piece { .. } | Entry::Placing { .. } => {
+                if !spend(&self.left, bytes) {
+                    self.buffer.truncate(start);
+                }
+            }
+        }
+    }
+
+    /// So many bytes of content were written: there is room to note them.
+    pub(super) fn earn(&self, content_bytes: u64) {
+        self.left.fetch_add(content_bytes / EARNED_SHARE, Relaxed);
     }
 
     /// Writes what was added. If that fails, what was added may be lost, and nothing else.
@@ -242,15 +282,24 @@ impl Journal {
 pub(super) struct Notes {
     owner: Owner,
     file: Arc<File>,
+    left: Arc<AtomicU64>,
 }
 
 impl Notes {
-    /// Notes an entry. It goes to the end of the file in one piece, whoever else writes.
+    /// Notes an entry, if there is room for it. It goes to the end of the file in one piece, whoever else writes.
     pub(super) fn write(&self, entry: &Entry) -> io::Result<()> {
         let mut bytes = Vec::new();
         entry.encode(&self.owner, &mut bytes);
+        if !spend(&self.left, bytes.len() as u64) {
+            return Err(io::Error::other("it is as large as it may be"));
+        }
         (&*self.file).write_all(&bytes)
     }
+}
+
+/// Takes so much of what is left, if it is.
+fn spend(left: &AtomicU64, bytes: u64) -> bool {
+    left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(bytes)).is_ok()
 }
 
 /// What earlier runs have left in a journal.
@@ -345,6 +394,27 @@ mod tests {
         fn open(&self) -> Journal {
             Journal::open(&self.root, &self.names, OWNER, Patience::Beside).unwrap()
         }
+    }
+
+    #[test]
+    fn what_costs_its_sender_nothing_does_not_fill_a_journal() {
+        let place = Place::new();
+        let mut journal = place.open();
+        let bytes = |journal: &mut Journal| {
+            journal.write().unwrap();
+            std::fs::metadata(place.path(0)).unwrap().len()
+        };
+        journal.left.store(1_000, Relaxed);
+        for number in 0..100 {
+            journal.add(&piece(number << 20, 1));
+        }
+        let full = bytes(&mut journal);
+        assert!((800..=1_000).contains(&full), "{full}");
+        assert!(journal.notes().write(&piece(0, 1)).is_err());
+        // What has content may be noted, whatever there was before.
+        journal.earn(64 << 10);
+        journal.add(&piece(1 << 30, 1));
+        assert!(bytes(&mut journal) > full);
     }
 
     #[test]

@@ -14,15 +14,18 @@ use super::descriptors::Share;
 use super::journal::{Entry, Journal, JournalReader, Stamp};
 use super::own::OwnNames;
 use super::places::Places;
+use super::ration::Kept as Memory;
 use super::root::open_folder;
 use super::temp::{Home, TempFile};
 use super::{folder_of, holes, join, os};
-use crate::hashtree::{HashTree, PieceHasher};
+use crate::hashtree::{HashTree, NODE_BYTES, PieceHasher};
 use crate::mutex::lock;
 use crate::wire::{FileKey, KeptFile, KeptPiece, SourceId, half};
 
 /// Files that are partly there, at most. A client's window of unconfirmed stripes is far below that.
 pub(super) const PARTIAL_MAX: usize = 4_096;
+/// What one of them takes in memory beside its path and the nodes of its hash tree, about.
+pub(super) const PARTIAL_BYTES: usize = 512;
 /// Whole files that are told of, at most: senders take no more.
 const TOLD_MAX: usize = 4 << 20;
 /// After its last entry in the journal, a run that is killed may have written for so long.
@@ -71,6 +74,8 @@ pub enum Remnant {
 pub(super) struct Part {
     pub(super) temp: Arc<TempFile>,
     pub(super) tree: HashTree,
+    /// What it takes in memory.
+    pub(super) memory: Memory,
     path: Vec<u8>,
     /// What the client knew its content by, when it last added to it.
     source: SourceId,
@@ -86,6 +91,7 @@ struct Noted {
     source: SourceId,
     tree: HashTree,
     file_bytes: u64,
+    memory: Memory,
 }
 
 impl Kept {
@@ -104,13 +110,16 @@ impl Kept {
                         source,
                         tree: HashTree::new(file_bytes),
                         file_bytes,
+                        memory: Memory::none(share.ration()),
                     };
                     let known = known.entry(file).or_insert_with(new);
                     if known.source.basis != source.basis {
                         // What was there was not what the source has: it was begun anew.
                         *known = new();
                     }
-                    if known.file_bytes == file_bytes {
+                    // What there is no memory for is sent again.
+                    let bytes = PARTIAL_BYTES + path.len() + (known.tree.nodes() + 1) * NODE_BYTES;
+                    if known.file_bytes == file_bytes && known.memory.set(bytes) {
                         known.source = source;
                         known.tree.add(offset, len, hash);
                     }
@@ -122,7 +131,7 @@ impl Kept {
         }
         let (names, tag) = (journal.names(), journal.tag());
         let part = |(file, noted): (FileKey, Noted)| {
-            let Noted { path, source, tree, file_bytes: bytes } = noted;
+            let Noted { path, source, tree, file_bytes: bytes, memory } = noted;
             let _room = share.enter(|| ());
             let folder = folder_of(&path).to_vec();
             let parent = open_folder(root, &folder).ok()?;
@@ -134,7 +143,8 @@ impl Kept {
             let is_suspect = journal.is_changed_since(opened.file(), GRACE).unwrap_or(true);
             drop(opened);
             temp.close();
-            Some((file, Part { temp: Arc::new(temp), tree, path, source, bytes, is_suspect }))
+            let temp = Arc::new(temp);
+            Some((file, Part { temp, tree, memory, path, source, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
         Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()), told: None }

@@ -21,6 +21,7 @@ mod merge;
 mod meta;
 pub mod own;
 mod places;
+mod ration;
 pub mod root;
 pub mod scan;
 pub mod sink;
@@ -33,6 +34,7 @@ pub mod systems;
 pub mod tally;
 pub mod target;
 pub mod temp;
+mod unfinished;
 pub mod unreadable;
 mod walk;
 

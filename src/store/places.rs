@@ -17,12 +17,15 @@ use super::alike::{Sent, other_form, same_name};
 use super::append::{Own, rename_new, taken, trace};
 use super::file::FileId;
 use super::journal::{Entry, JournalReader};
-use super::root::open_folder;
+use super::ration::{Kept as Memory, Ration};
+use super::root::{open_folder, open_step};
 use super::{folder_of, name_of, shown};
 use crate::mutex::lock;
 
-/// What the paths of folders that are looked after may take, in bytes.
-const FOLDER_BYTES_MAX: usize = 64 << 20;
+/// What folders that are looked after may take in memory, in bytes.
+const FOLDERS_BYTES_MAX: usize = 64 << 20;
+/// What one takes beside its path, about.
+const FOLDER_BYTES: usize = 200;
 /// Why what was put into a folder is not there.
 const MOVED: &str =
     "its folder was moved or replaced on the server before all was there: push again";
@@ -31,6 +34,7 @@ const MOVED: &str =
 #[derive(Debug)]
 pub(super) struct Places {
     known: Mutex<Known>,
+    ration: Arc<Ration>,
     /// What earlier runs have put there.
     earlier: Option<JournalReader>,
     /// What was put where names fall together. Held while something is.
@@ -41,11 +45,12 @@ pub(super) struct Places {
     stored: fn(&OsStr) -> OsString,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Known {
     folders: HashMap<Arc<[u8]>, Folder>,
     paths: HashMap<FileId, Arc<[u8]>>,
-    path_bytes: usize,
+    bytes: usize,
+    memory: Memory,
 }
 
 #[derive(Debug)]
@@ -90,9 +95,20 @@ pub(super) enum Placed {
 
 impl Places {
     /// None yet below `root`, but those of earlier runs.
-    pub(super) fn new(root: &Dir, earlier: Option<JournalReader>) -> io::Result<Self> {
+    pub(super) fn new(
+        root: &Dir,
+        earlier: Option<JournalReader>,
+        ration: &Arc<Ration>,
+    ) -> io::Result<Self> {
+        let known = Known {
+            folders: HashMap::new(),
+            paths: HashMap::new(),
+            bytes: 0,
+            memory: Memory::none(ration),
+        };
         let places = Self {
-            known: Mutex::default(),
+            known: Mutex::new(known),
+            ration: Arc::clone(ration),
             earlier,
             sent: Mutex::default(),
             appending: OnceLock::new(),
@@ -104,7 +120,7 @@ impl Places {
 
     /// From now on, nothing that is there is replaced.
     pub(super) fn append_only(&self) {
-        self.appending.get_or_init(Own::default);
+        self.appending.get_or_init(|| Own::new(&self.ration));
     }
 
     /// Whether nothing that is there is replaced.
@@ -144,9 +160,14 @@ impl Places {
                 above = folder_of(above);
             }
         }
-        for above in unknown.into_iter().rev() {
-            let id = FileId::of(&*open_folder(root, above)?)?;
-            lock(&self.known).add(above, id)?;
+        if !unknown.is_empty() {
+            // Step by step: a way may be long.
+            let mut parent = open_folder(root, above)?;
+            lock(&self.known).add(above, FileId::of(&*parent)?)?;
+            for above in unknown.into_iter().rev() {
+                parent = open_step(root, &parent, above)?;
+                lock(&self.known).add(above, FileId::of(&*parent)?)?;
+            }
         }
         lock(&self.known).add(path, id)
     }
@@ -205,7 +226,7 @@ impl Places {
     /// The folders to whose paths others lead now, and what was put into those that were there. Looks at
     /// each.
     pub(super) fn moved(&self, root: &Arc<Dir>) -> HashMap<Arc<[u8]>, Put> {
-        let known = std::mem::take(&mut *lock(&self.known)).folders;
+        let known = std::mem::take(&mut lock(&self.known).folders);
         let is_there = |path: &[u8], id: FileId| {
             let found = open_folder(root, path).and_then(|folder| FileId::of(&*folder));
             // One that cannot be looked at now has not moved for that.
@@ -253,7 +274,7 @@ impl Places {
     /// place.
     fn sent<'a>(&self, sent: &'a mut Option<Sent>) -> &'a mut Sent {
         sent.get_or_insert_with(|| {
-            let mut sent = Sent::default();
+            let mut sent = Sent::new(&self.ration);
             let add = |entry| {
                 if let Entry::File { path, stamp, .. } = entry {
                     sent.add_inode(folder_of(&path), &name_of(&path), stamp.inode);
@@ -277,8 +298,9 @@ impl Known {
         if let Some(other) = self.paths.get(&id) {
             return Err(same_name(&shown(path), &shown(other)));
         }
-        if self.path_bytes + path.len() <= FOLDER_BYTES_MAX {
-            self.path_bytes += path.len();
+        let bytes = FOLDER_BYTES + path.len();
+        if self.bytes + bytes <= FOLDERS_BYTES_MAX && self.memory.add(bytes) {
+            self.bytes += bytes;
             let path: Arc<[u8]> = path.into();
             self.paths.insert(id, Arc::clone(&path));
             let put = Put::default();
@@ -313,6 +335,7 @@ mod tests {
 
     use super::super::temp::TempFile;
     use super::*;
+    use crate::store::descriptors::Share;
 
     struct Store {
         dir: tempfile::TempDir,
@@ -324,7 +347,8 @@ mod tests {
         fn new(stored: fn(&OsStr) -> OsString) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let root = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
-            let places = Places { stored, ..Places::new(&root, None).unwrap() };
+            let places =
+                Places { stored, ..Places::new(&root, None, Share::alone().ration()).unwrap() };
             Self { dir, root, places }
         }
 

@@ -6,10 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
+use super::beneath::PASSED;
 use super::descriptors::patiently;
 use super::file::FileId;
-use super::{os, reason};
+use super::{name_of, os, reason};
 use crate::mutex::lock;
 use crate::text::logged;
 
@@ -96,6 +99,21 @@ pub(super) fn open_folder(root: &Arc<Dir>, path: &[u8]) -> io::Result<Arc<Dir>> 
         return Ok(Arc::clone(root));
     }
     patiently(|| root.open_dir(os(path))).map(Arc::new)
+}
+
+/// The folder at `path` below `root`, which is in `parent`: opened there, so that a long way costs a step and
+/// not all of it. Only a link is followed from the root.
+pub(super) fn open_step(root: &Arc<Dir>, parent: &Dir, path: &[u8]) -> io::Result<Arc<Dir>> {
+    let flags = PASSED | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = || Ok(rustix::fs::openat(parent, name_of(path), flags, Mode::empty())?);
+    match patiently(open) {
+        Ok(folder) => Ok(Arc::new(Dir::from_std_file(folder.into()))),
+        // A link, or no folder.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::NOTDIR | Errno::LOOP)) => {
+            open_folder(root, path)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use cap_std::fs::Dir;
 use self::partial::Partials;
 use self::table::{decode, split, strip};
 use super::append::trace;
-use super::commit::{Committed, Committer, Complete, GROUP};
+use super::commit::{Committed, Committer, Complete, GROUP, GROUP_BYTES};
 use super::descriptors::{Share, Shed};
 use super::file::FileId;
 use super::folders::Folders;
@@ -38,6 +38,9 @@ use crate::wire::{Candidate, Header, Keep, Likeness, Meta, Record, Skip, There, 
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
 const EARLIER_MAX: usize = 1 << 16;
+
+/// Why something is not begun any more.
+const ENDED: &str = "the transfer has ended";
 
 /// What became of a stripe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,13 +142,14 @@ impl Sink {
         let push_tag = journal.as_ref().map(Journal::tag);
         let kept = journal.as_ref();
         let kept = kept.map_or_else(Kept::default, |journal| Kept::of(&root, journal, &share));
-        let tally = Arc::new(Tally::new(Arc::clone(&root)));
+        let tally = Arc::new(Tally::new(Arc::clone(&root), share.ration()));
         let told = Arc::clone(&tally);
         let systems = Arc::new(Systems::of(&root));
         let committer = Committer::start(
             Arc::clone(&root),
             Arc::clone(&systems),
             journal,
+            share.ration(),
             move |committed, result| match (committed, result) {
                 (Committed::File(file), Ok(())) => told.add_file(file),
                 (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
@@ -172,7 +176,7 @@ impl Sink {
             Arc::clone(&share),
             Arc::clone(&metas),
         );
-        let partials = Mutex::default();
+        let partials = Mutex::new(Partials::new(share.ration()));
         let open = Arc::new(Open { partials, folders, committer: Arc::clone(&committer) });
         let shed: Weak<dyn Shed> = Arc::<Open>::downgrade(&open);
         share.sheds(shed);
@@ -319,9 +323,13 @@ impl Sink {
         }
         let mut complete = Vec::new();
         let acted = records.iter().zip(contents).try_for_each(|(record, content)| {
+            if self.tally.has_ended() {
+                return Err(SinkError::Disk(ENDED.into()));
+            }
             let _room = self.share.enter(|| self.committer.commit(std::mem::take(&mut complete)));
             complete.extend(self.act(record, content)?);
-            if complete.len() >= GROUP {
+            let bytes: usize = complete.iter().map(|complete: &Complete| complete.path.len()).sum();
+            if complete.len() >= GROUP || bytes >= GROUP_BYTES {
                 self.committer.commit(std::mem::take(&mut complete));
             }
             Ok::<_, SinkError>(())
@@ -335,6 +343,11 @@ impl Sink {
     /// Whether the sender did not keep to the protocol.
     pub fn is_distrusted(&self) -> bool {
         self.is_distrusted.load(Relaxed)
+    }
+
+    /// The transfer has ended: what is still under way need not be done to its end.
+    pub fn end(&self) {
+        self.tally.end();
     }
 
     /// The client does not keep to the protocol: what it has not completed goes with the transfer.
@@ -372,8 +385,8 @@ impl Sink {
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
-        let partials = std::mem::take(&mut *lock(&self.open.partials));
-        for partial in partials.files.into_values() {
+        let partials = std::mem::take(&mut lock(&self.open.partials).files);
+        for partial in partials.into_values() {
             self.tally.note_file(None, &partial.path, "not all of it arrived".into());
             partial.discard();
         }

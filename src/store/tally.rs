@@ -8,6 +8,7 @@ use std::{fmt, io};
 use cap_std::fs::Dir;
 
 use super::commit::Complete;
+use super::ration::{Kept as Memory, Ration};
 use super::space::is_system_full;
 use super::{named, reason};
 use crate::mutex::lock;
@@ -113,6 +114,7 @@ pub(super) struct Tally {
     /// Why nothing more can be written.
     fatal: OnceLock<String>,
     has_put_off: AtomicBool,
+    has_ended: AtomicBool,
     teller: OnceLock<Told>,
 }
 
@@ -126,13 +128,14 @@ impl fmt::Debug for Told {
 }
 
 /// What has failed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Failures {
     /// How many there are.
     count: u64,
     /// Those that nobody has heard of, by their numbers.
     unheard: BTreeMap<u64, Failed>,
     bytes: usize,
+    memory: Memory,
 }
 
 impl Failed {
@@ -143,16 +146,19 @@ impl Failed {
 
 impl Tally {
     /// Of a transfer to what is below `root`.
-    pub(super) fn new(root: Arc<Dir>) -> Self {
+    pub(super) fn new(root: Arc<Dir>, ration: &Arc<Ration>) -> Self {
+        let memory = Memory::none(ration);
+        let failures = Failures { count: 0, unheard: BTreeMap::new(), bytes: 0, memory };
         Self {
             root,
             files: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             failed_files: AtomicU64::new(0),
             discarded_files: AtomicU64::new(0),
-            failures: Mutex::default(),
+            failures: Mutex::new(failures),
             fatal: OnceLock::new(),
             has_put_off: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             teller: OnceLock::new(),
         }
     }
@@ -191,7 +197,9 @@ impl Tally {
         let mut failures = lock(&self.failures);
         let failed = Failed { number: failures.count, item, path: path.to_vec(), reason };
         failures.count += 1;
-        if failures.bytes + failed.bytes() <= UNHEARD_BYTES_MAX {
+        if failures.bytes + failed.bytes() <= UNHEARD_BYTES_MAX
+            && failures.memory.add(failed.bytes())
+        {
             failures.bytes += failed.bytes();
             failures.unheard.insert(failed.number, failed);
         }
@@ -208,6 +216,7 @@ impl Tally {
         let mut failures = lock(&self.failures);
         if let Some(failed) = failures.unheard.remove(&number) {
             failures.bytes -= failed.bytes();
+            failures.memory.less(failed.bytes());
         }
     }
 
@@ -217,6 +226,16 @@ impl Tally {
         if error.kind() == io::ErrorKind::StorageFull && is_system_full(&self.root) {
             self.fatal.get_or_init(|| format!("cannot write {}: {}", named(path), reason(error)));
         }
+    }
+
+    /// The transfer has ended: nothing more is begun for it.
+    pub(super) fn end(&self) {
+        self.has_ended.store(true, Relaxed);
+    }
+
+    /// Whether it has.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended.load(Relaxed)
     }
 
     /// There was no room for a file: a later run is to go on with what is there, whatever becomes of this

@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn what_took_a_files_place_neither_gets_its_name_nor_is_removed() {
         let (dir, parent) = folder();
-        let places = Places::new(&parent, None).unwrap();
+        let places = Places::new(&parent, None, Share::alone().ration()).unwrap();
         let temp = TempFile::create(parent, "temp".into()).unwrap();
         fs::rename(dir.path().join("temp"), dir.path().join("away")).unwrap();
         fs::write(dir.path().join("temp"), b"theirs").unwrap();
@@ -306,14 +306,20 @@ mod tests {
         assert!(dir.path().join("folder").is_dir() && dir.path().join("link").is_symlink());
         let held = create("held").unwrap();
         create("held").unwrap_err();
-        held.publish(&Places::new(&parent, None).unwrap(), b"name", 0, &[0; 32]).unwrap();
+        held.publish(
+            &Places::new(&parent, None, Share::alone().ration()).unwrap(),
+            b"name",
+            0,
+            &[0; 32],
+        )
+        .unwrap();
     }
 
     #[test]
     fn a_file_that_was_closed_is_opened_again_unless_it_is_another() {
         let (dir, root) = folder();
         fs::create_dir(dir.path().join("a")).unwrap();
-        let places = Places::new(&root, None).unwrap();
+        let places = Places::new(&root, None, Share::alone().ration()).unwrap();
         let make = |name: &str| {
             let parent = open_folder(&root, b"a").unwrap();
             let home =

@@ -4,19 +4,43 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use super::super::kept::Part;
+use super::super::kept::{PARTIAL_BYTES, Part};
+use super::super::ration::{Kept as Memory, Ration};
 use super::super::temp::TempFile;
-use crate::hashtree::HashTree;
+use crate::hashtree::{HashTree, NODE_BYTES};
 use crate::wire::{Meta, Piece, SourceId};
 
+/// What a seal, and the number of a file, take in memory, about.
+const SEAL_BYTES: usize = 64;
+const ITEM_BYTES: usize = 24;
+
 /// Files that are not whole yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Partials {
     pub(super) files: HashMap<u64, Arc<Partial>>,
     /// Seals that have overtaken all of their file's pieces.
     pub(super) early_seals: HashMap<u64, [u8; 32]>,
     /// Files that failed or were taken back: what comes of them later is dropped.
     pub(super) discarded: HashSet<u64>,
+    /// What these two take in memory.
+    memory: Memory,
+}
+
+impl Partials {
+    pub(super) fn new(ration: &Arc<Ration>) -> Self {
+        Self {
+            files: HashMap::new(),
+            early_seals: HashMap::new(),
+            discarded: HashSet::new(),
+            memory: Memory::none(ration),
+        }
+    }
+
+    /// Counts what is to come and what is not wanted any more. False if that is too much.
+    pub(super) fn count(&mut self) -> bool {
+        let bytes = self.early_seals.len() * SEAL_BYTES + self.discarded.len() * ITEM_BYTES;
+        self.memory.set(bytes)
+    }
 }
 
 /// A file that is partly there.
@@ -38,11 +62,21 @@ pub(super) struct Partial {
 pub(super) struct Progress {
     pub(super) tree: HashTree,
     pub(super) seal: Option<[u8; 32]>,
+    /// What the file takes in memory.
+    memory: Memory,
+}
+
+impl Progress {
+    /// Counts what it takes by now. False if that is too much.
+    pub(super) fn count(&mut self, path: &[u8]) -> bool {
+        self.memory.set(PARTIAL_BYTES + path.len() + self.tree.nodes() * NODE_BYTES)
+    }
 }
 
 impl Partial {
-    pub(super) fn new(piece: &Piece) -> Self {
-        let progress = Progress { tree: HashTree::new(piece.file_bytes), seal: None };
+    pub(super) fn new(piece: &Piece, ration: &Arc<Ration>) -> Self {
+        let (tree, memory) = (HashTree::new(piece.file_bytes), Memory::none(ration));
+        let progress = Progress { tree, seal: None, memory };
         Self {
             path: piece.path.clone(),
             meta: piece.meta,
@@ -57,9 +91,9 @@ impl Partial {
 
     /// Goes on with what an earlier run has left, if it has.
     pub(super) fn with(mut self, kept: Option<Part>) -> Self {
-        if let Some(Part { temp, tree, .. }) = kept {
+        if let Some(Part { temp, tree, memory, .. }) = kept {
             self.temp = OnceLock::from(Ok(temp));
-            self.progress = Mutex::new(Progress { tree, seal: None });
+            self.progress = Mutex::new(Progress { tree, seal: None, memory });
         }
         self
     }

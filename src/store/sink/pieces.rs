@@ -31,7 +31,7 @@ impl Sink {
     ) -> Result<Option<Complete>, SinkError> {
         let whole = piece.len == piece.file_bytes;
         let partial = if whole {
-            Arc::new(Partial::new(piece))
+            Arc::new(Partial::new(piece, self.share.ration()))
         } else {
             let Some(partial) = self.partial(piece)? else { return Ok(None) };
             partial
@@ -61,6 +61,9 @@ impl Sink {
             if adds && !progress.tree.add(piece.offset, piece.len, piece.hash) {
                 return Err(SinkError::Protocol("the pieces of a file do not fit together".into()));
             }
+            if !whole && !progress.count(&partial.path) {
+                return Err(too_much());
+            }
             // What is whole was verified as a whole.
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
@@ -70,8 +73,8 @@ impl Sink {
         if self.push_tag.is_some() && !piece.is_name_only() {
             match temp.open() {
                 Ok(opened) => {
-                    let has_content = piece.content_bytes() > 0;
-                    self.committer.piece(Arc::clone(temp), opened, entry(piece), has_content);
+                    let bytes = piece.content_bytes();
+                    self.committer.piece(Arc::clone(temp), opened, entry(piece), bytes);
                 }
                 Err(error) => return self.give_up(piece.item, &partial, reason(&error)),
             }
@@ -82,7 +85,7 @@ impl Sink {
     /// The file that a piece belongs to, unless it is not wanted any more.
     fn partial(&self, piece: &Piece) -> Result<Option<Arc<Partial>>, SinkError> {
         let mut partials = lock(&self.open.partials);
-        let Partials { files, early_seals, discarded } = &mut *partials;
+        let Partials { files, early_seals, discarded, .. } = &mut *partials;
         if discarded.contains(&piece.item) {
             return Ok(None);
         }
@@ -95,7 +98,7 @@ impl Sink {
                 // Its folder must be open for its name. If it cannot be, the file fails by that.
                 drop(self.open.folders.parent(&piece.path));
             }
-            let partial = Partial::new(piece).with(kept);
+            let partial = Partial::new(piece, self.share.ration()).with(kept);
             lock(&partial.progress).seal = early_seals.remove(&piece.item);
             Arc::new(partial)
         });
@@ -176,7 +179,7 @@ impl Sink {
                     return Err(too_many());
                 }
                 partials.early_seals.insert(item, hash);
-                return Ok(None);
+                return if partials.count() { Ok(None) } else { Err(too_much()) };
             };
             partial
         };
@@ -265,6 +268,9 @@ impl Sink {
         if partials.discarded.len() > DISCARDED_MAX {
             return Err(SinkError::Protocol("too many files failed or were taken back".into()));
         }
+        if first && !partials.count() {
+            return Err(too_much());
+        }
         Ok(first)
     }
 }
@@ -279,6 +285,11 @@ fn entry(piece: &Piece) -> Entry {
 fn is_taken(error: &io::Error) -> bool {
     let errno = error.raw_os_error().map(Errno::from_raw_os_error);
     matches!(errno, Some(Errno::EXIST | Errno::ISDIR | Errno::TXTBSY | Errno::PERM | Errno::ACCESS))
+}
+
+/// An honest client's pieces come nearly in order, and make few nodes.
+fn too_much() -> SinkError {
+    SinkError::Disk("there is no memory for more of what is unfinished: try again with less".into())
 }
 
 fn too_many() -> SinkError {

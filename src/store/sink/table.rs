@@ -4,6 +4,10 @@ use super::super::{below, shown};
 use super::SinkError;
 use crate::wire::{CONTENT_BYTES_MAX, RECORDS_MAX, Record};
 
+/// Runs of content in all pieces of one table, at most: each costs a write of its own, however short it is. A
+/// file system's blocks are not so small that an honest sender finds more.
+const TABLE_RUNS_MAX: usize = 1 << 15;
+
 /// The records of a table, with their paths below the root, which is called `root_name` in them: only such as
 /// are `within` that path. Small tables must not stand for much work.
 pub(super) fn decode(
@@ -12,14 +16,16 @@ pub(super) fn decode(
     within: &[u8],
 ) -> Result<Vec<Record>, SinkError> {
     let mut records = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut runs) = (0, 0);
     while !table.is_empty() {
         let record = below_root(Record::decode(&mut table)?, root_name, within)?;
         if let Record::Piece(piece) = &record {
             bytes += piece.len;
+            runs += piece.runs.len();
         }
         records.push(record);
-        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() {
+        if records.len() > RECORDS_MAX || bytes > CONTENT_BYTES_MAX.into() || runs > TABLE_RUNS_MAX
+        {
             return Err(SinkError::Protocol("a stripe holds too much".into()));
         }
     }

@@ -1,0 +1,213 @@
+//! Work that blocks: so much of it at a time, and shared fairly by those for whom it is done.
+//!
+//! Whoever has least under way is next, and nobody has all. Who waits for a turn takes no thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinError;
+
+use crate::mutex::lock;
+
+/// What is done at the same time, for all together and for one of them, at most.
+pub const ALL_MAX: usize = 16;
+const OWN_MAX: usize = 12;
+
+/// Who does the work of all.
+#[derive(Debug, Default)]
+pub(crate) struct Workers {
+    table: Mutex<Table>,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    busy: usize,
+    owners: HashMap<Owner, Own>,
+    /// Turns that were given so far.
+    turns: u64,
+}
+
+/// Whom work is done for.
+type Owner = [u8; 32];
+
+#[derive(Debug, Default)]
+struct Own {
+    busy: usize,
+    waiting: VecDeque<oneshot::Sender<Turn>>,
+    /// When it was its turn last, counted in turns.
+    last: u64,
+}
+
+/// Work for one of those who share the workers.
+#[derive(Clone, Debug)]
+pub(crate) struct Work(Option<(Arc<Workers>, Owner)>);
+
+impl Workers {
+    /// Does work for `owner`.
+    pub(crate) fn of(self: &Arc<Self>, owner: Owner) -> Work {
+        Work(Some((Arc::clone(self), owner)))
+    }
+
+    /// Gives turns to those who wait, as long as there are some.
+    fn give_turns(self: &Arc<Self>, table: &mut Table) {
+        while table.busy < ALL_MAX
+            && let Some(owner) = table.next()
+        {
+            table.turns += 1;
+            let now = table.turns;
+            let Some(own) = table.owners.get_mut(&owner) else { return };
+            own.last = now;
+            let Some(waiting) = own.waiting.pop_front() else { return };
+            let turn = Turn { workers: Some(Arc::clone(self)), owner };
+            match waiting.send(turn) {
+                Ok(()) => {
+                    own.busy += 1;
+                    table.busy += 1;
+                }
+                // Nobody waits any more: it was never taken.
+                Err(mut turn) => turn.workers = None,
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Who is next: of those who wait and may have more, the one who has least, and had nothing for longest.
+    fn next(&self) -> Option<Owner> {
+        let may = |own: &Own| own.busy < OWN_MAX && !own.waiting.is_empty();
+        let waiting = self.owners.iter().filter(|(_, own)| may(own));
+        waiting.min_by_key(|(_, own)| (own.busy, own.last)).map(|(owner, _)| *owner)
+    }
+}
+
+impl Work {
+    /// For whoever shares with nobody.
+    pub(crate) fn alone() -> Self {
+        Self(None)
+    }
+
+    /// Does something that blocks, once it is its turn. It is not begun if nobody waits for it any more.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.turn().await;
+        let work = move || {
+            let done = work();
+            // When the work is over, even if nobody waits for it any more.
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(work).await
+    }
+
+    /// The same for whoever does not wait for it.
+    pub(crate) fn start(&self, work: impl FnOnce() + Send + 'static) {
+        if self.0.is_none() {
+            tokio::task::spawn_blocking(work);
+            return;
+        }
+        let this = self.clone();
+        tokio::spawn(async move { drop(this.run(work).await) });
+    }
+
+    async fn turn(&self) -> Option<Turn> {
+        let (workers, owner) = self.0.as_ref()?;
+        let (turn, given) = oneshot::channel();
+        {
+            let mut table = lock(&workers.table);
+            table.owners.entry(*owner).or_default().waiting.push_back(turn);
+            workers.give_turns(&mut table);
+        }
+        // Whoever waits is never forgotten.
+        given.await.ok()
+    }
+}
+
+/// A turn, until it is dropped.
+#[derive(Debug)]
+struct Turn {
+    workers: Option<Arc<Workers>>,
+    owner: Owner,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(workers) = self.workers.take() else { return };
+        let mut table = lock(&workers.table);
+        table.busy -= 1;
+        if let Some(own) = table.owners.get_mut(&self.owner) {
+            own.busy -= 1;
+            own.waiting.retain(|waiting| !waiting.is_closed());
+            if own.busy == 0 && own.waiting.is_empty() {
+                table.owners.remove(&self.owner);
+            }
+        }
+        workers.give_turns(&mut table);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Turns that are waited for.
+    async fn ask(
+        workers: &Arc<Workers>,
+        owner: u8,
+        count: usize,
+    ) -> Vec<tokio::task::JoinHandle<Option<Turn>>> {
+        let work = workers.of([owner; 32]);
+        let asked = (0..count)
+            .map(|_| {
+                let work = work.clone();
+                tokio::spawn(async move { work.turn().await })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        asked
+    }
+
+    fn given(asked: &[tokio::task::JoinHandle<Option<Turn>>]) -> usize {
+        asked.iter().filter(|asked| asked.is_finished()).count()
+    }
+
+    #[tokio::test]
+    async fn one_never_has_all_and_what_is_free_goes_to_who_has_least() {
+        let workers = Arc::<Workers>::default();
+        let mut greedy = ask(&workers, 1, 100).await;
+        assert_eq!(given(&greedy), OWN_MAX);
+        let modest = ask(&workers, 2, 6).await;
+        assert_eq!(given(&modest), ALL_MAX - OWN_MAX, "at once");
+        for _ in 0..2 {
+            // One that the greedy one gives back.
+            let at = greedy.iter().position(tokio::task::JoinHandle::is_finished).unwrap();
+            drop(greedy.remove(at).await.unwrap());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!((given(&greedy), given(&modest)), (OWN_MAX - 2, 6));
+        for modest in modest {
+            drop(modest.await.unwrap());
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(given(&greedy), OWN_MAX);
+        // Those who wait no more do not get a turn, and keep none.
+        for greedy in greedy {
+            greedy.abort();
+            drop(greedy.await);
+        }
+        let table = lock(&workers.table);
+        assert_eq!((table.busy, table.owners.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_gives_its_turn_back() {
+        let workers = Arc::<Workers>::default();
+        let work = workers.of([1; 32]);
+        for _ in 0..2 * ALL_MAX {
+            assert!(work.run(|| panic!("it does not work")).await.is_err());
+        }
+        assert_eq!(work.run(|| 1).await.unwrap(), 1);
+    }
+}

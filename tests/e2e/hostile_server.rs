@@ -1,0 +1,160 @@
+//! Servers that a client trusts, and that do not keep to the protocol.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use qbulk::identity::Identity;
+use qbulk::net::control::ControlReader;
+use qbulk::net::endpoint;
+use qbulk::net::sockets::SystemSockets;
+use qbulk::net::tls::{self, ServerTrust};
+use qbulk::wire::{
+    Destination, FileKey, Message, Request, SourceBasis, SourceState, ToReceiver, ToSender,
+};
+use quinn::{Connection, SendStream};
+use rustix::process::{Signal, kill_process};
+
+use crate::common::{Host, PATIENCE, finish, pid, random};
+
+/// A connection at such a server, whose client has said what it wants.
+struct Victim {
+    connection: Connection,
+    control: SendStream,
+    messages: ControlReader,
+}
+
+impl Victim {
+    /// Says something as often as the client takes it; false once that is gone.
+    async fn say(&mut self, messages: impl IntoIterator<Item = ToSender>) -> bool {
+        let mut bytes = Vec::new();
+        for message in messages {
+            message.encode(&mut bytes);
+            if bytes.len() > 1 << 16 {
+                if self.control.write_all(&bytes).await.is_err() {
+                    return false;
+                }
+                bytes.clear();
+            }
+        }
+        self.control.write_all(&bytes).await.is_ok()
+    }
+
+    /// Lets a push go ahead.
+    async fn welcome(&mut self, kept: bool) {
+        let destination = Destination::Folder;
+        let welcome = ToSender::Welcome { destination, instance: 1, kept, looks: false };
+        assert!(self.say([welcome]).await);
+    }
+}
+
+/// A server with the key of `host` that does with its first, second... connection as `behave` says.
+fn rogue<F, R>(host: &Host, behave: F) -> SocketAddr
+where
+    F: Fn(u32, Victim) -> R + Send + Sync + 'static,
+    R: Future<Output = ()> + Send + 'static,
+{
+    let identity = Identity::load_or_create(&host.config()).unwrap();
+    let trust = ServerTrust { allowed: [identity.fingerprint()].into(), ..ServerTrust::default() };
+    let tls = Arc::new(tls::server_config(&identity, trust).unwrap());
+    let listen = "127.0.0.1:0".parse().unwrap();
+    let endpoint = endpoint::server(&SystemSockets, listen, tls, &[0; 32]).unwrap();
+    let address = endpoint.local_addr().unwrap();
+    let (behave, count) = (Arc::new(behave), Arc::new(AtomicU32::new(0)));
+    tokio::spawn(async move {
+        while let Some(incoming) = endpoint.accept().await {
+            let (behave, count) = (Arc::clone(&behave), Arc::clone(&count));
+            tokio::spawn(async move {
+                let Ok(connection) = incoming.await else { return };
+                let Ok((control, messages)) = connection.accept_bi().await else { return };
+                let mut messages = ControlReader::new(messages);
+                if let Ok(Some(Request::Push(_))) = messages.next().await {
+                    let victim = Victim { connection, control, messages };
+                    behave(count.fetch_add(1, Relaxed), victim).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+/// A client of `host` that was started with `args`.
+pub(crate) fn client(host: &Host, args: &[&str]) -> Child {
+    let id = host.id();
+    let mut command = host.qbulk();
+    command.args(args).args(["--json", "--fingerprint", &id]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The most memory that a process has had so far, in MiB.
+pub(crate) fn peak(child: &Child) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let found = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    found.trim().trim_end_matches(" kB").parse::<usize>().unwrap() >> 10
+}
+
+/// It is still there, has not taken more than `mib`, and ends when it is told to.
+async fn assert_well(child: Child, mib: usize) {
+    let peak = peak(&child);
+    assert!(peak < mib, "{peak} MiB");
+    kill_process(pid(&child), Signal::INT).unwrap();
+    let ran = tokio::task::spawn_blocking(|| finish(child)).await.unwrap();
+    assert_eq!(ran.code, 130, "{ran:?}");
+}
+
+/// What a client is told it may take in as slowly as it can, and no faster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_confirmations_takes_no_memory_at_the_client() {
+    let host = Host::new();
+    fs::write(host.src("file"), random(1, 1_000_000)).unwrap();
+    let (done, mut is_done) = tokio::sync::mpsc::channel(64);
+    let address = rogue(&host, move |_, mut victim| {
+        let done = done.clone();
+        async move {
+            victim.welcome(false).await;
+            victim.say((0..2_000_000).map(|stripe| ToSender::Confirm((1 << 40) + stripe))).await;
+            done.send(()).await.ok();
+            victim.connection.closed().await;
+        }
+    });
+    let url = format!("qbulk://{address}/");
+    let child = client(&host, &["push", host.src("file").to_str().unwrap(), &url]);
+    for _ in 0..8 {
+        tokio::time::timeout(PATIENCE, is_done.recv()).await.expect("it takes them all in");
+    }
+    assert_well(child, 96).await;
+}
+
+/// What a server says that it has of earlier runs, without an end and with nothing in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_told_of_nothing_without_an_end_can_be_stopped() {
+    let host = Host::new();
+    fs::write(host.src("file"), random(1, 1_000_000)).unwrap();
+    let (begun, mut has_begun) = tokio::sync::mpsc::channel(64);
+    let address = rogue(&host, move |_, mut victim| {
+        let begun = begun.clone();
+        async move {
+            victim.welcome(true).await;
+            while let Ok(Some(message)) = victim.messages.next::<ToReceiver>().await {
+                if message != ToReceiver::Recall {
+                    continue;
+                }
+                let of = |number: u128| ToSender::KeptPieces {
+                    file: FileKey(number.to_be_bytes()),
+                    basis: SourceBasis([1; 16]),
+                    state: SourceState([1; 16]),
+                    pieces: Vec::new(),
+                };
+                victim.say((0..2_500_000).map(of)).await;
+                begun.send(()).await.ok();
+                victim.say((2_500_000..).map(of)).await;
+            }
+        }
+    });
+    let url = format!("qbulk://{address}/");
+    let child = client(&host, &["push", host.src("file").to_str().unwrap(), &url]);
+    tokio::time::timeout(PATIENCE, has_begun.recv()).await.expect("it asks").unwrap();
+    assert_well(child, 200).await;
+}
