@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::mutex::lock;
-use crate::net::limit::{Limit, SLICE_BYTES};
+use crate::net::limit::Limit;
 use crate::net::line::Line;
 use crate::net::telemetry::Telemetry;
 use crate::store::source::Prepared;
@@ -141,7 +141,7 @@ async fn send_stripe(
         limit.pass(head.len()).await;
         stream.write_chunk(head).await?;
         while !content.is_empty() {
-            let slice = content.split_to(SLICE_BYTES.min(content.len()));
+            let slice = content.split_to(limit.slice_bytes().min(content.len()));
             limit.pass(slice.len()).await;
             stream.write_chunk(slice).await?;
         }
@@ -171,7 +171,7 @@ async fn pad(
             Bytes::from_static(&DATAGRAM_PADDING).slice(..len.min(DATAGRAM_PADDING.len()));
         let bytes = padding.len() as u64;
         if let Some(limit) = &limit {
-            limit.pass(padding.len()).await;
+            limit.pass_padding(padding.len()).await;
         }
         if connection.send_datagram_wait(padding).await.is_err() {
             return;
