@@ -2,6 +2,7 @@
 
 pub(crate) mod clean;
 mod file;
+mod filter;
 mod layers;
 mod ls;
 mod peer;

@@ -16,7 +16,7 @@
 //!   `source` reads it, no link followed; `sink`, `commit`, `folders` and `journal` make it durable.
 //! - [`identity`] and [`certs`]: a user's key, whom it trusts, and certificates for fleets.
 //! - The core, which takes time and randomness from outside and does no I/O: [`traffic`] (a [`Set`](traffic::Set) of
-//!   connections, and the [`Plan`](traffic::Plan) of each job that it carries), [`congestion`] (one budget for all
+//!   connections, and the [`Plan`](traffic::Plan) of each job that it carries), [`filter`] (what of a tree is sent), [`congestion`] (one budget for all
 //!   connections of a set), [`wire`] (every message, with its limits) and [`hashtree`].
 //! - Leaves: [`event`] (what a transfer tells), [`error`], [`receipt`], [`buffers`], and [`text`], by which all
 //!   that comes from elsewhere reaches a terminal or a log.
@@ -74,6 +74,7 @@ mod clock;
 pub mod congestion;
 pub mod error;
 pub mod event;
+pub mod filter;
 mod folder;
 pub mod hashtree;
 mod heap;

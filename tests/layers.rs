@@ -19,6 +19,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("buffers", &["mutex"]),
     ("work", &["mutex"]),
     ("event", &[]),
+    ("filter", &["text"]),
     // The core.
     ("hashtree", &[]),
     ("wire", &["hashtree"]),
@@ -28,15 +29,18 @@ const MODULES: &[(&str, &[&str])] = &[
     ("identity", &["folder", "mutex", "text"]),
     ("certs", &["identity"]),
     ("error", &["identity"]),
-    ("store", &["buffers", "error", "event", "folder", "hashtree", "mutex", "text", "wire"]),
+    (
+        "store",
+        &["buffers", "error", "event", "filter", "folder", "hashtree", "mutex", "text", "wire"],
+    ),
     ("receipt", &["store", "wire"]),
     ("net", &["clock", "congestion", "error", "identity", "mutex", "text", "traffic", "wire"]),
     // The ends of a job, which know neither client nor server.
     (
         "send",
         &[
-            "buffers", "clock", "error", "event", "hashtree", "identity", "mutex", "net", "rate",
-            "receipt", "store", "text", "traffic", "wire", "work",
+            "buffers", "clock", "error", "event", "filter", "hashtree", "identity", "mutex", "net",
+            "rate", "receipt", "store", "text", "traffic", "wire", "work",
         ],
     ),
     ("receive", &["buffers", "mutex", "net", "store", "wire", "work"]),
@@ -68,6 +72,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "congestion",
             "error",
             "event",
+            "filter",
             "folder",
             "identity",
             "mutex",
@@ -96,6 +101,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "congestion",
             "error",
             "event",
+            "filter",
             "identity",
             "net",
             "out",
@@ -110,7 +116,7 @@ const MODULES: &[(&str, &[&str])] = &[
 ];
 
 /// Time, randomness, network and disk come into these from outside, so that what they decide can be simulated.
-const PURE: [&str; 4] = ["traffic", "wire", "hashtree", "congestion"];
+const PURE: [&str; 5] = ["traffic", "wire", "hashtree", "congestion", "filter"];
 /// Joins a pure model to quinn, and decides nothing.
 const ADAPTERS: [&str; 1] = ["src/congestion/controller.rs"];
 /// What a pure module does not reach for.

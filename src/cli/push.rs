@@ -12,6 +12,7 @@ use qbulk::error::Error;
 use qbulk::event::Summary;
 use qbulk::store::source::ReadOptions;
 
+use super::filter::FilterArgs;
 use super::peer::{NetworkArgs, TrustArgs, ends};
 use super::skip::SkipArgs;
 use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
@@ -26,6 +27,8 @@ A single file is given the destination's name, unless that is a folder there or 
   qbulk push a.iso qbulk://host/images/     makes images/a.iso
 The path is relative to the folder that the server serves. Links are sent as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
+Some of it is left out by patterns, as with rsync, of which the first that matches decides:
+  qbulk push --include '/logs/today.log' --exclude '/logs/*' --exclude .cache srv/ qbulk://host/backup
 A push that was interrupted goes on where it was when the same command is run again.
 
 What is written to while it is read is tried once more when everything else has been sent.
@@ -43,6 +46,8 @@ pub(crate) struct PushArgs {
     #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
+    #[command(flatten)]
+    filter: FilterArgs,
     #[command(flatten)]
     skip: SkipArgs,
     #[command(flatten)]
@@ -83,6 +88,7 @@ impl PushArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = ends(&self.paths)?;
+        let (sources, filter) = (self.filter.sources(sources)?, self.filter.filter()?);
         let set = self.set.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
@@ -102,6 +108,7 @@ impl PushArgs {
             rate_max: self.pace.limit,
             paths: if self.way.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt,
+            filter: Arc::new(filter),
             read: ReadOptions { growing_ok: self.growing_ok },
             keep: self.metadata.keep(),
             skip: self.skip.skip(),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::CONNECT_TIMEOUT;
 use super::path_memory::PathCache;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig};
+use crate::filter::Filter;
 use crate::identity::Identity;
 use crate::net::address::ServerAddress;
 use crate::net::lookup::{Resolver, SystemResolver};
@@ -58,6 +59,8 @@ pub struct PushConfig {
     pub paths: Option<PathCache>,
     /// Where to write a [receipt](crate::receipt) to; only a push that ends without an error writes one.
     pub receipt: Option<PathBuf>,
+    /// What of the sources is sent.
+    pub filter: Arc<Filter>,
     /// How sources are read.
     pub read: ReadOptions,
     /// What of metadata is to be kept at the receiver.
@@ -97,6 +100,7 @@ impl PushConfig {
             budget: BudgetConfig::default(),
             paths: None,
             receipt: None,
+            filter: Arc::default(),
             read: ReadOptions::default(),
             keep: Keep::default(),
             skip: Skip::default(),

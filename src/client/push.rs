@@ -55,7 +55,11 @@ pub async fn push(
             Ok(addresses) => {
                 let search = match found_before.take() {
                     Some(search) => search,
-                    None => Search::start(starts(&config.sources)?, receipt.clone()),
+                    None => Search::start(
+                        starts(&config.sources)?,
+                        Arc::clone(&config.filter),
+                        receipt.clone(),
+                    ),
                 };
                 let mut sender = attempt(&config, addresses, search, &report, receipt, began)?;
                 match sender.run_until(&mut stop).await {

@@ -19,6 +19,7 @@ use self::tally::{Scanned, Tally};
 use super::query::{Peer, PeerConfig};
 use crate::error::Error;
 use crate::event::{Failure, FailureKind, VerifyEvent, VerifySummary};
+use crate::filter::Filter;
 use crate::send::names::{Names, starts};
 use crate::store::compare::{Hashed, StillWanted, Wanted, hash};
 use crate::store::kind::{FileInfo, Kind};
@@ -104,7 +105,7 @@ pub async fn verify(
 fn start_scan(starts: Vec<Start>, scanned: Arc<Scanned>) -> mpsc::Receiver<Result<Seen, Failure>> {
     let (sender, found) = mpsc::channel(SCAN_AHEAD);
     tokio::task::spawn_blocking(move || {
-        scan(&starts, |entry| {
+        scan(&starts, &Filter::default(), |entry| {
             let entry = entry.and_then(with_real_size);
             if let Ok(Seen { entry, .. }) = &entry {
                 scanned.add(if let Kind::File(info) = entry.kind { info.bytes } else { 0 });

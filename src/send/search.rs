@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::receipt::Receipt;
+use crate::filter::Filter;
 use crate::store::kind::Kind;
 use crate::store::scan::{Entry, Lost, scan};
 use crate::store::start::Start;
@@ -54,11 +55,16 @@ pub(super) struct Scanned {
 impl Search {
     /// The same for one attempt only: what it has said is not kept.
     pub(crate) fn once(starts: Vec<Start>) -> Self {
-        Self { said: None, ..Self::start(starts, None) }
+        Self { said: None, ..Self::start(starts, Arc::default(), None) }
     }
 
-    /// Starts to look through `starts`; ends when it is dropped. What `receipt` is made of is not found.
-    pub(crate) fn start(starts: Vec<Start>, receipt: Option<Arc<Receipt>>) -> Self {
+    /// Starts to look through `starts` for what `filter` takes; ends when it is dropped. What `receipt` is made of is
+    /// not found.
+    pub(crate) fn start(
+        starts: Vec<Start>,
+        filter: Arc<Filter>,
+        receipt: Option<Arc<Receipt>>,
+    ) -> Self {
         let (sender, found) = mpsc::channel(SCAN_AHEAD);
         let scanned = Arc::<Scanned>::default();
         let search = Self {
@@ -71,7 +77,7 @@ impl Search {
             again: 0,
         };
         // On a thread of its own: it waits for whoever takes what it finds, for as long as that takes.
-        let look = move || look(&starts, receipt.as_deref(), &scanned, &sender);
+        let look = move || look(&starts, &filter, receipt.as_deref(), &scanned, &sender);
         if let Err(error) = thread::Builder::new().name("qbulk-search".into()).spawn(look) {
             tracing::error!(%error, "nothing is found: no thread can be started");
         }
@@ -115,12 +121,13 @@ impl Search {
 
 fn look(
     starts: &[Start],
+    filter: &Filter,
     receipt: Option<&Receipt>,
     scanned: &Scanned,
     sender: &mpsc::Sender<Found>,
 ) {
     let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
-    scan(starts, |entry| {
+    scan(starts, filter, |entry| {
         if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) = (receipt, &entry)
             && receipt.is_at(local.name(), info.id())
         {
@@ -167,7 +174,7 @@ mod tests {
             fs::write(dir.path().join(format!("{number}")), b"x").unwrap();
         }
         let start = Start::new(&dir.path().join("")).unwrap();
-        let mut search = Search::start(vec![start], None);
+        let mut search = Search::start(vec![start], Arc::default(), None);
         // The first attempt is over when it has seen a part.
         let first = search.next().await;
         assert!(matches!(first, Some(Found::Entries(entries)) if entries.len() < 200));

@@ -5,11 +5,13 @@ use rustix::fs::FileType;
 
 use super::kind::{FileInfo, Kind};
 use super::own::{RESERVED, has_reserved};
+use super::reason;
 use super::source_root::SourcePath;
 use super::start::Start;
 use super::unreadable::Unreadable;
 use super::walk::{TOO_LONG, Walk};
 use crate::event::Failure;
+use crate::filter::Filter;
 use crate::wire::is_path_safe;
 
 /// Something to move.
@@ -41,13 +43,24 @@ impl From<Lost> for Failure {
     }
 }
 
-/// Walks the sources in order and hands out what is there, until `emit` says that it has had enough.
-pub fn scan(starts: &[Start], mut emit: impl FnMut(Result<Entry, Lost>) -> bool) {
+/// Walks the sources in order and hands out what is there and `filter` takes, until `emit` says that it has had
+/// enough. What is listed there and is not found is lost.
+pub fn scan(starts: &[Start], filter: &Filter, mut emit: impl FnMut(Result<Entry, Lost>) -> bool) {
     for start in starts {
-        for (path, found) in Walk::new(start.root(), start.name()) {
+        for (path, found) in Walk::new(start.root(), start.name(), filter) {
             let local = start.at(path.clone());
             if !emit(entry(local, path, found)) {
                 return;
+            }
+        }
+        for path in filter.wanted() {
+            let local = start.at(path.to_vec());
+            // Whatever else keeps it from being sent was asked for.
+            if let Err(error) = local.stat() {
+                let why = Unreadable::source(reason(&error));
+                if !emit(Err(Lost { local, remote: path.to_vec(), why })) {
+                    return;
+                }
             }
         }
     }
@@ -92,7 +105,7 @@ mod tests {
     fn names(typed: &Path) -> Vec<String> {
         let start = Start::new(typed).expect("there");
         let mut names = Vec::new();
-        scan(&[start], |entry| {
+        scan(&[start], &Filter::default(), |entry| {
             names.push(String::from_utf8(entry.expect("readable").remote).expect("UTF-8"));
             true
         });

@@ -101,6 +101,7 @@ mod tests {
     use super::*;
     use crate::buffers::Buffers;
     use crate::event::FailureKind;
+    use crate::filter::Filter;
     use crate::store::compare::Wanted;
     use crate::store::kind::Kind;
     use crate::store::scan::{Entry, look_again, scan};
@@ -112,7 +113,7 @@ mod tests {
     /// A file in a folder, as it was found.
     fn found(typed: &Path) -> Entry {
         let mut found = Vec::new();
-        scan(&[Start::new(typed).unwrap()], |entry| {
+        scan(&[Start::new(typed).unwrap()], &Filter::default(), |entry| {
             found.push(entry.unwrap());
             true
         });

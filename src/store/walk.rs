@@ -16,6 +16,7 @@ use super::kind::{FileInfo, Kind, meta};
 use super::source_root::SourceRoot;
 use super::unreadable::Unreadable;
 use super::{join, last_of};
+use crate::filter::Filter;
 use crate::wire::PATH_BYTES_MAX;
 
 /// Folders that are open at the same time.
@@ -32,6 +33,9 @@ pub(super) struct Walk<'a> {
     levels: Vec<Level>,
     /// So many of them are closed.
     closed: usize,
+    filter: &'a Filter,
+    /// The file system that it began on, where it is to stay there.
+    device: Option<u64>,
 }
 
 /// A folder that is being read.
@@ -55,9 +59,11 @@ struct Name {
 }
 
 impl<'a> Walk<'a> {
-    /// Walks what is at `path` below `root`: a single name, or nothing for the root itself.
-    pub(super) fn new(root: &'a SourceRoot, path: &[u8]) -> Self {
-        Self { root, first: Some(path.to_vec()), levels: Vec::new(), closed: 0 }
+    /// Walks what is at `path` below `root`: a single name, or nothing for the root itself. What `filter` does not
+    /// take is neither told of nor entered.
+    pub(super) fn new(root: &'a SourceRoot, path: &[u8], filter: &'a Filter) -> Self {
+        let first = Some(path.to_vec());
+        Self { root, first, levels: Vec::new(), closed: 0, filter, device: None }
     }
 }
 
@@ -74,7 +80,16 @@ impl Iterator for Walk<'_> {
                     None => return self.leave(),
                 },
             };
-            match if is_folder { None } else { Some(self.look(&path)) } {
+            let found = if is_folder { None } else { Some(self.look(&path)) };
+            let is_folder = matches!(found, None | Some(Ok(Kind::Folder(_))));
+            let is_too_large = match &found {
+                Some(Ok(Kind::File(info))) => !self.filter.takes_bytes(info.bytes),
+                _ => false,
+            };
+            if is_too_large || !self.filter.takes(&path, is_folder) {
+                continue;
+            }
+            match found {
                 None | Some(Ok(Kind::Folder(_))) if path.len() > PATH_BYTES_MAX => {
                     return Some((path, Err(Unreadable::source(TOO_LONG))));
                 }
@@ -95,12 +110,24 @@ impl Walk<'_> {
         let opened = self
             .folder()
             .and_then(|folder| beneath::open(folder, last_of(&path), flags))
-            .and_then(|folder| Ok(Dir::new(folder)?));
+            .and_then(|folder| {
+                let is_entered = self.is_on_its_device(&folder)?;
+                Ok(is_entered.then(|| Dir::new(folder)).transpose()?)
+            });
         let (ahead, open) = match opened {
-            Ok(folder) => (VecDeque::new(), Some(Open::Reading(folder))),
+            Ok(folder) => (VecDeque::new(), folder.map(Open::Reading)),
             Err(error) => (VecDeque::from([Err(error.into())]), None),
         };
         self.levels.push(Level { path, ahead, open });
+    }
+
+    /// Whether what is in a folder is asked for, as far as file systems go.
+    fn is_on_its_device(&mut self, folder: &OwnedFd) -> io::Result<bool> {
+        if !self.filter.bounds.one_file_system {
+            return Ok(true);
+        }
+        let device = rustix::fs::fstat(folder)?.st_dev;
+        Ok(device == *self.device.get_or_insert(device))
     }
 
     /// All that is in a folder was seen: now comes the folder itself.
@@ -205,7 +232,7 @@ mod tests {
     fn a_tree_of_any_depth_is_walked_with_few_folders_open() {
         const DEPTH: usize = 2_000;
         let dir = tempfile::tempdir().unwrap();
-        let held = root(dir.path());
+        let (held, all) = (root(dir.path()), Filter::default());
         let mut path = Vec::new();
         for _ in 0..DEPTH {
             let folder = beneath::open(held.folder(), &path, PASSED).unwrap();
@@ -215,7 +242,7 @@ mod tests {
             path = join(&path, b"d");
         }
         let (mut found, mut open_max) = (Vec::new(), 0);
-        for (path, kind) in Walk::new(&held, b"") {
+        for (path, kind) in Walk::new(&held, b"", &all) {
             assert!(matches!(kind, Ok(Kind::Folder(_))), "{kind:?}");
             found.push(path);
             if found.len() % 100 == 0 {
@@ -235,7 +262,7 @@ mod tests {
     #[test]
     fn what_is_too_deep_to_be_sent_is_told_once() {
         let dir = tempfile::tempdir().unwrap();
-        let held = root(dir.path());
+        let (held, all) = (root(dir.path()), Filter::default());
         let name = "n".repeat(250);
         let mut folder = beneath::open(held.folder(), b"", PASSED).unwrap();
         for _ in 0..20 {
@@ -243,7 +270,7 @@ mod tests {
             folder = beneath::open(&folder, name.as_bytes(), PASSED).unwrap();
         }
         let (sent, told): (Vec<_>, Vec<_>) =
-            Walk::new(&held, name.as_bytes()).partition(|(_, found)| found.is_ok());
+            Walk::new(&held, name.as_bytes(), &all).partition(|(_, found)| found.is_ok());
         assert_eq!((sent.len(), told.len()), (16, 1));
         assert_eq!(told[0].1, Err(Unreadable::source(TOO_LONG)));
     }
@@ -257,8 +284,8 @@ mod tests {
             fs::write(at(folder).join("file"), b"").unwrap();
         }
         fs::write(at("outside/secret"), b"").unwrap();
-        let held = root(dir.path());
-        let mut walk = Walk::new(&held, b"tree");
+        let (held, all) = (root(dir.path()), Filter::default());
+        let mut walk = Walk::new(&held, b"tree", &all);
         let first = walk.next().unwrap();
         for folder in ["tree/1", "tree/3", "tree/4"] {
             fs::rename(at(folder), at(folder).with_extension("away")).unwrap();

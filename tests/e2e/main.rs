@@ -6,6 +6,7 @@ mod access;
 mod clients;
 mod common;
 mod fault;
+mod filter;
 mod foreign;
 mod greedy;
 mod halves;
