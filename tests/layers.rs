@@ -68,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "client",
         &[
+            "buffers",
             "clock",
             "congestion",
             "error",

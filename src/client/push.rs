@@ -7,6 +7,7 @@ use super::attempts::{Attempts, Failed};
 use super::config::PushConfig;
 use super::find;
 use super::session::Session;
+use crate::buffers::Buffers;
 use crate::clock;
 use crate::error::Error;
 use crate::event::{PushEvent, PushReporter, Summary};
@@ -113,6 +114,7 @@ fn attempt(
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         work: Work::alone(),
         read: config.read,
+        buffers: Buffers::default(),
         receipt,
         names_kept: false,
         skip: config.skip,

@@ -94,6 +94,8 @@ pub(crate) struct Job {
     pub(crate) work: Work,
     /// How sources are read.
     pub(crate) read: ReadOptions,
+    /// What they are read into.
+    pub(crate) buffers: Buffers,
     /// Where it is noted what was delivered.
     pub(crate) receipt: Option<Arc<Receipt>>,
     /// The receiver wants to hear of files that it has already.
@@ -184,7 +186,7 @@ impl<L: Lines> Sender<L> {
             instance: None,
             outflows: HashMap::new(),
             flights: HashMap::new(),
-            buffers: Buffers::default(),
+            buffers: job.buffers,
             events,
             inbox,
             reports,

@@ -173,6 +173,7 @@ impl Services {
     pub(super) fn rest(&self) {
         if !self.is_serving() && self.desk.is_empty() && !self.is_idle.swap(true, Relaxed) {
             self.desk.clear();
+            self.giver.clear();
             heap::give_back();
         }
     }

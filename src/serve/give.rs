@@ -21,6 +21,7 @@ use super::paths::Paths;
 use super::refusal::Refusal;
 use super::turned_away::{TurnedAway, has_heard};
 use super::turns::Turns;
+use crate::buffers::Buffers;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig, Controllers, SharedBudget};
 use crate::error::{Error, reason};
 use crate::event::{ServeEvent, Summary};
@@ -72,6 +73,8 @@ pub(super) struct Giver {
     pulls: Arc<Mutex<HashMap<TransferKey, Arc<Pull>>>>,
     admissions: Turns<TransferKey>,
     paths: Arc<Paths>,
+    /// Of all transfers: what each would keep for itself would add up.
+    buffers: Buffers,
     /// One for each transfer.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -116,6 +119,7 @@ impl Giver {
             pulls: Arc::default(),
             admissions: Turns::default(),
             paths: Arc::default(),
+            buffers: Buffers::keeping(means.parts.kept),
             tasks: Mutex::default(),
         }
     }
@@ -144,6 +148,11 @@ impl Giver {
             }
         }
         drop(seat);
+    }
+
+    /// Gives up memory that waits to be used again.
+    pub(super) fn clear(&self) {
+        self.buffers.clear();
     }
 
     /// How many transfers are being sent.
@@ -271,6 +280,7 @@ impl Giver {
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
             work: self.workers.of(*key.0.as_bytes()),
             read: ReadOptions::default(),
+            buffers: self.buffers.clone(),
             receipt: None,
             names_kept: request.names_kept,
             skip: request.skip,
