@@ -9,9 +9,11 @@ mod peer;
 mod pull;
 mod push;
 mod question;
+mod remote;
 mod roots;
 mod serve;
 mod skip;
+mod ssh;
 mod transfer;
 pub(crate) mod trust;
 mod url;
@@ -38,6 +40,8 @@ pub(crate) use self::verify::VerifyArgs;
 use crate::report::Output;
 
 const AFTER_HELP: &str = "\
+Where ssh gets to:   qbulk push photos HOST:backup
+                     qbulk pull HOST:backup/photos .
 On the one host:     qbulk serve --root /srv/data
 On the other one:    qbulk push photos qbulk://HOST/backup
                      qbulk pull qbulk://HOST/backup/photos .

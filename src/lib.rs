@@ -6,6 +6,7 @@
 //! - [`client`]: `push`, `pull` and `verify` as calls. It looks a server up, decides on its key at first sight
 //!   (`first_contact`), dials the lines of a set (`session`), remembers paths, and tries again what was
 //!   interrupted (`attempts`).
+//! - [`ssh`]: what starts a server on another host for one session, the session, and the way to it.
 //! - [`serve`]: the server. `door` lets clients in, `greeting` hears what each connection is for, `conn` passes it on:
 //!   to the `desk` (what is pushed here), to `give` (what is pulled from here), or to `verify`.
 //! - `send` and `receive`: the two ends of a job, which know neither client nor server, nor who dialled. A `Sender`
@@ -86,6 +87,7 @@ pub mod receipt;
 mod receive;
 mod send;
 pub mod serve;
+pub mod ssh;
 pub mod store;
 pub mod text;
 pub mod traffic;

@@ -37,7 +37,10 @@ fn main() -> ExitCode {
     keep_keys_from_disk();
     let cli = Cli::read(std::env::args_os());
     let output = cli.output().unwrap_or_default();
-    trace::start(output.verbose.0, matches!(cli.command, Command::Serve(_)));
+    // Whoever has started it by ssh is told what goes wrong, and no advice for this host.
+    let is_stdio = matches!(&cli.command, Command::Serve(args) if args.stdio);
+    let is_served = matches!(cli.command, Command::Serve(_)) && !is_stdio;
+    trace::start(output.verbose.0, is_served, if is_stdio { "error" } else { "warn" });
     // Whoever stops a command does not want to wait for its readers.
     let mut end = if matches!(cli.command, Command::Serve(_)) { End::Hasty } else { End::Patient };
     let code = on_runtime(run(cli.command)).unwrap_or_else(|error| {
@@ -53,8 +56,8 @@ fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<u8, Error> {
     match command {
-        Command::Push(args) => push(*args).await,
-        Command::Pull(args) => pull(*args).await,
+        Command::Push(args) => Box::pin(push(*args)).await,
+        Command::Pull(args) => Box::pin(pull(*args)).await,
         Command::Verify(args) => verify(*args).await,
         Command::Ls(args) => ls(*args).await,
         Command::Serve(args) => serve(*args).await,
@@ -83,7 +86,8 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
     let report = Arc::new(PushReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =
-        args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
+        Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
+            .await;
     Ok(pushed(&report, result))
 }
 
@@ -117,6 +121,9 @@ async fn ls(args: LsArgs) -> Result<u8, Error> {
 }
 
 async fn serve(args: ServeArgs) -> Result<u8, Error> {
+    if args.stdio {
+        return args.over_stdio(stop_signal()?).await.map(|()| 0);
+    }
     let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
     let report = ServeReport::new(args.output.report(), own);

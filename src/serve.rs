@@ -93,6 +93,7 @@ impl Server {
         let access = Access::open(&config.roots, config.trust.clone())?;
         let secret = config.identity.secret("qbulk server endpoint 1");
         let names = own_names(&config.identity);
+        let names = if config.one_user { names.of_one_client() } else { names };
         let tls = Arc::new(tls::server_config(&config.identity, config.trust)?);
         let listen = |error: std::io::Error| {
             Error::Connect(format!("cannot listen on {}: {}", config.listen, reason(&error)))
@@ -166,7 +167,8 @@ impl Server {
         let (door, services) = self.open(report);
         let stop_cleaning = Arc::new(AtomicBool::new(false));
         let mut cleaning = JoinSet::new();
-        for root in self.access.roots() {
+        let cleans = self.keep_unfinished < Duration::MAX;
+        for root in self.access.roots().filter(|_| cleans) {
             let (root, stop) = (Arc::clone(root), Arc::clone(&stop_cleaning));
             cleaning.spawn(clean_often(root, self.names.clone(), self.keep_unfinished, stop));
         }

@@ -16,9 +16,9 @@ use crate::report::now;
 ///
 /// Unless somebody asks for more, only our own warnings are told, in a sentence: what libraries note is
 /// about their insides, and what it means for a transfer is told by its events and its end.
-pub(crate) fn start(verbose: u8, has_times: bool) {
+pub(crate) fn start(verbose: u8, has_times: bool, least: &str) {
     let default = match verbose {
-        0 => "off,qbulk=warn",
+        0 => &format!("off,qbulk={least}"),
         1 => "warn,qbulk=debug",
         _ => "debug",
     };

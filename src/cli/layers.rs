@@ -44,7 +44,12 @@ pub(super) fn read(
     let Some((path, text)) = file::load().map_err(wrong)? else { return Ok(with_env) };
     let path = path.display();
     let given = called(&with_env);
-    let skips = |leaf: &Command, arg: &Arg| is_ruled_out(leaf, arg, &given);
+    // What is served to everybody is not what a user gets at who has logged in.
+    let is_stdio = matches!(given.try_get_one::<bool>("stdio"), Ok(Some(true)));
+    let skips = |leaf: &Command, arg: &Arg| {
+        let is_served = matches!(arg.get_id().as_str(), "root" | "access");
+        is_stdio && is_served || is_ruled_out(leaf, arg, &given)
+    };
     let with_file = file::apply(command.clone(), &names, &text, skips)
         .map_err(|why| wrong(format!("{path}: {why}")))?;
     parse(&with_file).map_err(|error| {

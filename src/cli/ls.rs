@@ -1,5 +1,6 @@
 //! `qbulk ls`: its options, and the listing that they describe.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 
 use clap::Args;
@@ -9,12 +10,15 @@ use qbulk::event::{ListEvent, ListSummary};
 
 use super::OutputArgs;
 use super::peer::{NetworkArgs, TrustArgs, place};
+use super::remote::{Remote, SshPlace};
+use super::ssh::SshArgs;
 
 const EXAMPLES: &str = "\
 Each line has what it is (- a file, d a folder, l a link, ? something else) with its permissions, the size of a file in \
 bytes, the time of modification in UTC, and the name; for a link also what it says. What could steer a \
 terminal is escaped, and what is not UTF-8 has U+FFFD; --json has every name byte by byte.
   qbulk ls qbulk://host/                what is in the folder that is served
+  qbulk ls host:                        what is in your home folder there, by ssh
   qbulk ls -R qbulk://host/archive      all that is below archive
   qbulk ls --json -R qbulk://host/ | jq -r 'select(.event == \"entry\" and .bytes > 1e9) | .path'
 Names come in their order, unless a folder has thousands: then as the server's file system has them, so that \
@@ -28,7 +32,7 @@ takes what is listed, 130 interrupted.";
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct LsArgs {
     /// What to list: of a folder, what is in it.
-    #[arg(value_name = "qbulk://HOST[:PORT]/PATH")]
+    #[arg(value_name = "[USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH")]
     place: OsString,
     /// List what is in the folders that are found as well, and so on.
     #[arg(short = 'R', long, env = "QBULK_RECURSIVE")]
@@ -37,6 +41,8 @@ pub(crate) struct LsArgs {
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -48,12 +54,34 @@ impl LsArgs {
         report: impl FnMut(ListEvent) -> F,
         stop: impl Future<Output = ()> + Send,
     ) -> Result<ListSummary, Error> {
-        let place = place("what to list", &self.place)?;
+        let place = match place("what to list", &self.place)? {
+            Remote::Server(server) => server,
+            Remote::Ssh(place) => return self.over_ssh(place, report, stop).await,
+        };
         tokio::pin!(stop);
         let asking = self.trust.asking(&place, &self.network, stop.as_mut()).await?;
         let config =
             ListConfig { peer: asking.peer.clone(), path: place.path, recursive: self.recursive };
         let result = qbulk::client::list(config, report, stop).await;
         asking.explain(result).await
+    }
+
+    async fn over_ssh<F: Future<Output = Result<(), Error>>>(
+        self,
+        place: SshPlace,
+        report: impl FnMut(ListEvent) -> F,
+        stop: impl Future<Output = ()>,
+    ) -> Result<ListSummary, Error> {
+        // What was told once is not told again: there is one attempt.
+        let report = Cell::new(Some(report));
+        let asked = (place, &self.trust.identity, self.output.quiet);
+        let list = |peer, path, stop| {
+            let (report, recursive) = (report.take(), self.recursive);
+            async move {
+                let Some(report) = report else { return Err(Error::Interrupted) };
+                qbulk::client::list(ListConfig { peer, path, recursive }, report, stop).await
+            }
+        };
+        self.ssh.ask(&self.network, asked, stop, list).await
     }
 }

@@ -2,8 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,9 +15,13 @@ use qbulk::identity::Fingerprint;
 use qbulk::net::address::{ServerAddress, parse_local};
 use qbulk::net::path::DATAGRAM_BYTES_MAX;
 
+use super::remote::Remote;
 use super::url::Destination;
 use super::values::{datagram_bytes, duration, time};
 use super::{IdentityArgs, trust};
+
+/// What is on another host, as it is typed.
+const FORMS: &str = "[USER@]HOST:PATH or qbulk://HOST[:PORT]/PATH";
 
 /// Whom to trust, and who we are.
 #[derive(Clone, Debug, Args)]
@@ -134,54 +137,57 @@ impl Asking {
 }
 
 /// The sources, and where they go.
-pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Destination), Error> {
+pub(super) fn ends(paths: &[OsString]) -> Result<(Vec<PathBuf>, Remote), Error> {
     let Some((last, sources @ [_, ..])) = paths.split_last() else {
-        return Err(Error::Usage("expected SRC... and then qbulk://HOST[:PORT]/PATH".into()));
+        return Err(Error::Usage(format!("expected SRC... and then {FORMS}")));
     };
-    Ok((sources.iter().map(PathBuf::from).collect(), place("destination", last)?))
+    let sources: Vec<PathBuf> = sources.iter().map(PathBuf::from).collect();
+    for source in &sources {
+        if !source.exists() && matches!(Remote::read("source", source.as_os_str()), Ok(Some(_))) {
+            return Err(Error::Usage(format!(
+                "{} is on another host: that is what `qbulk pull` is for",
+                source.display()
+            )));
+        }
+    }
+    Ok((sources, place("destination", last)?))
 }
 
-/// A place on a server, as it was typed; `what` it is, for a person.
-pub(super) fn place(what: &str, typed: &OsStr) -> Result<Destination, Error> {
-    let typed = url_text(typed);
-    typed.parse().map_err(|error| Error::Usage(format!("{what} {typed:?}: {error}")))
+/// A place on another host, as it was typed; `what` it is, for a person.
+pub(super) fn place(what: &str, typed: &OsStr) -> Result<Remote, Error> {
+    Remote::read(what, typed)?.ok_or_else(|| {
+        let typed = typed.to_string_lossy();
+        Error::Usage(format!("{what} {typed:?}: expected {FORMS}"))
+    })
 }
 
-/// What is to be had, all from one server, and where it goes.
-pub(super) fn pulled(paths: &[OsString]) -> Result<(Vec<Destination>, PathBuf), Error> {
+/// What is to be had, all from one host, and where it goes.
+pub(super) fn pulled(paths: &[OsString]) -> Result<(Vec<Remote>, PathBuf), Error> {
     let Some((last, sources @ [_, ..])) = paths.split_last() else {
-        return Err(Error::Usage("expected qbulk://HOST[:PORT]/PATH... and then DST".into()));
+        return Err(Error::Usage(format!("expected {FORMS}, or several, and then DST")));
     };
-    let parse = |typed: &OsString| {
-        let text = url_text(typed);
-        text.parse().map_err(|error| Error::Usage(format!("source {text:?}: {error}")))
-    };
-    let sources: Vec<Destination> = sources.iter().map(parse).collect::<Result<_, _>>()?;
-    if let Some(other) = sources.iter().find(|other| other.server() != sources[0].server()) {
+    let sources = sources.iter().map(|typed| place("source", typed));
+    let sources: Vec<Remote> = sources.collect::<Result<_, _>>()?;
+    if let Some(other) = sources.iter().find(|other| other.host() != sources[0].host()) {
         return Err(Error::Usage(format!(
             "{} and {} are two servers: pull from one at a time",
-            sources[0].server(),
-            other.server()
+            sources[0].host(),
+            other.host()
         )));
     }
-    if last.as_bytes().starts_with(b"qbulk://") {
-        return Err(Error::Usage("what is pulled goes to this host: DST is a path here".into()));
+    if !Path::new(last).exists() && !matches!(Remote::read("destination", last), Ok(None)) {
+        return Err(Error::Usage(
+            "what is pulled goes to this host: DST is a path here (./NAME if it has a colon)"
+                .into(),
+        ));
     }
     Ok((sources, last.into()))
 }
 
-/// What was typed as a URL: bytes that are no text, as a path may have them, are written as %XX.
-fn url_text(typed: &OsStr) -> String {
-    let mut text = String::with_capacity(typed.len());
-    for chunk in typed.as_bytes().utf8_chunks() {
-        text.push_str(chunk.valid());
-        text.extend(chunk.invalid().iter().map(|byte| format!("%{byte:02X}")));
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]
@@ -193,7 +199,8 @@ mod tests {
             ("qbulk://h/n\u{e9}".as_bytes(), "n\u{e9}".as_bytes()),
         ] {
             let paths = [OsString::from("src"), OsStr::from_bytes(typed).to_owned()];
-            assert_eq!(ends(&paths).unwrap().1.path, path, "{typed:?}");
+            let Remote::Server(server) = ends(&paths).unwrap().1 else { panic!("{typed:?}") };
+            assert_eq!(server.path, path, "{typed:?}");
         }
         let host = [OsString::from("src"), OsStr::from_bytes(b"qbulk://h\xe9/x").to_owned()];
         assert!(matches!(ends(&host), Err(Error::Usage(_))));

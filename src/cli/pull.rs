@@ -8,20 +8,25 @@ use clap::Args;
 use qbulk::client::{PullConfig, PushReporter};
 use qbulk::error::Error;
 use qbulk::event::Summary;
+use qbulk::ssh::{Far, Wanted, carry};
+use qbulk::traffic::SetConfig;
 
 use super::peer::{NetworkArgs, TrustArgs, pulled};
+use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
+use super::ssh::{SshArgs, teller};
 use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::url::Destination;
 use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
 A folder arrives under its own name, and with a slash behind it only its contents do, as with rsync:
-  qbulk pull qbulk://host/photos  backup    makes backup/photos
-  qbulk pull qbulk://host/photos/ backup    puts what is in photos into backup
+  qbulk pull host:photos  backup    makes backup/photos
+  qbulk pull host:photos/ backup    puts what is in photos into backup
 A single file is given the destination's name, unless that is a folder or ends in a slash:
-  qbulk pull qbulk://host/a.iso b.iso       makes b.iso
-  qbulk pull qbulk://host/a.iso images/     makes images/a.iso
-Paths are relative to the folder that the server serves. Links arrive as links. A file that is \
+  qbulk pull me@host:/srv/a.iso b.iso         makes b.iso
+  qbulk pull qbulk://host/a.iso images/       makes images/a.iso
+With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/ssh.md). Links arrive as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
 A pull that was interrupted goes on where it was when the same command is run again; what it has left \
 until then is removed by `qbulk clean`.
@@ -33,9 +38,10 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PullArgs {
-    /// Files and folders of one server, and last where to. A slash behind a folder means its contents; PATH
-    /// is relative to the folder that the server serves. The port is 4433 unless given.
-    #[arg(required = true, value_name = "qbulk://HOST[:PORT]/PATH... DST")]
+    /// Files and folders of one host, and last where to. A slash behind a folder means its contents. Behind HOST:
+    /// PATH is relative to the home folder there, which ssh gets to; in a qbulk:// URL it is relative to the folder
+    /// that the server serves, at port 4433 unless given.
+    #[arg(required = true, value_name = "[USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH... DST")]
     paths: Vec<OsString>,
 
     #[command(flatten)]
@@ -46,6 +52,8 @@ pub(crate) struct PullArgs {
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     #[command(flatten)]
     way: WayArgs,
     #[command(flatten)]
@@ -70,41 +78,93 @@ impl PullArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = pulled(&self.paths)?;
+        let (mut served, mut there) = (Vec::new(), Vec::new());
+        for source in sources {
+            match source {
+                Remote::Server(server) => served.push(server),
+                Remote::Ssh(place) => there.push(place),
+            }
+        }
+        match (served.first().cloned(), there.first().cloned()) {
+            (Some(server), None) => {
+                let paths = served.into_iter().map(|source| source.path).collect();
+                self.pull_from_server(server, paths, destination, report, stop).await
+            }
+            (None, Some(SshPlace { host, .. })) => {
+                let paths = there.into_iter().map(|place| place.path).collect();
+                self.pull_over_ssh(host, paths, destination, report, stop).await
+            }
+            _ => Err(Error::Usage("all sources must be named in the same way".into())),
+        }
+    }
+
+    async fn pull_from_server(
+        self,
+        place: Destination,
+        paths: Vec<Vec<u8>>,
+        destination: PathBuf,
+        report: PushReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
         let set = self.set.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
-        let place = &sources[0];
-        let servers = self.way.servers(place)?;
-        let asked = self.trust.asked(place, &servers, &self.network);
+        let servers = self.way.servers(&place)?;
+        let asked = self.trust.asked(&place, &servers, &self.network);
         let trust = tokio::select! {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
         };
-        let config = PullConfig {
-            bind: self.network.bind,
+        let own = Arc::clone(&identity);
+        let config = PullConfig::new(paths, servers, place.host, destination, own, trust.clone());
+        let config = self.with_options(config, set);
+        match qbulk::client::pull(config, report, stop).await {
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
+            result => result,
+        }
+    }
+
+    async fn pull_over_ssh(
+        self,
+        host: String,
+        paths: Vec<Vec<u8>>,
+        destination: PathBuf,
+        report: PushReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
+        let set = self.set.set()?;
+        let ssh = self.ssh.config(&host, &self.network, self.way.retry_for)?;
+        self.way.none_further()?;
+        let identity = trust::identity(&self.trust.identity)?;
+        let wanted = Wanted { writes: false, paths };
+        let tell = teller(host, self.output.quiet);
+        carry(&ssh, &identity, &wanted, &tell, stop, |far: Far, stop| {
+            let (own, trust) = (Arc::clone(&far.identity), far.trust.clone());
+            let (servers, paths) = (vec![far.server.clone()], far.paths.clone());
+            let config =
+                PullConfig::new(paths, servers, &*far.name, destination.clone(), own, trust);
+            let config = far.pull(self.with_options(config, set.clone()));
+            qbulk::client::pull(config, Arc::clone(&report), stop)
+        })
+        .await
+    }
+
+    /// A pull with all that is the same however its server is reached.
+    fn with_options(&self, config: PullConfig, set: SetConfig) -> PullConfig {
+        PullConfig {
+            bind: self.network.bind.clone(),
             datagram_bytes_max: self.network.mtu,
             set,
             congestion: self.pace.congestion,
             aggressiveness: self.pace.aggressiveness,
             rate_max: self.pace.limit,
             remembers: !self.way.no_memory,
-            receipt: self.receipt,
+            receipt: self.receipt.clone(),
             keep: self.metadata.keep(),
             skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
-            ..PullConfig::new(
-                sources.iter().map(|source| source.path.clone()).collect(),
-                servers,
-                place.host.clone(),
-                destination,
-                Arc::clone(&identity),
-                trust.clone(),
-            )
-        };
-        match qbulk::client::pull(config, report, stop).await {
-            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
-            result => result,
+            ..config
         }
     }
 }

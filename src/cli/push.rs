@@ -10,22 +10,28 @@ use qbulk::client::{PushConfig, PushReporter};
 use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
 use qbulk::event::Summary;
+use qbulk::filter::Filter;
+use qbulk::ssh::{Far, Wanted, carry};
 use qbulk::store::source::ReadOptions;
+use qbulk::traffic::SetConfig;
 
 use super::filter::FilterArgs;
 use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
+use super::ssh::{SshArgs, teller};
 use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::url::Destination;
 use super::{OutputArgs, trust};
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
-  qbulk push photos  qbulk://host/backup    makes backup/photos on the server
-  qbulk push photos/ qbulk://host/backup    puts what is in photos into backup
+  qbulk push photos  host:backup    makes backup/photos in your home folder on the host
+  qbulk push photos/ host:backup    puts what is in photos into backup
 A single file is given the destination's name, unless that is a folder there or ends in a slash:
-  qbulk push a.iso qbulk://host/b.iso       makes b.iso
-  qbulk push a.iso qbulk://host/images/     makes images/a.iso
-The path is relative to the folder that the server serves. Links are sent as links. A file that is \
+  qbulk push a.iso me@host:/srv/b.iso         makes /srv/b.iso
+  qbulk push a.iso qbulk://host/images/       makes images/a.iso below what `qbulk serve` serves there
+With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/ssh.md). Links are sent as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
 Some of it is left out by patterns, as with rsync, of which the first that matches decides:
   qbulk push --include '/logs/today.log' --exclude '/logs/*' --exclude .cache srv/ qbulk://host/backup
@@ -40,10 +46,11 @@ Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct PushArgs {
-    /// Files and folders to send, and last where to. A slash behind a folder means its contents; PATH is
-    /// relative to the folder that the server serves. The port is 4433 unless given.
+    /// Files and folders to send, and last where to. A slash behind a folder means its contents. Behind HOST:
+    /// PATH is relative to the home folder there, which ssh gets to; in a qbulk:// URL it is relative to the folder
+    /// that the server serves, at port 4433 unless given.
     // One argument: of two, clap would take a source in front of an option for the destination.
-    #[arg(required = true, value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
+    #[arg(required = true, value_name = "SRC... [USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
     #[command(flatten)]
@@ -57,6 +64,8 @@ pub(crate) struct PushArgs {
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     #[command(flatten)]
     way: WayArgs,
     #[command(flatten)]
@@ -88,8 +97,24 @@ impl PushArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<Summary, Error> {
         let (sources, destination) = ends(&self.paths)?;
-        let (sources, filter) = (self.filter.sources(sources)?, self.filter.filter()?);
-        let set = self.set.set()?;
+        let sources = self.filter.sources(sources)?;
+        let what = (self.set.set()?, Arc::new(self.filter.filter()?));
+        match destination {
+            Remote::Server(server) => {
+                self.push_to_server(sources, server, what, report, stop).await
+            }
+            Remote::Ssh(place) => self.push_over_ssh(sources, place, what, report, stop).await,
+        }
+    }
+
+    async fn push_to_server(
+        self,
+        sources: Vec<PathBuf>,
+        destination: Destination,
+        what: (SetConfig, Arc<Filter>),
+        report: PushReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         tokio::pin!(stop);
         let servers = self.way.servers(&destination)?;
@@ -98,33 +123,66 @@ impl PushArgs {
             trust = asked.trust(&identity) => trust?,
             () = &mut stop => return Err(Error::Interrupted),
         };
-        let config = PushConfig {
-            destination: destination.path,
-            bind: self.network.bind,
+        let config = PushConfig::new(
+            sources,
+            servers,
+            destination.host,
+            Arc::clone(&identity),
+            trust.clone(),
+        );
+        let config =
+            PushConfig { destination: destination.path, ..self.with_options(config, what) };
+        match qbulk::client::push(config, report, stop).await {
+            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
+            result => result,
+        }
+    }
+
+    async fn push_over_ssh(
+        self,
+        sources: Vec<PathBuf>,
+        place: SshPlace,
+        what: (SetConfig, Arc<Filter>),
+        report: PushReporter,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, Error> {
+        let ssh = self.ssh.config(&place.host, &self.network, self.way.retry_for)?;
+        self.way.none_further()?;
+        let identity = trust::identity(&self.trust.identity)?;
+        let wanted = Wanted { writes: true, paths: vec![place.path] };
+        let tell = teller(place.host, self.output.quiet);
+        carry(&ssh, &identity, &wanted, &tell, stop, |far: Far, stop| {
+            let (own, trust) = (Arc::clone(&far.identity), far.trust.clone());
+            let servers = vec![far.server.clone()];
+            let config = PushConfig::new(sources.clone(), servers, &*far.name, own, trust);
+            let config = far.push(self.with_options(config, what.clone()));
+            qbulk::client::push(config, Arc::clone(&report), stop)
+        })
+        .await
+    }
+
+    /// A push with all that is the same however its server is reached.
+    fn with_options(
+        &self,
+        config: PushConfig,
+        (set, filter): (SetConfig, Arc<Filter>),
+    ) -> PushConfig {
+        PushConfig {
+            bind: self.network.bind.clone(),
             datagram_bytes_max: self.network.mtu,
             set,
             congestion: self.pace.congestion,
             budget: BudgetConfig { aggressiveness: self.pace.aggressiveness, memory: None },
             rate_max: self.pace.limit,
             paths: if self.way.no_memory { None } else { PathCache::of_user() },
-            receipt: self.receipt,
-            filter: Arc::new(filter),
+            receipt: self.receipt.clone(),
+            filter,
             read: ReadOptions { growing_ok: self.growing_ok },
             keep: self.metadata.keep(),
             skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
-            ..PushConfig::new(
-                sources,
-                servers,
-                destination.host,
-                Arc::clone(&identity),
-                trust.clone(),
-            )
-        };
-        match qbulk::client::push(config, report, stop).await {
-            Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
-            result => result,
+            ..config
         }
     }
 }

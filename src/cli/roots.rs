@@ -40,7 +40,23 @@ pub(super) fn root() -> impl TypedValueParser<Value = RootArg> {
     OsStringValueParser::new().try_map(|typed| RootArg::new(&typed))
 }
 
+impl AccessArg {
+    pub(super) fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    /// Whether it is for the root of some name only.
+    pub(super) fn is_named(&self) -> bool {
+        self.name.is_some()
+    }
+}
+
 impl RootArg {
+    /// The folder that the process is in.
+    pub(super) fn here() -> Self {
+        Self { name: None, path: ".".into(), rights: None }
+    }
+
     /// What is in front of the first `=` is a name, unless it has a slash in it.
     fn new(typed: &OsStr) -> Result<Self, String> {
         let mut bytes = typed.as_bytes();

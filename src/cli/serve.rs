@@ -8,12 +8,14 @@ use std::time::Duration;
 use clap::Args;
 use qbulk::certs;
 use qbulk::error::Error;
+use qbulk::event::ServeEvent;
 use qbulk::identity::{
-    AuthorizedKeysFile, Fingerprint, IdentityError, RevokedKeysFile, config_dir,
+    AuthorizedKeysFile, Fingerprint, IdentityError, RevokedKeysFile, Rights, config_dir,
 };
 use qbulk::net::path::DATAGRAM_BYTES_MAX;
 use qbulk::net::tls::ServerTrust;
-use qbulk::serve::{KEEP_UNFINISHED, Limits, ServeConfig, Server};
+use qbulk::serve::{KEEP_UNFINISHED, Limits, Roots, ServeConfig, Server};
+use qbulk::ssh::FarConfig;
 
 use super::roots::{AccessArg, RootArg, root, roots};
 use super::url::DEFAULT_PORT;
@@ -40,12 +42,16 @@ away; a second signal ends it at once. Finished files stay, and unfinished trans
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ServeArgs {
+    /// Serve one session over standard input and output, as ssh starts it for `qbulk push SRC HOST:PATH`, below the
+    /// home folder or wherever its user may; with --root, below that only, and with --access no more than that.
+    #[arg(long, env = "QBULK_STDIO")]
+    pub(crate) stdio: bool,
     /// The UDP address to listen on; without an IP all of them, and without a port 4433.
     #[arg(long, value_name = "IP:PORT", default_value = format!("[::]:{DEFAULT_PORT}"), value_parser = listen, env = "QBULK_LISTEN")]
     listen: SocketAddr,
     /// The folder that is served; or, repeatable, several with names that paths begin with. A folder with a =
-    /// before any / in its path is written as ./DIR.
-    #[arg(long, value_name = "[NAME=]DIR", default_value = ".", value_parser = root(), env = "QBULK_ROOT")]
+    /// before any / in its path is written as ./DIR [default: .].
+    #[arg(long, value_name = "[NAME=]DIR", value_parser = root(), env = "QBULK_ROOT")]
     root: Vec<RootArg>,
     /// What may be done below the root, or below the one of that name: read, write, both or append; repeatable
     /// [default: both].
@@ -101,7 +107,7 @@ pub(crate) struct ServeArgs {
 impl ServeArgs {
     /// Opens the socket and the roots. Returns the server and its own fingerprint.
     pub(crate) fn bind(&self) -> Result<(Server, Fingerprint), Error> {
-        let roots = roots(&self.root, &self.access)?;
+        let roots = self.roots()?.unwrap_or_else(|| Roots::from(PathBuf::from(".")));
         let identity = Arc::new(trust::identity(&self.identity)?);
         let own = identity.fingerprint();
         let listed = match config_dir() {
@@ -122,16 +128,56 @@ impl ServeArgs {
         };
         let server = Server::bind(ServeConfig {
             datagram_bytes_max: self.mtu,
-            limits: Limits {
-                transfers: self.max_transfers,
-                transfers_per_client: self.max_transfers_per_client,
-                connections: self.max_connections,
-                connections_per_client: self.max_connections_per_client,
-            },
+            limits: self.limits(),
             memory: self.memory,
             keep_unfinished: self.keep_unfinished,
             ..ServeConfig::new(self.listen, roots, identity, trust)
         })?;
         Ok((server, own))
+    }
+
+    /// Serves one session over standard input and output.
+    pub(crate) async fn over_stdio(
+        &self,
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<(), Error> {
+        let given = self.roots()?;
+        let rights = self.access.first().map_or(Rights::BOTH, AccessArg::rights);
+        let home = etcetera::home_dir().map_err(|_| {
+            Error::Disk("cannot tell where the home folder is: HOME is not set".into())
+        })?;
+        let config = FarConfig {
+            roots: given,
+            rights,
+            home,
+            identity: Arc::new(trust::identity(&self.identity)?),
+            datagram_bytes_max: self.mtu,
+            limits: self.limits(),
+            memory: self.memory,
+        };
+        // Standard output is its client's.
+        let tell = Arc::new(|event: ServeEvent| tracing::debug!(?event));
+        qbulk::ssh::serve(config, tokio::io::stdin(), tokio::io::stdout(), tell, stop).await
+    }
+
+    /// What is served, if that was said.
+    fn roots(&self) -> Result<Option<Roots>, Error> {
+        if self.root.is_empty() {
+            let is_plain = self.access.iter().all(|access| !access.is_named());
+            if self.stdio && is_plain && self.access.len() <= 1 {
+                return Ok(None);
+            }
+            return roots(&[RootArg::here()], &self.access).map(Some);
+        }
+        roots(&self.root, &self.access).map(Some)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            transfers: self.max_transfers,
+            transfers_per_client: self.max_transfers_per_client,
+            connections: self.max_connections,
+            connections_per_client: self.max_connections_per_client,
+        }
     }
 }

@@ -177,6 +177,14 @@ impl MetadataArgs {
 }
 
 impl WayArgs {
+    /// That no further addresses are given, where ssh tells them.
+    pub(super) fn none_further(&self) -> Result<(), Error> {
+        if self.server.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Usage("--server goes with qbulk://: where ssh goes, say --udp-host".into()))
+    }
+
     /// All addresses of the server at `place`.
     pub(super) fn servers(&self, place: &Destination) -> Result<Vec<ServerAddress>, Error> {
         let mut servers = vec![place.address()];

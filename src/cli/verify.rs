@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use qbulk::client::{ReceiptConfig, VerifyConfig, VerifyReporter};
@@ -12,14 +13,16 @@ use qbulk::wire::Keep;
 
 use super::OutputArgs;
 use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::remote::Remote;
+use super::ssh::SshArgs;
 
-const USAGE: &str = "qbulk verify [OPTIONS] SRC... qbulk://HOST[:PORT]/PATH
+const USAGE: &str = "qbulk verify [OPTIONS] SRC... [USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH
        qbulk verify [OPTIONS] --receipt FILE [DIR]";
 
 const EXAMPLES: &str = "\
 Give the sources and the destination as they were given to `qbulk push`: names follow the same rules.
-  qbulk push   photos qbulk://host/backup
-  qbulk verify photos qbulk://host/backup
+  qbulk push   photos host:backup
+  qbulk verify photos host:backup
 Both ends read and hash (BLAKE3) their files; no data is moved. Compared are the content of files, their \
 permission bits and modification times, what links say, and that folders exist. What is at the \
 destination and not in the sources is not looked at. The server answers only whether something is the \
@@ -42,7 +45,7 @@ interrupted.";
 pub(crate) struct VerifyArgs {
     /// Files and folders to compare, and last with what; or, with --receipt, the folder that stands for
     /// the server's root [default: .]
-    #[arg(value_name = "SRC... qbulk://HOST[:PORT]/PATH")]
+    #[arg(value_name = "SRC... [USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
     /// Compare files on this host with a receipt of `qbulk push --receipt` or `qbulk pull --receipt`.
@@ -65,6 +68,8 @@ pub(crate) struct VerifyArgs {
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
+    #[command(flatten)]
+    ssh: SshArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }
@@ -116,13 +121,26 @@ impl VerifyArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<VerifySummary, Error> {
         let (sources, destination) = ends(&self.paths)?;
+        let compared = self.compared();
+        let destination = match destination {
+            Remote::Server(server) => server,
+            Remote::Ssh(place) => {
+                let asked = (place, &self.trust.identity, self.output.quiet);
+                let verify = |peer, destination, stop| {
+                    let sources = sources.clone();
+                    let config = VerifyConfig { sources, peer, destination, compared };
+                    qbulk::client::verify(config, Arc::clone(&report), stop)
+                };
+                return self.ssh.ask(&self.network, asked, stop, verify).await;
+            }
+        };
         tokio::pin!(stop);
         let asking = self.trust.asking(&destination, &self.network, stop.as_mut()).await?;
         let config = VerifyConfig {
             sources,
             peer: asking.peer.clone(),
             destination: destination.path,
-            compared: self.compared(),
+            compared,
         };
         let result = qbulk::client::verify(config, report, stop).await;
         asking.explain(result).await

@@ -19,7 +19,7 @@ use crate::net::line::{CLOSE_TIME, LineError};
 use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::route::{Dialled, Route, Siblings};
-use crate::net::sockets::SystemSockets;
+use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::{self, ClientTrust};
 use crate::text::said;
 use crate::traffic::ConnId;
@@ -40,6 +40,8 @@ pub struct PeerConfig {
     pub server_name: String,
     /// Local addresses, with port 0; empty lets the system choose.
     pub bind: Vec<SocketAddr>,
+    /// Where the connection gets its socket from.
+    pub sockets: Arc<dyn Sockets>,
     /// Who we are.
     pub identity: Arc<Identity>,
     /// Whom we accept.
@@ -63,6 +65,7 @@ impl PeerConfig {
             resolver: Arc::new(SystemResolver),
             server_name: server_name.into(),
             bind: Vec::new(),
+            sockets: Arc::new(SystemSockets),
             identity,
             trust,
             datagram_bytes_max: DATAGRAM_BYTES_MAX,
@@ -100,7 +103,7 @@ impl Peer {
             addresses,
             server_name: config.server_name.clone(),
             bind: config.bind.clone(),
-            sockets: Arc::new(SystemSockets),
+            sockets: Arc::clone(&config.sockets),
             tls: Arc::new(tls::client_config(&config.identity, config.trust.clone())?),
             datagram_bytes_max: config.datagram_bytes_max,
             // What is said is little, whatever the path.

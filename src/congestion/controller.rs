@@ -19,6 +19,8 @@ pub enum Algorithm {
     Model,
     /// CUBIC (RFC 9438), for each connection by itself.
     Cubic,
+    /// A window that never changes: for what is held back by something else.
+    Fixed,
 }
 
 /// The controllers of one transfer's connections.
@@ -30,6 +32,7 @@ impl Algorithm {
         match self {
             Self::Model => Arc::new(ModelConfig { budget: budget.clone() }),
             Self::Cubic => cubic(),
+            Self::Fixed => Arc::new(FixedWindow),
         }
     }
 }
@@ -50,6 +53,42 @@ impl ControllerFactory for Cubic {
         // RFC 9002, 7.2.
         config.initial_window((10 * mtu).min((2 * mtu).max(14_720)));
         Arc::new(config).build(now, current_mtu)
+    }
+}
+
+/// What may be in flight in a window that never changes, in bytes: more than what is under way in a pipe and in
+/// what it leads through, before that holds back whoever writes.
+const FIXED_WINDOW_BYTES: u64 = 16 << 20;
+
+/// Whoever carries the datagrams says how fast, and loses none.
+#[derive(Clone, Debug)]
+struct FixedWindow;
+
+impl ControllerFactory for FixedWindow {
+    fn build(self: Arc<Self>, _now: Instant, _current_mtu: u16) -> Box<dyn Controller> {
+        Box::new(Self)
+    }
+}
+
+impl Controller for FixedWindow {
+    fn on_congestion_event(&mut self, _: Instant, _: Instant, _: bool, _: u64) {}
+
+    fn on_mtu_update(&mut self, _new_mtu: u16) {}
+
+    fn window(&self) -> u64 {
+        FIXED_WINDOW_BYTES
+    }
+
+    fn clone_box(&self) -> Box<dyn Controller> {
+        Box::new(self.clone())
+    }
+
+    fn initial_window(&self) -> u64 {
+        FIXED_WINDOW_BYTES
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
     }
 }
 

@@ -168,6 +168,8 @@ pub struct Identity {
     cert_chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     fingerprint: Fingerprint,
+    /// What its secrets come from; without it, the key.
+    source: Option<PrivateKeyDer<'static>>,
 }
 
 impl Identity {
@@ -211,7 +213,21 @@ impl Identity {
                 )
             })?;
         let fingerprint = Fingerprint::of_cert(&chain[0]).map_err(|e| malformed(cert, e))?;
-        Ok(Self { cert_chain: chain, key: key_der, fingerprint })
+        Ok(Self { cert_chain: chain, key: key_der, fingerprint, source: None })
+    }
+
+    /// A new key for one session, which is kept nowhere, and whose [secrets](Self::secret) are those of this one:
+    /// what was begun with one is gone on with by another.
+    pub fn for_one_session(&self) -> Result<Self, IdentityError> {
+        let key = KeyPair::generate_for(&PKCS_ED25519)?;
+        let cert = certificate(&key)?;
+        let chain = vec![cert.der().clone()];
+        let own = Path::new("a key for one session");
+        let fingerprint = Fingerprint::of_cert(&chain[0]).map_err(|error| malformed(own, error))?;
+        let key =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| malformed(own, error))?;
+        let source = self.source.as_ref().unwrap_or(&self.key).clone_key();
+        Ok(Self { cert_chain: chain, key, fingerprint, source: Some(source) })
     }
 
     /// The fingerprint others know this identity by.
@@ -226,7 +242,7 @@ impl Identity {
 
     /// A secret of its own for each `context`, which tells nothing of the private key.
     pub fn secret(&self, context: &str) -> [u8; 32] {
-        blake3::derive_key(context, self.key.secret_der())
+        blake3::derive_key(context, self.source.as_ref().unwrap_or(&self.key).secret_der())
     }
 
     /// When its certificate ends: from then on, whoever goes by an authority accepts it no more. To whoever knows
@@ -268,10 +284,13 @@ pub(crate) fn malformed(path: &Path, reason: impl fmt::Display) -> IdentityError
 
 fn generate_pem() -> Result<String, IdentityError> {
     let key = KeyPair::generate_for(&PKCS_ED25519)?;
+    Ok(key.serialize_pem() + &certificate(&key)?.pem())
+}
+
+fn certificate(key: &KeyPair) -> Result<rcgen::Certificate, IdentityError> {
     let mut params = CertificateParams::new(["qbulk".to_owned()])?;
     params.distinguished_name.push(DnType::CommonName, "qbulk");
-    let cert = params.self_signed(&key)?;
-    Ok(key.serialize_pem() + &cert.pem())
+    Ok(params.self_signed(key)?)
 }
 
 #[cfg(test)]
@@ -298,6 +317,20 @@ mod tests {
         assert_eq!(mode(&config), 0o700);
         assert_eq!(mode(&config.join("identity.pem")), 0o600);
         assert_eq!(fs::read_dir(&config).unwrap().count(), 1, "a temporary file was left");
+    }
+
+    #[test]
+    fn a_key_for_one_session_is_another_one_with_the_same_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let lasting = Identity::load_or_create(dir.path()).unwrap();
+        let once = lasting.for_one_session().unwrap();
+        let again = once.for_one_session().unwrap();
+        assert_ne!(once.fingerprint(), lasting.fingerprint());
+        assert_ne!(once.fingerprint(), again.fingerprint());
+        assert_eq!(once.secret("x"), lasting.secret("x"));
+        assert_eq!(again.secret("x"), lasting.secret("x"));
+        assert_ne!(again.secret("x"), lasting.secret("y"));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "it is kept nowhere");
     }
 
     #[test]

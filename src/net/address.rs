@@ -84,8 +84,18 @@ pub fn check_zone(host: &str) -> Result<(), String> {
 }
 
 /// `host` as a certificate has it: without the zone, which only this host knows.
-pub fn without_zone(host: &str) -> &str {
+fn without_zone(host: &str) -> &str {
     split_zone(host).0
+}
+
+/// `host` as TLS has it, which knows neither users nor zones, nor what only ssh's configuration makes a host of.
+/// Where names are compared with certificates, they have none of these.
+pub fn tls_name(host: &str) -> String {
+    let name = without_zone(host.rsplit('@').next().unwrap_or(host));
+    let is_known = |c: char| c.is_ascii_alphanumeric() || ".-:".contains(c);
+    let name: String = name.chars().map(|c| if is_known(c) { c } else { '-' }).collect();
+    let name = name.trim_matches('-').to_owned();
+    if name.is_empty() { "host".to_owned() } else { name }
 }
 
 /// The address that `text` is, with its zone's number on this host; `None` if it is none but a name.
@@ -191,6 +201,21 @@ mod tests {
             "other%eth0",
         ] {
             assert!(ServerAddress::parse(text, 7_000).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_ssh_takes_for_a_host_has_a_name_for_tls() {
+        for (host, name) in [
+            ("backup.example", "backup.example"),
+            ("me@backup.example", "backup.example"),
+            ("me@corp@10.0.0.1", "10.0.0.1"),
+            ("fe80::1%eth0", "fe80::1"),
+            ("m\u{fc}nchen", "m-nchen"),
+            ("_", "host"),
+        ] {
+            assert_eq!(tls_name(host), name);
+            assert!(rustls::pki_types::ServerName::try_from(name).is_ok(), "{name}");
         }
     }
 

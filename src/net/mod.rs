@@ -11,6 +11,7 @@ pub mod limit;
 pub mod line;
 pub mod lookup;
 pub mod path;
+pub mod pipe;
 mod reset;
 pub mod route;
 pub mod sockets;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, VarInt};
 
-use super::address::without_zone;
+use super::address::tls_name;
 use super::control::ControlReader;
 use super::dial::{race, unless_barred};
 use super::endpoint;
@@ -128,7 +128,7 @@ impl Route {
             Arc::clone(&self.congestion),
             Arc::clone(&telemetry),
         );
-        let name = without_zone(&self.server_name);
+        let name = &tls_name(&self.server_name);
         let connection = endpoint.connect_with(config, remote, name)?.await?;
         Ok(Dialled { endpoint, connection, telemetry })
     }

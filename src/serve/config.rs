@@ -35,8 +35,12 @@ pub struct ServeConfig {
     pub limits: Limits,
     /// How much memory to take about, in bytes; without it, what the host and control groups allow.
     pub memory: Option<u64>,
-    /// How long unfinished files are kept, for the same push to go on with them.
+    /// How long unfinished files are kept, for the same push to go on with them. With [`Duration::MAX`] nothing
+    /// is looked for.
     pub keep_unfinished: Duration,
+    /// Whoever is let in is the same user, whatever the key: unfinished transfers of one key are gone on with by
+    /// another.
+    pub one_user: bool,
 }
 
 impl ServeConfig {
@@ -57,6 +61,7 @@ impl ServeConfig {
             limits: Limits::default(),
             memory: None,
             keep_unfinished: KEEP_UNFINISHED,
+            one_user: false,
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::mutex::lock;
 use crate::net::controllers::Late;
 use crate::net::limit::Limit;
 use crate::net::line::Line;
+use crate::net::pipe::is_pipe;
 use crate::net::telemetry::Telemetry;
 use crate::send::{Job, Search, Sender, distinct};
 use crate::store::own::{RESERVED, has_reserved};
@@ -249,10 +250,13 @@ impl Giver {
         seat: TransferSeat,
         line: &Line,
     ) -> Arc<Pull> {
-        let now = Instant::now();
+        let (now, remote) = (Instant::now(), line.connection().remote_address());
         let (set, wish) = (self.set(key.0, &request.wish), &request.wish);
-        let (algorithm, aggressiveness) = pressure(wish.pressure);
-        let remote = line.connection().remote_address();
+        let (algorithm, aggressiveness) = match pressure(wish.pressure) {
+            // It carries only so much by itself.
+            (_, aggressiveness) if is_pipe(remote) => (Algorithm::Fixed, aggressiveness),
+            asked => asked,
+        };
         let remembers = wish.no_memory == 0;
         let memory = self.paths.recall(key.0, remote.ip(), now).filter(|_| remembers);
         let budget = SharedBudget::new(BudgetConfig { aggressiveness, memory }, now);

@@ -29,6 +29,7 @@ mod settings;
 mod skip;
 mod soak;
 mod source;
+mod ssh;
 mod takeover;
 mod transfer;
 mod trust;

@@ -89,7 +89,7 @@ fn what_is_turned_on_can_be_turned_off() {
     let serve = Serve::start(&host);
     let push = |variables: &[(&str, &str)], args: &[&str]| {
         let mut command = host.qbulk();
-        command.envs(variables.iter().copied()).arg("push").args(args);
+        command.envs(variables.iter().copied()).args(["push", "-I"]).args(args);
         let ran = run(command.arg(host.src("file")).arg(serve.url("")));
         assert_eq!(ran.code, 0, "{ran:?}");
         (ran.stdout.is_empty(), ran.stderr.contains("verified and durable"))

@@ -11,7 +11,7 @@ fn wrong_usage_is_2_and_says_what_is_allowed() {
     fs::write(host.src("file"), b"").unwrap();
     let url = "qbulk://127.0.0.1:1/x";
     for (args, words) in [
-        (&["host:/path"] as &[&str], "qbulk://HOST"),
+        (&["host"] as &[&str], "qbulk://HOST"),
         (&["https://host/x"], "qbulk://HOST"),
         (&["qbulk://user@host/x"], "user"),
         (&["qbulk://host/a/../../x"], ".."),

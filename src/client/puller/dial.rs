@@ -80,7 +80,7 @@ impl Dial {
 pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Place) -> PullRequest {
     let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
     let pressure = match (config.congestion, config.aggressiveness) {
-        (Algorithm::Cubic, _) => 0,
+        (Algorithm::Cubic | Algorithm::Fixed, _) => 0,
         (Algorithm::Model, Aggressiveness::Background) => 1,
         (Algorithm::Model, Aggressiveness::Normal) => 2,
         (Algorithm::Model, Aggressiveness::Max) => 3,
