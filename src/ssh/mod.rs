@@ -2,7 +2,7 @@
 //! one session through it. All else is as between any client and server: over QUIC, by UDP where that gets
 //! through, and through ssh itself where it does not.
 //!
-//! - `near` starts the far side and finds what it says first; [`carry`] has a transfer done with it, and starts it
+//! - `near` starts the far side and finds what it says first; [`carry()`] has a transfer done with it, and starts it
 //!   again if it is gone under way.
 //! - `way` finds out whether UDP gets through.
 //! - [`serve`] is the far side: a server for one session, which ends when nobody holds its standard input any more.
