@@ -161,7 +161,7 @@ fn what_is_no_folder_is_listed_by_itself_and_no_link_leads_anywhere() {
         assert!(error["message"].as_str().unwrap().contains(words), "{path}: {error}");
         assert_eq!(paths(&ran).len(), 0);
     }
-    ls(&host, &["nonsense"]).assert_failed(2, "expected qbulk://HOST");
+    ls(&host, &["nonsense"]).assert_failed(2, "qbulk://HOST");
     ls(&host, &[&serve.url("folder/../x")]).assert_failed(2, "..");
     run(host.qbulk().arg("ls")).assert_failed(2, "qbulk://HOST");
     let mut command = host.qbulk();
