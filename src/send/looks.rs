@@ -1,9 +1,9 @@
-//! Files that may be at the receiver already: it is asked before they are sent.
+//! What may be at the receiver already: it is asked before it is sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::store::kind::FileInfo;
+use crate::store::kind::Kind;
 use crate::store::source_root::SourcePath;
 use crate::traffic::ConnId;
 use crate::wire::{Candidate, LOOKS_MAX, Skip, There, ToReceiver, fitting};
@@ -11,17 +11,28 @@ use crate::wire::{Candidate, LOOKS_MAX, Skip, There, ToReceiver, fitting};
 /// A receiver may take this long to answer before it is asked over another connection; twice as long each time.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A file that may be there.
+/// A file that may be there, or a folder or a link.
 #[derive(Debug)]
 pub(super) struct Unsure {
     pub(super) local: SourcePath,
     pub(super) path: Vec<u8>,
-    pub(super) info: FileInfo,
+    pub(super) kind: Kind,
 }
 
 impl Unsure {
     fn candidate(&self) -> Candidate {
-        Candidate { path: self.path.clone(), bytes: self.info.bytes, meta: self.info.meta }
+        let (bytes, meta) = match &self.kind {
+            Kind::File(info) => (Some(info.bytes), info.meta),
+            Kind::Folder(meta) | Kind::Symlink { meta, .. } => (None, *meta),
+        };
+        Candidate { path: self.path.clone(), bytes, meta }
+    }
+
+    fn is_skipped(&self, skip: Skip, there: There) -> bool {
+        match &self.kind {
+            Kind::File(_) => skip.skips(there),
+            other => skip.skips_other(there, matches!(other, Kind::Folder(_))),
+        }
     }
 }
 
@@ -35,9 +46,11 @@ pub(super) struct Looks {
     asked: BTreeMap<u64, Vec<Unsure>>,
     /// The next question's number.
     next: u64,
-    files: usize,
+    count: usize,
     /// Where it is asked.
     conn: Option<ConnId>,
+    /// Where no answer came in time: it may still, and is no fault then.
+    silent: Vec<ConnId>,
     /// When something was heard last, or asked first.
     heard_at: Option<Instant>,
     patience: Duration,
@@ -52,8 +65,9 @@ impl Looks {
             waiting: VecDeque::new(),
             asked: BTreeMap::new(),
             next: 0,
-            files: 0,
+            count: 0,
             conn: None,
+            silent: Vec::new(),
             heard_at: None,
             patience: PATIENCE,
         }
@@ -70,19 +84,45 @@ impl Looks {
         self.is_on
     }
 
-    /// A file is to be asked for.
+    /// Whether it is to be asked for a folder or a link.
+    pub(super) fn is_asked(&self, other: &Kind) -> bool {
+        self.is_on && self.skip.has_to_look_at_other(matches!(other, Kind::Folder(_)))
+    }
+
+    /// Something is to be asked for.
     pub(super) fn add(&mut self, unsure: Unsure) {
-        self.files += 1;
+        self.count += 1;
         self.waiting.push_back(unsure);
     }
 
-    /// Files that no answer is there for.
-    pub(super) fn files(&self) -> usize {
-        self.files
+    /// How many no answer is there for.
+    pub(super) fn count(&self) -> usize {
+        self.count
     }
 
-    /// What is to be said now, and over which connection: `other` if none is in use.
-    pub(super) fn ask(&mut self, other: ConnId, now: Instant) -> Option<(ConnId, Vec<ToReceiver>)> {
+    /// What is to be said now, and over which connection of those that are `up`.
+    pub(super) fn ask(
+        &mut self,
+        up: impl Iterator<Item = ConnId>,
+        now: Instant,
+    ) -> Option<(ConnId, Vec<ToReceiver>)> {
+        if self.count == 0 {
+            return None;
+        }
+        let is_overdue = self.is_overdue(now);
+        if self.conn.is_none() || is_overdue {
+            // Any will do; the first one is not new. Over one that was left questions are open that it may yet answer.
+            let may_be = |conn: &ConnId| Some(*conn) != self.conn && !self.silent.contains(conn);
+            if let Some(next) = up.filter(may_be).min() {
+                if is_overdue {
+                    self.patience *= 2;
+                    self.silent.extend(self.conn);
+                    self.take_back();
+                }
+                self.conn = Some(next);
+            }
+        }
+        let conn = self.conn?;
         let mut questions = Vec::new();
         while !self.waiting.is_empty() && self.asked.len() < LOOKS_MAX {
             let count = fitting(self.waiting.iter().map(|unsure| unsure.path.len()));
@@ -98,30 +138,29 @@ impl Looks {
             self.asked.insert(self.next, files);
             self.next += 1;
         }
-        (!questions.is_empty()).then(|| (*self.conn.get_or_insert(other), questions))
+        (!questions.is_empty()).then_some((conn, questions))
     }
 
     /// A connection is gone: what was asked over it is to be asked again.
     pub(super) fn lost(&mut self, conn: ConnId) {
         if self.conn == Some(conn) {
             self.conn = None;
-            for files in std::mem::take(&mut self.asked).into_values().rev() {
-                files.into_iter().rev().for_each(|unsure| self.waiting.push_front(unsure));
-            }
+            self.take_back();
         }
     }
 
-    /// The connection over which no answer has come for too long: it is to be asked over another one.
-    pub(super) fn overdue(&mut self, now: Instant) -> Option<ConnId> {
-        let heard_at = self.heard_at.filter(|_| !self.asked.is_empty())?;
-        if now - heard_at < self.patience {
-            return None;
+    fn take_back(&mut self) {
+        for files in std::mem::take(&mut self.asked).into_values().rev() {
+            files.into_iter().rev().for_each(|unsure| self.waiting.push_front(unsure));
         }
-        self.patience *= 2;
-        self.conn
     }
 
-    /// An answer has come over `conn`. Returns the files that it is about, and whether each is skipped; `None` if it
+    /// Whether no answer has come for too long.
+    fn is_overdue(&self, now: Instant) -> bool {
+        !self.asked.is_empty() && self.heard_at.is_some_and(|at| now - at >= self.patience)
+    }
+
+    /// An answer has come over `conn`. Returns what it is about, and whether each is skipped; `None` if it
     /// answers nothing that was asked.
     pub(super) fn answer(
         &mut self,
@@ -130,7 +169,7 @@ impl Looks {
         there: &[There],
         now: Instant,
     ) -> Option<Vec<(Unsure, bool)>> {
-        if self.conn != Some(conn) {
+        if self.conn != Some(conn) && question < self.next {
             return Some(Vec::new()); // asked again meanwhile
         }
         let files = self.asked.remove(&question)?;
@@ -138,9 +177,13 @@ impl Looks {
             return None;
         }
         self.heard_at = Some(now);
-        self.files -= files.len();
+        self.count -= files.len();
         let skip = self.skip;
-        Some(files.into_iter().zip(there).map(|(file, there)| (file, skip.skips(*there))).collect())
+        let told = |(unsure, there): (Unsure, &There)| {
+            let is_skipped = unsure.is_skipped(skip, *there);
+            (unsure, is_skipped)
+        };
+        Some(files.into_iter().zip(there).map(told).collect())
     }
 }
 
@@ -149,10 +192,12 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::store::kind::FileInfo;
     use crate::store::source_root::SourceRoot;
 
     const A: ConnId = ConnId(0);
     const B: ConnId = ConnId(1);
+    const C: ConnId = ConnId(2);
 
     fn looks(count: usize) -> Looks {
         let dir = tempfile::tempdir().unwrap();
@@ -164,8 +209,8 @@ mod tests {
         for number in 0..count {
             let stat = rustix::fs::stat(dir.path().join("file")).unwrap();
             let local = SourcePath::new(Arc::clone(&root), b"file".to_vec());
-            let info = FileInfo::of(&stat);
-            looks.add(Unsure { local, path: format!("{number:04}").into_bytes(), info });
+            let kind = Kind::File(FileInfo::of(&stat));
+            looks.add(Unsure { local, path: format!("{number:04}").into_bytes(), kind });
         }
         looks
     }
@@ -182,42 +227,50 @@ mod tests {
     fn what_was_asked_over_a_connection_that_is_lost_is_asked_over_another() {
         let now = Instant::now();
         let mut looks = looks(100);
-        let (conn, questions) = looks.ask(A, now).unwrap();
+        let (conn, questions) = looks.ask([B, A].into_iter(), now).unwrap();
         assert_eq!((conn, numbers(&questions)), (A, vec![(0, 85), (1, 15)]));
-        assert_eq!(looks.ask(B, now), None);
+        assert_eq!(looks.ask([A, B].into_iter(), now), None);
         let answered = looks.answer(A, 1, &[There::NOTHING; 15], now).unwrap();
-        assert_eq!((answered.len(), looks.files()), (15, 85));
+        assert_eq!((answered.len(), looks.count()), (15, 85));
         looks.lost(B);
         looks.lost(A);
-        let (conn, questions) = looks.ask(B, now).unwrap();
+        assert_eq!(looks.ask([].into_iter(), now), None, "there is none");
+        let (conn, questions) = looks.ask([B].into_iter(), now).unwrap();
         assert_eq!((conn, numbers(&questions)), (B, vec![(2, 85)]));
         assert!(looks.answer(A, 0, &[There::NOTHING; 85], now).unwrap().is_empty(), "too late");
-        assert!(looks.answer(B, 0, &[There::NOTHING; 85], now).is_none(), "nobody has asked");
+        assert!(looks.answer(A, 3, &[There::NOTHING; 85], now).is_none(), "nobody has asked");
+        assert!(looks.answer(B, 0, &[There::NOTHING; 85], now).is_none(), "nobody has asked there");
         assert!(looks.answer(B, 2, &[There::NOTHING; 84], now).is_none(), "too few");
     }
 
     #[test]
     fn no_more_is_asked_than_may_be_unanswered() {
         let mut looks = looks(85 * (LOOKS_MAX + 1));
-        let (_, questions) = looks.ask(A, Instant::now()).unwrap();
-        assert_eq!(questions.len(), LOOKS_MAX);
-        assert_eq!(looks.ask(A, Instant::now()), None);
+        let ask = |looks: &mut Looks| looks.ask([A].into_iter(), Instant::now());
+        assert_eq!(ask(&mut looks).unwrap().1.len(), LOOKS_MAX);
+        assert_eq!(ask(&mut looks), None);
         looks.answer(A, 0, &[There::NOTHING; 85], Instant::now()).unwrap();
-        assert_eq!(looks.ask(A, Instant::now()).unwrap().1.len(), 1);
+        assert_eq!(ask(&mut looks).unwrap().1.len(), 1);
     }
 
     #[test]
-    fn a_connection_that_does_not_answer_is_left_in_time_and_ever_later() {
+    fn a_connection_that_does_not_answer_is_left_for_good_and_its_answer_is_no_fault() {
         let now = Instant::now();
         let mut looks = looks(1);
-        assert_eq!(looks.overdue(now + 100 * PATIENCE), None, "nothing was asked");
-        looks.ask(A, now);
-        assert_eq!(looks.overdue(now + PATIENCE / 2), None);
-        assert_eq!(looks.overdue(now + PATIENCE), Some(A));
-        looks.lost(A);
-        looks.ask(B, now + PATIENCE);
-        assert_eq!(looks.overdue(now + 2 * PATIENCE), None);
-        assert_eq!(looks.overdue(now + 3 * PATIENCE), Some(B));
+        let ask = |looks: &mut Looks, up: &[ConnId], turns: u32| {
+            looks.ask(up.iter().copied(), now + turns * PATIENCE).map(|(conn, _)| conn)
+        };
+        assert_eq!(ask(&mut looks, &[A], 0), Some(A));
+        assert_eq!(ask(&mut looks, &[A], 2), None, "there is no other");
+        assert_eq!(ask(&mut looks, &[A, B, C], 2), Some(B));
+        assert_eq!(ask(&mut looks, &[A, B, C], 3), None, "twice the time");
+        assert_eq!(ask(&mut looks, &[A, B, C], 4), Some(C));
+        assert_eq!(ask(&mut looks, &[A, B, C], 100), None, "all were asked");
+        let late = now + 100 * PATIENCE;
+        assert!(looks.answer(A, 0, &[There::NOTHING], late).unwrap().is_empty());
+        assert!(looks.answer(B, 1, &[There::NOTHING], late).unwrap().is_empty());
+        assert_eq!(looks.answer(C, 2, &[There::NOTHING], late).unwrap().len(), 1);
+        assert_eq!(looks.count(), 0);
     }
 
     #[test]

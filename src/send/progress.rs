@@ -38,6 +38,7 @@ impl<L: Lines> Sender<L> {
             scan_done: scanned.done.load(Relaxed),
             confirmed_items: self.source.kept_files
                 + self.source.skipped_files
+                + self.source.skipped_others
                 + self.confirmed_items,
             confirmed_bytes: self.source.kept_bytes
                 + self.source.skipped_bytes

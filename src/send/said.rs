@@ -140,15 +140,8 @@ impl<L: Lines> Sender<L> {
 
     /// Asks which files need not be sent.
     pub(super) fn ask_what_is_there(&mut self) {
-        let now = clock::now();
-        if let Some(late) = self.source.looks.overdue(now)
-            && self.outflows.len() > 1
-        {
-            self.source.looks.lost(late);
-        }
-        // Any will do; the first one is not new.
-        let Some(&first) = self.outflows.keys().min() else { return };
-        if let Some((conn, questions)) = self.source.looks.ask(first, now)
+        let up = self.outflows.keys().copied();
+        if let Some((conn, questions)) = self.source.looks.ask(up, clock::now())
             && let Some(outflow) = self.outflows.get(&conn)
         {
             for question in questions {

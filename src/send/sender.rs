@@ -272,7 +272,7 @@ impl<L: Lines> Sender<L> {
             let takes_found = self.source.is_named()
                 && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
                 && self.source.waiting_checks() < WAITING_MAX
-                && self.source.looks.files() < LOOKED_MAX;
+                && self.source.looks.count() < LOOKED_MAX;
             let due_at = self.due_at();
             // However much is said meanwhile.
             if clock::now() >= due_at {
@@ -331,7 +331,7 @@ impl<L: Lines> Sender<L> {
         let Some(plan) = self.set.plan(JOB) else { return };
         let is_read = self.source_done
             && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
-            && self.source.looks.files() == 0
+            && self.source.looks.count() == 0
             && plan.waiting_items() == 0
             && !self.again.is_looking();
         if !is_read || self.finishing {

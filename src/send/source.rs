@@ -37,7 +37,7 @@ pub(super) struct Source {
     kept: KeptFiles,
     /// Files of which the receiver has something, if they have not changed.
     checks: VecDeque<Check>,
-    /// Files that may be at the destination already.
+    /// What may be at the destination already.
     pub(super) looks: Looks,
     /// Where files are noted that the receiver has already.
     receipt: Option<Arc<Receipt>>,
@@ -59,6 +59,8 @@ pub(super) struct Source {
     /// Files that are not sent because of what is there, and their bytes.
     pub(super) skipped_files: u64,
     pub(super) skipped_bytes: u64,
+    /// Folders and links that are not.
+    pub(super) skipped_others: u64,
 }
 
 /// A file of which the receiver has something, and whose size and time of modification are the same as
@@ -112,6 +114,7 @@ impl Source {
             kept_bytes: 0,
             skipped_files: 0,
             skipped_bytes: 0,
+            skipped_others: 0,
         }
     }
 
@@ -151,21 +154,14 @@ impl Source {
         let path = names.remote(&entry.remote);
         self.check(&entry, &path)?;
         let Entry { local, kind, .. } = entry;
-        let overhead_bytes = path.len() as u64 + RECORD_BYTES;
         match kind {
             Kind::Folder(_) if path.is_empty() => Ok(Vec::new()), // the root is the server's own
             Kind::File(info) => Ok(self.take_file(local, path, info, false)),
-            Kind::Folder(_) | Kind::Symlink { .. } => {
-                self.others += 1;
-                let id = self.next_id();
-                let target_bytes = match &kind {
-                    Kind::Symlink { target, .. } => target.len() as u64,
-                    _ => 0,
-                };
-                let kind = SourceKind::Found(kind);
-                self.keep(id, 0, SourceItem::new(id.0, local, path, kind));
-                Ok(vec![Item::whole(id, 0, overhead_bytes + target_bytes)])
+            kind if self.looks.is_asked(&kind) => {
+                self.looks.add(Unsure { local, path, kind });
+                Ok(Vec::new())
             }
+            kind => Ok(vec![self.offer_other(local, path, kind)]),
         }
     }
 
@@ -221,7 +217,7 @@ impl Source {
         };
         match kept {
             None if self.looks.is_on() && !is_last_try => {
-                self.looks.add(Unsure { local, path, info });
+                self.looks.add(Unsure { local, path, kind: Kind::File(info) });
                 Vec::new()
             }
             None => self.offer(local, path, info, is_last_try, None),
@@ -279,21 +275,37 @@ impl Source {
         }
     }
 
-    /// It is known what is there of these files, and which are skipped for that.
+    /// It is known what is there of these, and which are skipped for that.
     pub(super) fn take_looked(&mut self, files: Vec<(Unsure, bool)>) -> Vec<Item> {
         let mut items = Vec::new();
-        for (Unsure { local, path, info }, is_skipped) in files {
-            if !is_skipped {
-                items.extend(self.offer(local, path, info, false, None));
-                continue;
+        for (Unsure { local, path, kind }, is_skipped) in files {
+            match kind {
+                Kind::File(info) if is_skipped => {
+                    if let Some(receipt) = &self.receipt {
+                        receipt.add_skipped(&path, &info);
+                    }
+                    self.skipped_files += 1;
+                    self.skipped_bytes += info.bytes;
+                }
+                Kind::File(info) => items.extend(self.offer(local, path, info, false, None)),
+                Kind::Folder(_) | Kind::Symlink { .. } if is_skipped => self.skipped_others += 1,
+                other => items.push(self.offer_other(local, path, other)),
             }
-            if let Some(receipt) = &self.receipt {
-                receipt.add_skipped(&path, &info);
-            }
-            self.skipped_files += 1;
-            self.skipped_bytes += info.bytes;
         }
         items
+    }
+
+    /// A folder or a link is to be sent.
+    fn offer_other(&mut self, local: SourcePath, path: Vec<u8>, kind: Kind) -> Item {
+        self.others += 1;
+        let id = self.next_id();
+        let target_bytes = match &kind {
+            Kind::Symlink { target, .. } => target.len() as u64,
+            _ => 0,
+        };
+        let overhead_bytes = path.len() as u64 + RECORD_BYTES + target_bytes;
+        self.keep(id, 0, SourceItem::new(id.0, local, path, SourceKind::Found(kind)));
+        Item::whole(id, 0, overhead_bytes)
     }
 
     /// A file is to be sent, but for what the receiver has of it.

@@ -1,4 +1,4 @@
-//! Looking which files of a sender are here already: one look at each, and nothing is read.
+//! Looking what of a sender's is here already: one look at each, and nothing is read.
 //!
 //! As for a push, a link to a folder below the root is one, and a link at a path's end is not followed.
 
@@ -52,9 +52,12 @@ fn look_in(
     likeness: Likeness,
     metas: Option<&Metas>,
 ) -> io::Result<There> {
+    if file.path.is_empty() {
+        return Ok(There::OTHER_KIND); // the root
+    }
     let name = name_of(&file.path);
     let stat = rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() {
+    if file.bytes.is_none() || !FileType::from_raw_mode(stat.st_mode).is_file() {
         return Ok(There::OTHER_KIND);
     }
     let bytes = u64::try_from(stat.st_size).unwrap_or_default();
@@ -95,7 +98,7 @@ mod tests {
 
     fn candidate(path: &str) -> Candidate {
         let meta = Meta { mode: 0o640, mtime_s: 1_000, mtime_ns: 5 };
-        Candidate { path: path.into(), bytes: 4, meta }
+        Candidate { path: path.into(), bytes: Some(4), meta }
     }
 
     fn put(path: &Path, mtime: (u64, u32)) {
@@ -141,6 +144,11 @@ mod tests {
         let found = look(&root, &files, Likeness::default(), None);
         assert_eq!(found, [same, same, none, later, kind, same, none, none, kind, kind, none]);
         assert!(Skip { update: true, ..Skip::NOTHING }.skips(later));
+        let others: Vec<_> =
+            files.into_iter().map(|file| Candidate { bytes: None, ..file }).collect();
+        let is_there = look(&root, &others, Likeness::default(), None);
+        let as_other = |there| if there == none { none } else { kind };
+        assert_eq!(is_there, found.into_iter().map(as_other).collect::<Vec<_>>());
     }
 
     #[test]

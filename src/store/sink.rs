@@ -281,7 +281,7 @@ impl Sink {
             return Err(SinkError::Protocol("it may not know what is there".into()));
         }
         for file in &mut files {
-            strip(&mut file.path, false, &self.root_name, &self.within)?;
+            strip(&mut file.path, file.bytes.is_none(), &self.root_name, &self.within)?;
         }
         self.check_disk()?;
         if self.discards {
@@ -290,8 +290,10 @@ impl Sink {
         let adopts = likeness.adopts && !self.committer.places().is_append_only();
         let there = look(&self.root, &files, likeness, adopts.then_some(&*self.metas));
         for (Candidate { path, bytes, meta }, there) in files.iter().zip(&there) {
-            if self.skip.is_some_and(|skip| skip.skips(*there)) {
-                self.tally.tell(&Delivered::Skipped { path, bytes: *bytes, meta: *meta });
+            if let &Some(bytes) = bytes
+                && self.skip.is_some_and(|skip| skip.skips(*there))
+            {
+                self.tally.tell(&Delivered::Skipped { path, bytes, meta: *meta });
             }
         }
         Ok(there)

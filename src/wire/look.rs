@@ -1,7 +1,7 @@
-//! Which files are at the destination already: asked before they are sent.
+//! Which files are at the destination already, and folders and links if that matters: asked before they are sent.
 //!
 //! A [`Candidate`] is coded against the one before it: how many bytes of the path they share, the rest of the path
-//! (bytes), size, and meta as in [`Record`](super::Record). A [`There`] is one byte for each candidate, a sum of 1 if
+//! (bytes), 0 for what is no file or else one more than its size, and meta as in [`Record`](super::Record). A [`There`] is one byte for each candidate, a sum of 1 if
 //! something is there, 2 if it is a regular file, 4 if that has the same size, 8 if its modification time counts as the
 //! same, and 16 if it was modified later.
 //!
@@ -27,13 +27,13 @@ pub const LOOK_BYTES_MAX: usize = 3 << 10;
 /// Questions that a sender may have asked over one connection and not heard of, at most.
 pub const LOOKS_MAX: usize = 64;
 
-/// A file at the source.
+/// A file at the source, or a folder or a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// Where it goes.
     pub path: Vec<u8>,
-    /// Its size, in bytes.
-    pub bytes: u64,
+    /// A file's size, in bytes; none of a folder or a link.
+    pub bytes: Option<u64>,
     /// Mode and time.
     pub meta: Meta,
 }
@@ -86,7 +86,7 @@ impl There {
         let is_time_same = is_as_kept(mtime, wanted) || is_within;
         let is_same_time = is_time_same || likeness.size_only;
         let is_later = !is_time_same && mtime.cmp(&wanted) == Ordering::Greater;
-        let bits = [true, true, bytes == candidate.bytes, is_same_time, is_later];
+        let bits = [true, true, Some(bytes) == candidate.bytes, is_same_time, is_later];
         Self(bits.into_iter().rev().fold(0, |sum, bit| sum << 1 | u8::from(bit)))
     }
 
@@ -126,10 +126,15 @@ impl Skip {
         }
     }
 
-    /// Whether it matters what is there.
+    /// Whether it matters what is there of a file.
     pub fn has_to_look(&self) -> bool {
         let is_same = !self.ignore_times || self.size_only;
         is_same || self.update || self.ignore_existing || self.existing
+    }
+
+    /// Whether it matters what is there of a folder or a link.
+    pub fn has_to_look_at_other(&self, is_folder: bool) -> bool {
+        self.existing || (self.ignore_existing && !is_folder)
     }
 
     /// Whether it is more than what is the same that is not sent: then it has to be known what is there.
@@ -144,6 +149,11 @@ impl Skip {
             || (self.update && there.has(2 | 16))
             || (self.ignore_existing && there.has(1))
             || (self.existing && !there.has(1))
+    }
+
+    /// Whether a folder or a link is not sent where this is there. A folder that is there is gone into all the same.
+    pub fn skips_other(&self, there: There, is_folder: bool) -> bool {
+        (self.existing && !there.has(1)) || (self.ignore_existing && there.has(1) && !is_folder)
     }
 
     pub(super) fn encode(self, out: &mut Vec<u8>) {
@@ -205,7 +215,7 @@ pub(super) fn put_candidates(out: &mut Vec<u8>, candidates: &[Candidate]) {
         let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
         put_varint(out, shared as u64);
         put_bytes(out, &path[shared..]);
-        put_varint(out, *bytes);
+        put_varint(out, bytes.map_or(0, |bytes| bytes + 1));
         put_meta(out, *meta);
         before = path;
     }
@@ -222,7 +232,7 @@ pub(super) fn get_candidates(input: &mut &[u8]) -> Result<Vec<Candidate>, WireEr
         if !is_path_safe(&path) {
             return Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()));
         }
-        let bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
+        let bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX + 1)?.checked_sub(1);
         candidates.push(Candidate { path, bytes, meta: get_meta(input)? });
     }
     Ok(candidates)
@@ -253,11 +263,9 @@ pub(super) mod tests {
     use super::*;
 
     pub(in super::super) fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let one = (path(), 0..1_u64 << 40, meta()).prop_map(|(path, bytes, meta)| Candidate {
-            path,
-            bytes,
-            meta,
-        });
+        let bytes = proptest::option::of(0..1_u64 << 40);
+        let one =
+            (path(), bytes, meta()).prop_map(|(path, bytes, meta)| Candidate { path, bytes, meta });
         // Some of those that follow each other are in one folder.
         (path(), proptest::collection::vec((any::<bool>(), one), 0..20)).prop_map(
             |(folder, ones)| {
@@ -284,7 +292,7 @@ pub(super) mod tests {
 
     fn candidate() -> Candidate {
         let meta = Meta { mode: 0o644, mtime_s: 1_000, mtime_ns: 5 };
-        Candidate { path: b"a".to_vec(), bytes: 7, meta }
+        Candidate { path: b"a".to_vec(), bytes: Some(7), meta }
     }
 
     #[test]
@@ -312,6 +320,24 @@ pub(super) mod tests {
         let only_there = Skip { existing: true, ..Skip::NOTHING };
         assert!(only_there.is_strict());
         assert_eq!(same(only_there), [1, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn folders_and_links_are_left_alone_only_where_that_is_asked() {
+        let (none, there) = (There::NOTHING, There::OTHER_KIND);
+        let of = |skip: Skip, is_folder| {
+            let skips = [none, there].map(|there| skip.skips_other(there, is_folder));
+            assert!(skip.has_to_look_at_other(is_folder) || skips == [false; 2]);
+            skips
+        };
+        let existing = Skip { existing: true, ..Skip::NOTHING };
+        let ignore_existing = Skip { ignore_existing: true, ..Skip::NOTHING };
+        assert_eq!([of(existing, true), of(existing, false)], [[true, false]; 2]);
+        assert_eq!(of(ignore_existing, false), [false, true]);
+        for plain in [Skip::default(), Skip { update: true, ..Skip::NOTHING }] {
+            assert!(!plain.has_to_look_at_other(true) && !plain.has_to_look_at_other(false));
+        }
+        assert!(!ignore_existing.has_to_look_at_other(true));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::Value;
 
 use crate::common::{
@@ -268,6 +268,8 @@ pub(crate) struct Frozen(rustix::process::Pid);
 impl Frozen {
     pub(crate) fn new(child: &Child) -> Self {
         kill_process(pid(child), Signal::STOP).unwrap();
+        // On a busy machine it goes on for a while.
+        waitid(WaitId::Pid(pid(child)), WaitIdOptions::STOPPED).unwrap();
         Self(pid(child))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use qbulk::wire::{
     CONTROL_BYTES_MAX, Candidate, LOOKS_MAX, Likeness, Meta, There, ToReceiver, ToSender,
 };
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use serde_json::Value;
 
 use crate::common::{Host, Node, Ran, Serve, hash, random, run, tree};
@@ -105,13 +106,34 @@ fn plant(from: &Path, to: &Path) {
         }
     }
     put(&to.join("folder1/only there"), b"target", OLD, 0o640);
+    for (name, there) in
+        [("link", None), ("other link", Some("target")), ("same link", Some("source"))]
+    {
+        link("source", &from.join(name));
+        if let Some(there) = there {
+            link(there, &to.join(name));
+        }
+    }
+    fs::create_dir_all(from.join("empty")).unwrap();
+    put(&from.join("new/file"), b"source", OLD, 0o640);
     // Tools differ in whether parts of a second count.
-    for (top, mtime_s) in [(from, OLD + 20), (to, OLD + 40)] {
-        for folder in ["folder0", "folder1", "folder2"] {
-            let folder = File::open(top.join(folder)).unwrap();
+    let folders = ["folder0", "folder1", "folder2"];
+    for (top, names, mtime_s) in
+        [(from, &folders[..], OLD + 20), (to, &folders, OLD + 40), (from, &["empty", "new"], OLD)]
+    {
+        for name in names {
+            let folder = File::open(top.join(name)).unwrap();
             folder.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(mtime_s)).unwrap();
         }
     }
+}
+
+fn link(target: &str, path: &Path) {
+    fs::remove_file(path).ok();
+    symlink(target, path).unwrap();
+    let at = Timespec { tv_sec: OLD.cast_signed(), tv_nsec: 0 };
+    let times = Timestamps { last_access: at, last_modification: at };
+    rustix::fs::utimensat(CWD, path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
 #[test]
@@ -242,7 +264,7 @@ fn the_receipt_of_a_pull_tells_what_was_skipped_as_well() {
 
 fn question(number: u64, path: &[u8]) -> ToReceiver {
     let meta = Meta { mode: 0o640, mtime_s: 1, mtime_ns: 0 };
-    let files = vec![Candidate { path: path.to_vec(), bytes: 8, meta }];
+    let files = vec![Candidate { path: path.to_vec(), bytes: Some(8), meta }];
     ToReceiver::Look { question: number, likeness: Likeness::default(), files }
 }
 
@@ -251,7 +273,7 @@ async fn who_asks_what_is_there_learns_nothing_of_what_is_outside() {
     let host = Host::new();
     fs::write(host.outside("precious"), b"precious").unwrap();
     fs::write(host.root("inside"), b"precious").unwrap();
-    std::os::unix::fs::symlink("../outside", host.root("out")).unwrap();
+    symlink("../outside", host.root("out")).unwrap();
     let serve = Serve::start(&host);
     let mut asker = Attacker::connect(&host, &serve).await;
     asker.hello(b"").await;
