@@ -1,6 +1,7 @@
 //! What a transfer tells while it runs. Serialised, these are the lines of `--json`.
 
 mod list;
+mod plan;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 pub use self::list::{EntryKind, ListEntry, ListEvent, ListSummary, NotListed};
+pub use self::plan::{PlanEvent, PlanSummary, Planned, PlannedKind, Why};
 
 /// Called with every event, from the transfer's own task: it must not block for long.
 pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;

@@ -15,7 +15,9 @@ use std::time::Duration;
 
 use qbulk::certs;
 use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
-use qbulk::event::{ListEvent, PushEvent, ServeEvent, Summary, VerifyEvent};
+use qbulk::event::{
+    ListEvent, PlanEvent, PlanSummary, PushEvent, ServeEvent, Summary, VerifyEvent,
+};
 use qbulk::identity::{Identity, config_dir};
 use qbulk::work::ALL_MAX;
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
@@ -23,7 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{CertCommand, Cli, Command, LsArgs, PullArgs, PushArgs, ServeArgs, VerifyArgs};
 use out::End;
-use report::{ListReport, Output, PushReport, ServeReport, VerifyReport};
+use report::{ListReport, Output, PlanReport, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway. Some are left where clients
@@ -83,6 +85,11 @@ async fn run(command: Command) -> Result<u8, Error> {
 }
 
 async fn push(args: PushArgs) -> Result<u8, Error> {
+    if args.is_dry_run() {
+        let report = PlanReport::new(args.output.report());
+        let tell = async |event: PlanEvent| report.tell(&event).await;
+        return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
+    }
     let report = Arc::new(PushReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =
@@ -92,6 +99,11 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
 }
 
 async fn pull(args: PullArgs) -> Result<u8, Error> {
+    if args.is_dry_run() {
+        let report = PlanReport::new(args.output.report());
+        let tell = async |event: PlanEvent| report.tell(&event).await;
+        return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
+    }
     let report = Arc::new(PushReport::new(args.output.report()));
     let tell = Arc::clone(&report);
     let result =
@@ -136,6 +148,17 @@ async fn demo(bytes: u64) -> Result<u8, Error> {
     let report = Arc::new(PushReport::new(Output::default()));
     let result = demo::run(bytes, Arc::clone(&report), stop_signal()?).await;
     Ok(pushed(&report, result))
+}
+
+/// The exit code is what it would be, as far as that shows.
+fn planned(result: Result<PlanSummary, Error>) -> Result<u8, Error> {
+    let summary = result?;
+    out::printed()?;
+    Ok(match summary.failed {
+        0 => 0,
+        failed if failed == summary.vanished + summary.changed_source => EXIT_SOME_CHANGED,
+        _ => EXIT_SOME_FAILED,
+    })
 }
 
 fn pushed(report: &PushReport, result: Result<Summary, Error>) -> u8 {

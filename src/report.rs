@@ -3,6 +3,7 @@
 mod json;
 mod list;
 mod losses;
+mod plan;
 mod push;
 mod serve;
 mod units;
@@ -13,6 +14,7 @@ use qbulk::error::Error;
 use self::json::Json;
 pub(crate) use self::json::now;
 pub(crate) use self::list::ListReport;
+pub(crate) use self::plan::PlanReport;
 pub(crate) use self::push::PushReport;
 pub(crate) use self::serve::ServeReport;
 pub(crate) use self::units::count;

@@ -19,6 +19,8 @@ mod paths;
 mod place;
 mod refusal;
 mod shares;
+mod sources;
+mod survey;
 mod transfer;
 mod turned_away;
 mod turns;

@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use assert_cmd::cargo::cargo_bin;
 use qbulk::event::{
     ConnectionState, Difference, EntryKind, Failure, FailureKind, ListEntry, ListEvent,
-    ListSummary, NotListed, Progress, PushEvent, ServeEvent, Summary, VerifyEvent, VerifyProgress,
-    VerifySummary,
+    ListSummary, NotListed, PlanEvent, PlanSummary, Planned, PlannedKind, Progress, PushEvent,
+    ServeEvent, Summary, VerifyEvent, VerifyProgress, VerifySummary, Why,
 };
 use qbulk::receipt::{Delivery, End, FileEntry, FolderEntry, Head, Line, LinkEntry, SkippedEntry};
 use qbulk::wire::Meta;
@@ -141,6 +141,17 @@ fn every_event_is_documented_as_it_is() {
         let path = b"\xff".to_vec();
         ListEvent::Entry(ListEntry { path, kind, mode: 0, mtime_s: 0, mtime_ns: 0 })
     };
+    let planned = |path: &[u8], kind| {
+        PlanEvent::Planned(Planned { path: path.to_vec(), kind, why: Why::New })
+    };
+    let plan = [
+        PlanEvent::PlanWaiting { reason: text() },
+        planned(b"\xff", PlannedKind::File { bytes: 0 }),
+        planned(b"x", PlannedKind::Folder),
+        planned(b"x", PlannedKind::Link),
+        PlanEvent::Failed(failure.clone()),
+        PlanEvent::PlanSummary(PlanSummary::default()),
+    ];
     let list = [
         ListEvent::ListWaiting { reason: text() },
         entry(EntryKind::File { bytes: 0 }),
@@ -158,6 +169,7 @@ fn every_event_is_documented_as_it_is() {
         .map(|event| serde_json::to_value(event).expect("JSON"))
         .chain(serve.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain(verify.iter().map(|event| serde_json::to_value(event).expect("JSON")))
+        .chain(plan.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain(list.iter().map(|event| serde_json::to_value(event).expect("JSON")))
         .chain([error, lost]);
     for (event, fields) in events.map(|event| fields(&event)) {

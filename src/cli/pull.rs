@@ -3,19 +3,20 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::{PullConfig, PushReporter};
 use qbulk::error::Error;
-use qbulk::event::Summary;
-use qbulk::ssh::{Far, Wanted, carry};
+use qbulk::event::{PlanEvent, PlanSummary, Summary};
+use qbulk::ssh::{Far, Stop, Wanted, carry};
 use qbulk::traffic::SetConfig;
 
 use super::peer::{NetworkArgs, TrustArgs, pulled};
 use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
 use super::ssh::{SshArgs, teller};
-use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::transfer::{DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::url::Destination;
 use super::{OutputArgs, trust};
 
@@ -28,6 +29,8 @@ A single file is given the destination's name, unless that is a folder or ends i
   qbulk pull qbulk://host/a.iso images/       makes images/a.iso
 With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/ssh.md). Links arrive as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
+What would be done is told, and nothing is done, with -n: a line for each path, with what it is, why, its size and where it goes. \
+Why is new, kind (something else is there), size, time, forced (-I), target (of a link), or metadata (only permissions).
 A pull that was interrupted goes on where it was when the same command is run again; what it has left \
 until then is removed by `qbulk clean`.
 
@@ -44,6 +47,8 @@ pub(crate) struct PullArgs {
     #[arg(required = true, value_name = "[USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH... DST")]
     paths: Vec<OsString>,
 
+    #[command(flatten)]
+    dry_run: DryRunArgs,
     #[command(flatten)]
     skip: SkipArgs,
     #[command(flatten)]
@@ -71,12 +76,37 @@ pub(crate) struct PullArgs {
 }
 
 impl PullArgs {
+    /// Whether nothing is to be done.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run.dry_run
+    }
+
     /// Pulls; tells what happens to `report`.
     pub(crate) async fn run(
         self,
         report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Summary, Error> {
+        let pull = |config, stop| qbulk::client::pull(config, Arc::clone(&report), stop);
+        self.with_config(stop, pull).await
+    }
+
+    /// Tells what a pull would do.
+    pub(crate) async fn plan<F: Future<Output = Result<(), Error>>>(
+        self,
+        report: impl Fn(PlanEvent) -> F,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<PlanSummary, Error> {
+        let plan = |config, stop| qbulk::client::plan_pull(config, &report, stop);
+        self.with_config(stop, plan).await
+    }
+
+    /// Does something with the pull that is described.
+    async fn with_config<T, F: Future<Output = Result<T, Error>>>(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PullConfig, Stop) -> F,
+    ) -> Result<T, Error> {
         let (sources, destination) = pulled(&self.paths)?;
         let (mut served, mut there) = (Vec::new(), Vec::new());
         for source in sources {
@@ -88,27 +118,27 @@ impl PullArgs {
         match (served.first().cloned(), there.first().cloned()) {
             (Some(server), None) => {
                 let paths = served.into_iter().map(|source| source.path).collect();
-                self.pull_from_server(server, paths, destination, report, stop).await
+                self.at_server(server, paths, destination, stop, act).await
             }
             (None, Some(SshPlace { host, .. })) => {
                 let paths = there.into_iter().map(|place| place.path).collect();
-                self.pull_over_ssh(host, paths, destination, report, stop).await
+                self.over_ssh(host, paths, destination, stop, act).await
             }
             _ => Err(Error::Usage("all sources must be named in the same way".into())),
         }
     }
 
-    async fn pull_from_server(
+    async fn at_server<T, F: Future<Output = Result<T, Error>>>(
         self,
         place: Destination,
         paths: Vec<Vec<u8>>,
         destination: PathBuf,
-        report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<Summary, Error> {
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PullConfig, Stop) -> F,
+    ) -> Result<T, Error> {
         let set = self.set.set()?;
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
-        tokio::pin!(stop);
+        let mut stop: Stop = Box::pin(stop);
         let servers = self.way.servers(&place)?;
         let asked = self.trust.asked(&place, &servers, &self.network);
         let trust = tokio::select! {
@@ -118,22 +148,24 @@ impl PullArgs {
         let own = Arc::clone(&identity);
         let config = PullConfig::new(paths, servers, place.host, destination, own, trust.clone());
         let config = self.with_options(config, set);
-        match qbulk::client::pull(config, report, stop).await {
+        match act(config, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }
     }
 
-    async fn pull_over_ssh(
+    async fn over_ssh<T, F: Future<Output = Result<T, Error>>>(
         self,
         host: String,
         paths: Vec<Vec<u8>>,
         destination: PathBuf,
-        report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<Summary, Error> {
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PullConfig, Stop) -> F,
+    ) -> Result<T, Error> {
         let set = self.set.set()?;
-        let ssh = self.ssh.config(&host, &self.network, self.way.retry_for)?;
+        // What was told once is not told again: of a dry run there is one attempt.
+        let retry_for = if self.dry_run.dry_run { Duration::ZERO } else { self.way.retry_for };
+        let ssh = self.ssh.config(&host, &self.network, retry_for)?;
         self.way.none_further()?;
         let identity = trust::identity(&self.trust.identity)?;
         let wanted = Wanted { writes: false, paths };
@@ -143,8 +175,7 @@ impl PullArgs {
             let (servers, paths) = (vec![far.server.clone()], far.paths.clone());
             let config =
                 PullConfig::new(paths, servers, &*far.name, destination.clone(), own, trust);
-            let config = far.pull(self.with_options(config, set.clone()));
-            qbulk::client::pull(config, Arc::clone(&report), stop)
+            act(far.pull(self.with_options(config, set.clone())), stop)
         })
         .await
     }

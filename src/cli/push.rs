@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::path_memory::PathCache;
 use qbulk::client::{PushConfig, PushReporter};
 use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
-use qbulk::event::Summary;
+use qbulk::event::{PlanEvent, PlanSummary, Summary};
 use qbulk::filter::Filter;
-use qbulk::ssh::{Far, Wanted, carry};
+use qbulk::ssh::{Far, Stop, Wanted, carry};
 use qbulk::store::source::ReadOptions;
 use qbulk::traffic::SetConfig;
 
@@ -20,7 +21,7 @@ use super::peer::{NetworkArgs, TrustArgs, ends};
 use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
 use super::ssh::{SshArgs, teller};
-use super::transfer::{MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::transfer::{DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::url::Destination;
 use super::{OutputArgs, trust};
 
@@ -35,6 +36,9 @@ With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/s
 there already is replaced as a whole once the new one is complete and verified, never before.
 Some of it is left out by patterns, as with rsync, of which the first that matches decides:
   qbulk push --include '/logs/today.log' --exclude '/logs/*' --exclude .cache srv/ qbulk://host/backup
+What would be done is told, and nothing is done, with -n: a line for each path, with what it is, why, its size and where it goes. \
+Why is new, kind (something else is there), size, time, forced (-I), target (of a link), or metadata (only permissions):
+  qbulk push -n photos host:backup
 A push that was interrupted goes on where it was when the same command is run again.
 
 What is written to while it is read is tried once more when everything else has been sent.
@@ -53,6 +57,8 @@ pub(crate) struct PushArgs {
     #[arg(required = true, value_name = "SRC... [USER@]HOST:PATH|qbulk://HOST[:PORT]/PATH")]
     paths: Vec<OsString>,
 
+    #[command(flatten)]
+    dry_run: DryRunArgs,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -90,33 +96,56 @@ pub(crate) struct PushArgs {
 }
 
 impl PushArgs {
+    /// Whether nothing is to be done.
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run.dry_run
+    }
+
     /// Pushes; tells what happens to `report`.
     pub(crate) async fn run(
         self,
         report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
+        stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<Summary, Error> {
+        let push = |config, stop| qbulk::client::push(config, Arc::clone(&report), stop);
+        self.with_config(stop, push).await
+    }
+
+    /// Tells what a push would do.
+    pub(crate) async fn plan<F: Future<Output = Result<(), Error>>>(
+        self,
+        report: impl Fn(PlanEvent) -> F,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<PlanSummary, Error> {
+        let plan = |config, stop| qbulk::client::plan_push(config, &report, stop);
+        self.with_config(stop, plan).await
+    }
+
+    /// Does something with the push that is described.
+    async fn with_config<T, F: Future<Output = Result<T, Error>>>(
+        self,
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PushConfig, Stop) -> F,
+    ) -> Result<T, Error> {
         let (sources, destination) = ends(&self.paths)?;
         let sources = self.filter.sources(sources)?;
         let what = (self.set.set()?, Arc::new(self.filter.filter()?));
         match destination {
-            Remote::Server(server) => {
-                self.push_to_server(sources, server, what, report, stop).await
-            }
-            Remote::Ssh(place) => self.push_over_ssh(sources, place, what, report, stop).await,
+            Remote::Server(server) => self.at_server(sources, server, what, stop, act).await,
+            Remote::Ssh(place) => self.over_ssh(sources, place, what, stop, act).await,
         }
     }
 
-    async fn push_to_server(
+    async fn at_server<T, F: Future<Output = Result<T, Error>>>(
         self,
         sources: Vec<PathBuf>,
         destination: Destination,
         what: (SetConfig, Arc<Filter>),
-        report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<Summary, Error> {
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PushConfig, Stop) -> F,
+    ) -> Result<T, Error> {
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
-        tokio::pin!(stop);
+        let mut stop: Stop = Box::pin(stop);
         let servers = self.way.servers(&destination)?;
         let asked = self.trust.asked(&destination, &servers, &self.network);
         let trust = tokio::select! {
@@ -132,21 +161,23 @@ impl PushArgs {
         );
         let config =
             PushConfig { destination: destination.path, ..self.with_options(config, what) };
-        match qbulk::client::push(config, report, stop).await {
+        match act(config, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
         }
     }
 
-    async fn push_over_ssh(
+    async fn over_ssh<T, F: Future<Output = Result<T, Error>>>(
         self,
         sources: Vec<PathBuf>,
         place: SshPlace,
         what: (SetConfig, Arc<Filter>),
-        report: PushReporter,
-        stop: impl Future<Output = ()> + Send,
-    ) -> Result<Summary, Error> {
-        let ssh = self.ssh.config(&place.host, &self.network, self.way.retry_for)?;
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PushConfig, Stop) -> F,
+    ) -> Result<T, Error> {
+        // What was told once is not told again: of a dry run there is one attempt.
+        let retry_for = if self.dry_run.dry_run { Duration::ZERO } else { self.way.retry_for };
+        let ssh = self.ssh.config(&place.host, &self.network, retry_for)?;
         self.way.none_further()?;
         let identity = trust::identity(&self.trust.identity)?;
         let wanted = Wanted { writes: true, paths: vec![place.path] };
@@ -155,8 +186,7 @@ impl PushArgs {
             let (own, trust) = (Arc::clone(&far.identity), far.trust.clone());
             let servers = vec![far.server.clone()];
             let config = PushConfig::new(sources.clone(), servers, &*far.name, own, trust);
-            let config = far.push(self.with_options(config, what.clone()));
-            qbulk::client::push(config, Arc::clone(&report), stop)
+            act(far.push(self.with_options(config, what.clone())), stop)
         })
         .await
     }

@@ -45,6 +45,21 @@ pub(super) struct MetadataArgs {
     omit_dir_times: bool,
 }
 
+/// Whether anything is done at all.
+#[derive(Debug, Args)]
+pub(super) struct DryRunArgs {
+    /// Change nothing at either end, and write to standard output what would be done: a line for each path, with why.
+    /// What only shows when files are read or written is not foreseen.
+    #[arg(
+        short = 'n',
+        long,
+        env = "QBULK_DRY_RUN",
+        conflicts_with = "receipt",
+        help_heading = "What is sent"
+    )]
+    pub(super) dry_run: bool,
+}
+
 /// The way to the server, and back to it.
 #[derive(Debug, Args)]
 pub(super) struct WayArgs {
@@ -94,7 +109,7 @@ pub(super) struct PaceArgs {
 /// How many connections.
 #[derive(Debug, Args)]
 struct SizeArgs {
-    #[arg(short = 'n', long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
+    #[arg(long, value_name = "N", help = connections_help(), env = "QBULK_CONNECTIONS", help_heading = "Connection set",
         value_parser = clap::value_parser!(u16).range(1..=i64::from(CONNECTIONS_MAX)))]
     connections: Option<u16>,
     #[arg(short = 'm', long, value_name = "M", help = active_help(), env = "QBULK_ACTIVE", help_heading = "Connection set",

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::CONNECT_TIMEOUT;
 use super::path_memory::PathCache;
+use super::query::PeerConfig;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig};
+use crate::error::Error;
 use crate::filter::Filter;
 use crate::identity::Identity;
 use crate::net::address::ServerAddress;
@@ -110,6 +112,27 @@ impl PushConfig {
     }
 }
 
+impl PushConfig {
+    /// The same server, for what is asked over one connection.
+    pub(super) fn peer(&self) -> Result<PeerConfig, Error> {
+        Ok(PeerConfig {
+            server: first(&self.servers)?,
+            resolver: Arc::clone(&self.resolver),
+            server_name: self.server_name.clone(),
+            bind: self.bind.clone(),
+            sockets: Arc::clone(&self.sockets),
+            identity: Arc::clone(&self.identity),
+            trust: self.trust.clone(),
+            datagram_bytes_max: self.datagram_bytes_max,
+            connect_timeout: self.connect_timeout,
+        })
+    }
+}
+
+fn first(servers: &[ServerAddress]) -> Result<ServerAddress, Error> {
+    servers.first().cloned().ok_or_else(|| Error::Usage("no server is given".into()))
+}
+
 /// What to pull, and where to.
 #[derive(Clone)]
 pub struct PullConfig {
@@ -188,5 +211,22 @@ impl PullConfig {
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
         }
+    }
+}
+
+impl PullConfig {
+    /// The same server, for what is asked over one connection.
+    pub(super) fn peer(&self) -> Result<PeerConfig, Error> {
+        Ok(PeerConfig {
+            server: first(&self.servers)?,
+            resolver: Arc::clone(&self.resolver),
+            server_name: self.server_name.clone(),
+            bind: self.bind.clone(),
+            sockets: Arc::clone(&self.sockets),
+            identity: Arc::clone(&self.identity),
+            trust: self.trust.clone(),
+            datagram_bytes_max: self.datagram_bytes_max,
+            connect_timeout: self.connect_timeout,
+        })
     }
 }

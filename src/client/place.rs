@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,13 +13,14 @@ use cap_std::fs::Dir;
 use super::config::PullConfig;
 use crate::error::{Error, reason};
 use crate::store::descriptors::{ALONE_BYTES, Descriptors, Share, budget, patiently, raise_limit};
-use crate::store::destination::inspect;
+use crate::store::destination::{inspect, inspect_untouched};
+use crate::store::foresee::foresee;
 use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner, has_reserved};
 use crate::store::root::Root;
 use crate::store::sink::Sink;
 use crate::store::{join, shown};
-use crate::wire::{Destination, PushNumber, half, is_path_safe};
+use crate::wire::{Destination, Expected, Likeness, PushNumber, There, half, is_path_safe};
 
 /// How long it is waited for an earlier run of the same pull to end, so as to go on where it was.
 const EARLIER_TIME: Duration = Duration::from_secs(2);
@@ -45,6 +46,18 @@ impl Place {
     /// otherwise the nearest folder above; the one that an earlier run of the same pull has written below, if it
     /// has left something. Blocks.
     pub(super) fn look(config: &PullConfig) -> Result<Self, Error> {
+        Self::find(config, inspect)
+    }
+
+    /// The same without changing anything. Blocks.
+    pub(super) fn look_untouched(config: &PullConfig) -> Result<Self, Error> {
+        Self::find(config, |folder, _, path| inspect_untouched(folder, path))
+    }
+
+    fn find(
+        config: &PullConfig,
+        inspect: impl Fn(&Dir, &OwnNames, &Path) -> io::Result<Destination>,
+    ) -> Result<Self, Error> {
         let typed = &config.destination;
         let cannot = |error: &io::Error| {
             Error::Disk(format!("cannot write to {}: {}", typed.display(), reason(error)))
@@ -73,6 +86,11 @@ impl Place {
         }
         let share = Descriptors::new(budget(raise_limit()), ALONE_BYTES).join([0; 32]);
         Ok(Self { root, folder, path, found, number, names, share, local })
+    }
+
+    /// What is there of `all`, which are called by their paths below the folder. Blocks.
+    pub(super) fn foresee(&self, all: &[Expected], likeness: Likeness) -> Vec<There> {
+        foresee(&self.folder, all, likeness)
     }
 
     /// What takes in what is sent. Goes on with what an earlier run of the same pull has left. Blocks.
@@ -118,13 +136,18 @@ pub(super) struct Local {
 impl Local {
     /// What is at `path` below the folder that is written below.
     pub(super) fn path(&self, path: &[u8]) -> String {
+        shown(&self.typed(path))
+    }
+
+    /// The same byte by byte.
+    pub(super) fn typed(&self, path: &[u8]) -> Vec<u8> {
         let whole = self.above.join(OsStr::from_bytes(path));
         let told = match whole.strip_prefix(&self.whole) {
             Ok(rest) if rest.as_os_str().is_empty() => self.typed.clone(),
             Ok(rest) => self.typed.join(rest),
             Err(_) => whole,
         };
-        shown(told.as_os_str().as_bytes())
+        told.into_os_string().into_vec()
     }
 }
 

@@ -71,7 +71,7 @@ pub async fn pull(
     }
 }
 
-fn check(config: &PullConfig) -> Result<(), Error> {
+pub(super) fn check(config: &PullConfig) -> Result<(), Error> {
     let bytes: usize = config.sources.iter().map(Vec::len).sum();
     if config.sources.len() > PULL_SOURCES_MAX || bytes > PULL_SOURCES_BYTES_MAX {
         return Err(Error::Usage(format!(

@@ -30,8 +30,8 @@ use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    Answer, COMPARES_MAX, Keep, PATH_BYTES_MAX, Question, Request, Subject, Verdict, is_path_safe,
-    path_fault,
+    Answer, COMPARES_MAX, Keep, PATH_BYTES_MAX, Question, Request, Subject, Verdict, VerifyRequest,
+    is_path_safe, path_fault,
 };
 
 /// How often progress is told.
@@ -77,7 +77,8 @@ pub async fn verify(
     let told = Arc::clone(&report);
     let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
     let scan = start_scan(starts.clone(), scanned);
-    let request = Request::Verify { destination: config.destination.clone() };
+    let request =
+        Request::Verify(VerifyRequest { destination: config.destination.clone(), writes: false });
     let waits = async |reason| {
         told(VerifyEvent::VerifyWaiting { reason });
         Ok(())

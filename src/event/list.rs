@@ -126,6 +126,6 @@ impl Serialize for ListEntry {
 }
 
 /// The bytes of what is no text.
-fn base64(bytes: &[u8]) -> Option<String> {
+pub(super) fn base64(bytes: &[u8]) -> Option<String> {
     std::str::from_utf8(bytes).is_err().then(|| BASE64_STANDARD.encode(bytes))
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use qbulk::error::Error;
-use qbulk::event::{ListEvent, PushEvent, ServeEvent, VerifyEvent};
+use qbulk::event::{ListEvent, PlanEvent, PushEvent, ServeEvent, VerifyEvent};
 use serde::Serialize;
 
 use crate::out::{self, Notice, Weight};
@@ -58,6 +58,10 @@ impl Json {
             _ => Weight::Kept,
         };
         self.line(event, false, weight);
+    }
+
+    pub(super) fn plan(&self, event: &PlanEvent) {
+        self.line(event, false, Weight::Kept);
     }
 
     // There is none here either.

@@ -153,7 +153,7 @@ impl PushReport {
     }
 }
 
-fn failed(failure: &Failure) -> String {
+pub(super) fn failed(failure: &Failure) -> String {
     let Failure { path, reason, kind } = failure;
     match kind {
         FailureKind::Destination if path.is_empty() => {

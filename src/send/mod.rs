@@ -20,5 +20,5 @@ pub(crate) use self::lines::{Awaits, Lines};
 pub(crate) use self::names::distinct;
 pub(crate) use self::progress::together;
 pub(crate) use self::receipt::Receipt;
-pub(crate) use self::search::Search;
+pub(crate) use self::search::{Found, Search};
 pub(crate) use self::sender::{Job, Sender};

@@ -4,11 +4,14 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 
 use crate::error::Error;
+use crate::event::{Failure, FailureKind};
 use crate::store::descriptors::raise_limit;
 use crate::store::join;
+use crate::store::kind::Kind;
+use crate::store::scan::Entry;
 use crate::store::start::Start;
 use crate::store::{reason, shown};
-use crate::wire::Destination;
+use crate::wire::{Destination, PATH_BYTES_MAX, is_path_safe};
 
 /// How names below the sources become paths below the server's root.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,9 +26,13 @@ impl Names {
     /// One file or link gets the destination's name, unless that is a folder or was written as one.
     /// Everything else goes into the destination.
     pub(crate) fn new(typed: &[u8], found: Destination, starts: &[Start]) -> Result<Self, Error> {
+        Self::of(typed, found, matches!(starts, [start] if start.is_leaf))
+    }
+
+    /// The same, where all that is sent `is_one` file or link, or where it is not.
+    pub(crate) fn of(typed: &[u8], found: Destination, is_one: bool) -> Result<Self, Error> {
         let slashes = typed.iter().rev().take_while(|&&byte| byte == b'/').count();
         let path = typed[..typed.len() - slashes].to_vec();
-        let is_one = matches!(starts, [start] if start.is_leaf);
         let is_folder = path.is_empty() || found == Destination::Folder;
         if is_one && !is_folder && slashes == 0 {
             return Ok(Self::As(path));
@@ -45,6 +52,44 @@ impl Names {
             Self::Into(folder) => join(folder, name),
             Self::As(path) => path.clone(),
         }
+    }
+}
+
+/// What paths have been given to what is found, where two sources may have the same.
+#[derive(Debug)]
+pub(crate) struct Taken(Option<HashSet<blake3::Hash>>);
+
+impl Taken {
+    /// None yet.
+    pub(crate) fn new(starts: &[Start]) -> Self {
+        // Sources of different names have nothing in common.
+        let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
+        Self(overlap.then(HashSet::new))
+    }
+
+    /// Whether something that was found can have this path.
+    pub(crate) fn check(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Failure> {
+        let fail = |reason: &str| Failure {
+            kind: FailureKind::Source,
+            path: entry.local.to_string(),
+            reason: reason.into(),
+        };
+        let is_link_short = match &entry.kind {
+            Kind::Symlink { target, .. } => target.len() <= PATH_BYTES_MAX,
+            _ => true,
+        };
+        let is_folder = matches!(entry.kind, Kind::Folder(_));
+        let is_safe = is_path_safe(path) || is_folder && path.is_empty();
+        if !is_safe || !is_link_short {
+            return Err(fail("its path is too long to be sent"));
+        }
+        if let Some(taken) = &mut self.0
+            && !is_folder
+            && !taken.insert(blake3::hash(path))
+        {
+            return Err(fail("another source has one of the same name, which was sent"));
+        }
+        Ok(())
     }
 }
 

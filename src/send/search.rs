@@ -38,7 +38,7 @@ pub(crate) struct Search {
 
 /// What the search says.
 #[derive(Clone)]
-pub(super) enum Found {
+pub(crate) enum Found {
     Entries(Vec<Result<Entry, Lost>>),
     /// That was all.
     End,
@@ -54,8 +54,8 @@ pub(super) struct Scanned {
 
 impl Search {
     /// The same for one attempt only: what it has said is not kept.
-    pub(crate) fn once(starts: Vec<Start>) -> Self {
-        Self { said: None, ..Self::start(starts, Arc::default(), None) }
+    pub(crate) fn once(starts: Vec<Start>, filter: Arc<Filter>) -> Self {
+        Self { said: None, ..Self::start(starts, filter, None) }
     }
 
     /// Starts to look through `starts` for what `filter` takes; ends when it is dropped. What `receipt` is made of is
@@ -99,7 +99,7 @@ impl Search {
     }
 
     /// What was found next. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<Found> {
+    pub(crate) async fn next(&mut self) -> Option<Found> {
         if let Some(found) = self.said.as_ref().and_then(|said| said.get(self.again)) {
             self.again += 1;
             return Some(found.clone());

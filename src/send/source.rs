@@ -1,6 +1,6 @@
 //! From what is found at the source to what the plan is offered, and to the parts of a stripe.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::looks::{Looks, Unsure};
@@ -8,18 +8,16 @@ use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use super::search::{Found, Scanned, Search};
 use crate::error::Error;
-use crate::event::{Failure, FailureKind};
+use crate::event::Failure;
 use crate::hashtree::HashTree;
-use crate::send::names::Names;
+use crate::send::names::{Names, Taken};
 use crate::store::compare::StillWanted;
 use crate::store::kind::{FileInfo, Kind};
 use crate::store::scan::Entry;
 use crate::store::source::{Part, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
-use crate::wire::{
-    Destination, FileKey, KeptPiece, PATH_BYTES_MAX, Skip, SourceBasis, is_path_safe,
-};
+use crate::wire::{Destination, FileKey, KeptPiece, Skip, SourceBasis, is_path_safe};
 
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
@@ -45,8 +43,7 @@ pub(super) struct Source {
     names_kept: bool,
     /// Items that are not cut up yet, and how many of their bytes are not.
     items: HashMap<ItemId, (Arc<SourceItem>, u64)>,
-    /// Paths of what is no folder, where two sources may have the same.
-    taken: Option<HashSet<blake3::Hash>>,
+    taken: Taken,
     next_item: u64,
     /// Files that were offered, and folders and links.
     pub(super) files: u64,
@@ -93,9 +90,7 @@ impl Source {
         receipt: Option<Arc<Receipt>>,
         names_kept: bool,
     ) -> Self {
-        // Sources of different names have nothing in common.
-        let starts = search.starts();
-        let overlap = starts.len() > 1 && starts.iter().any(|start| start.name().is_empty());
+        let taken = Taken::new(search.starts());
         Self {
             search,
             names: None,
@@ -105,7 +100,7 @@ impl Source {
             receipt,
             names_kept,
             items: HashMap::new(),
-            taken: overlap.then(HashSet::new),
+            taken,
             next_item: 0,
             files: 0,
             others: 0,
@@ -152,7 +147,7 @@ impl Source {
     pub(super) fn take(&mut self, entry: Entry) -> Result<Vec<Item>, Failure> {
         let Some(names) = &self.names else { return Ok(Vec::new()) };
         let path = names.remote(&entry.remote);
-        self.check(&entry, &path)?;
+        self.taken.check(&entry, &path)?;
         let Entry { local, kind, .. } = entry;
         match kind {
             Kind::Folder(_) if path.is_empty() => Ok(Vec::new()), // the root is the server's own
@@ -177,30 +172,6 @@ impl Source {
             Kind::File(info) => self.take_file(entry.local, entry.remote, info, true),
             Kind::Folder(_) | Kind::Symlink { .. } => Vec::new(),
         }
-    }
-
-    fn check(&mut self, entry: &Entry, path: &[u8]) -> Result<(), Failure> {
-        let fail = |reason: &str| Failure {
-            kind: FailureKind::Source,
-            path: entry.local.to_string(),
-            reason: reason.into(),
-        };
-        let is_link_short = match &entry.kind {
-            Kind::Symlink { target, .. } => target.len() <= PATH_BYTES_MAX,
-            _ => true,
-        };
-        let is_folder = matches!(entry.kind, Kind::Folder(_));
-        let is_safe = is_path_safe(path) || is_folder && path.is_empty();
-        if !is_safe || !is_link_short {
-            return Err(fail("its path is too long to be sent"));
-        }
-        if let Some(taken) = &mut self.taken
-            && !is_folder
-            && !taken.insert(blake3::hash(path))
-        {
-            return Err(fail("another source has one of the same name, which was sent"));
-        }
-        Ok(())
     }
 
     fn take_file(

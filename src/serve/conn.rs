@@ -23,7 +23,9 @@ use crate::identity::Fingerprint;
 use crate::net::controllers::Late;
 use crate::net::telemetry::Telemetry;
 use crate::store::shown;
-use crate::wire::{CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request};
+use crate::wire::{
+    CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request, SurveyRequest, VerifyRequest,
+};
 
 /// A client must say what it wants within this time.
 const HELLO_TIME: Duration = Duration::from_secs(10);
@@ -92,20 +94,22 @@ impl Services {
                 self.giver.serve(caller, asked.with(*request)).await;
                 self.is_idle.store(false, Relaxed);
             }
-            Request::Verify { .. } | Request::List(_) if self.drain.is_on() => {
+            Request::Verify(_) | Request::List(_) | Request::Survey(_) if self.drain.is_on() => {
                 let remote = asked.connection.remote_address();
                 asked.connection.close(VarInt::from_u32(CLOSE_STOPPING), DRAINING.as_bytes());
                 self.turned_away.tell(remote, DRAINING.into());
             }
-            Request::Verify { destination } => self.verify(client, asked.with(destination)).await,
+            Request::Verify(request) => self.verify(client, asked.with(request)).await,
             Request::List(request) => self.list(client, asked.with(request)).await,
+            Request::Survey(request) => self.survey(client, asked.with(request)).await,
         }
     }
 
     /// Serves a client that compares what is there with what it has.
-    async fn verify(&self, client: Fingerprint, asked: Asked<Vec<u8>>) {
+    async fn verify(&self, client: Fingerprint, asked: Asked<VerifyRequest>) {
         let (connection, began) = (asked.connection.clone(), Instant::now());
-        let (remote, destination) = (connection.remote_address(), shown(&asked.request));
+        let (remote, destination) =
+            (connection.remote_address(), shown(&asked.request.destination));
         let compared = self.verifier.serve(client, asked).await;
         let told = compared.map(|compared| ServeEvent::Verified {
             client: client.to_string(),
@@ -126,6 +130,22 @@ impl Services {
             client: client.to_string(),
             remote,
             path,
+            entries,
+            seconds: began.elapsed().as_secs_f64(),
+        });
+        self.answered(&connection, told).await;
+    }
+
+    /// Tells a client what a pull would bring.
+    async fn survey(&self, client: Fingerprint, asked: Asked<SurveyRequest>) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let remote = connection.remote_address();
+        let sources: Vec<_> = asked.request.sources.iter().map(|source| shown(source)).collect();
+        let entries = self.lister.survey(client, asked).await;
+        let told = entries.map(|entries| ServeEvent::Listed {
+            client: client.to_string(),
+            remote,
+            path: sources.join(" "),
             entries,
             seconds: began.elapsed().as_secs_f64(),
         });

@@ -9,7 +9,7 @@ use quinn::VarInt;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::access::{Access, Reached};
+use super::access::Access;
 use super::awaited::{Awaited, Ending, PulledLines, Share};
 use super::config::ServeReporter;
 use super::drain::{Drain, STOPPED};
@@ -19,11 +19,12 @@ use super::limits::{Clients, ConnectionSeat, Means, TransferSeat};
 use super::memory::Parts;
 use super::paths::Paths;
 use super::refusal::Refusal;
+use super::sources::{reach, starts};
 use super::turned_away::{TurnedAway, has_heard};
 use super::turns::Turns;
 use crate::buffers::Buffers;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig, Controllers, SharedBudget};
-use crate::error::{Error, reason};
+use crate::error::Error;
 use crate::event::{ServeEvent, Summary};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
@@ -32,17 +33,16 @@ use crate::net::limit::Limit;
 use crate::net::line::Line;
 use crate::net::pipe::is_pipe;
 use crate::net::telemetry::Telemetry;
-use crate::send::{Job, Search, Sender, distinct};
-use crate::store::own::{RESERVED, has_reserved};
+use crate::send::{Job, Search, Sender};
+use crate::store::shown;
 use crate::store::source::ReadOptions;
 use crate::store::start::Start;
-use crate::store::{join, named, shown};
 use crate::traffic::{HealthConfig, PrimeConfig, SetConfig};
 use crate::wire::{
-    CLOSE_REFUSED, CLOSE_STOPPING, HostNumber, PullRequest, PushNumber, Right, ToReceiver,
-    VARINT_MAX, Wish, is_path_safe,
+    CLOSE_REFUSED, CLOSE_STOPPING, HostNumber, PullRequest, PushNumber, ToReceiver, VARINT_MAX,
+    Wish,
 };
-use crate::work::{Work, Workers};
+use crate::work::Workers;
 
 /// A transfer that no line is up for ends after this time: its client may come back until then.
 const DESERTED_TIME: Duration = Duration::from_secs(30);
@@ -184,14 +184,14 @@ impl Giver {
             return Err(Refusal::Stopping);
         }
         // Before anything is looked at, so that nothing can be learned from what takes how long.
-        self.reach(key.0, &request.sources)?;
+        reach(&self.access, key.0, &request.sources)?;
         self.end_earlier(key.0, (request.pull, request.host));
         let seat = match self.clients.begin(key.0) {
             Ok(seat) => seat,
             Err(reason) => self.turn(key.0, line, reason).await?,
         };
         // It may have been taken back meanwhile.
-        let reached = self.reach(key.0, &request.sources)?;
+        let reached = reach(&self.access, key.0, &request.sources)?;
         let starts = starts(&self.workers.of(*key.0.as_bytes()), reached).await?;
         Ok(self.begin(key, request, starts, seat, line))
     }
@@ -219,27 +219,6 @@ impl Giver {
             error = line.connection().closed() => Err(error.to_string().into()),
             () = self.drain.begun() => Err(Refusal::Stopping),
         }
-    }
-
-    /// Where what is asked for leads, if this client may read it.
-    fn reach(&self, client: Fingerprint, sources: &[Vec<u8>]) -> Result<Vec<Reached>, Refusal> {
-        if sources.is_empty() {
-            return Err(Refusal::Final("it names nothing to send".to_owned()));
-        }
-        let reach = |source: &Vec<u8>| {
-            let trimmed = source.strip_suffix(b"/").unwrap_or(source);
-            if !trimmed.is_empty() && !is_path_safe(trimmed) {
-                return Err(Refusal::Final(format!("the path {:?} is not allowed", shown(source))));
-            }
-            if has_reserved(trimmed) {
-                let path = shown(source);
-                return Err(Refusal::Final(format!(
-                    "the path {path:?} is not allowed: {RESERVED}"
-                )));
-            }
-            self.access.root_for(client, source, Right::Read).map_err(Refusal::Denied)
-        };
-        sources.iter().map(reach).collect()
     }
 
     fn begin(
@@ -278,7 +257,7 @@ impl Giver {
         });
         let job = Job {
             transfer: request.transfer,
-            search: Search::once(starts),
+            search: Search::once(starts, Arc::default()),
             destination: request.destination.clone(),
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
@@ -372,24 +351,6 @@ impl Giver {
 fn stripe_bytes(asked: u64) -> u64 {
     let bytes = asked.clamp(STRIPE_BYTES_MIN, STRIPE_BYTES_MAX);
     1 << bytes.ilog2()
-}
-
-/// Looks at what is asked for. Nobody is told more of what cannot be had than that.
-async fn starts(work: &Work, sources: Vec<Reached>) -> Result<Vec<Start>, Refusal> {
-    let look = move || {
-        let mut starts = Vec::with_capacity(sources.len());
-        for Reached { root, name, path, .. } in sources {
-            let folder = root.current().map_err(|error| error.to_string())?;
-            let start = Start::below(&folder, &path, &name);
-            let whole = join(&name, &path);
-            let cannot = |error| format!("cannot read {}: {}", named(&whole), reason(&error));
-            starts.push(start.map_err(cannot)?);
-        }
-        distinct(&starts).map_err(|error| error.to_string())?;
-        Ok(starts)
-    };
-    let looked = work.run(look).await;
-    looked.map_err(|error| error.to_string())?.map_err(Refusal::Final)
 }
 
 fn pressure(number: u64) -> (Algorithm, Aggressiveness) {

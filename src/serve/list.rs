@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, SendStream};
 use rustix::io::Errno;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
@@ -16,7 +16,7 @@ use super::limits::{Clients, Limits, Means};
 use super::place::{done, place, unanswerable};
 use super::refusal::Refusal;
 use crate::identity::Fingerprint;
-use crate::net::control::{ControlError, send_all};
+use crate::net::control::{ControlError, ControlReader, send_all};
 use crate::net::words;
 use crate::store::list::{Found, Listing, Seen, folder_as, list};
 use crate::store::root::Root;
@@ -38,11 +38,11 @@ const STALLED_TIME: Duration = Duration::from_secs(30);
 
 /// What clients that are told have in common.
 pub(super) struct Lister {
-    access: Arc<Access>,
-    clients: Arc<Clients>,
+    pub(super) access: Arc<Access>,
+    pub(super) clients: Arc<Clients>,
     /// Then nobody's turn comes any more.
-    drain: Arc<Drain>,
-    workers: Arc<Workers>,
+    pub(super) drain: Arc<Drain>,
+    pub(super) workers: Arc<Workers>,
 }
 
 impl Lister {
@@ -71,27 +71,11 @@ impl Lister {
         client: Fingerprint,
         asked: Asked<ListRequest>,
     ) -> Result<u64, ConnError> {
-        let Asked { connection, answers, mut messages, request } = asked;
-        connection.set_send_window(SEND_WINDOW_BYTES);
-        let (sender, queue) = channel(QUEUE);
-        let mut sending = JoinSet::new();
-        // If this fails, so does the connection, which is noticed by who sends.
-        sending.spawn(async move { drop(send_all(answers, queue).await) });
-        let told = tokio::select! {
-            biased;
-            told = self.tell(client, &connection, sender, request) => told?,
-            // It has said all that it has to say.
-            message = messages.next::<Question>() => match message {
-                Ok(Some(other)) => {
-                    return Err(ConnError::Protocol(format!("unexpected message {other:?}")));
-                }
-                Ok(None) | Err(ControlError::Read(_)) => {
-                    return Err(ConnError::Lost(words::why(&connection.closed().await)));
-                }
-                Err(ControlError::Wire(error)) => return Err(error.into()),
-            },
-        };
-        done(&connection).await.map(|()| told)
+        let Asked { connection, answers, messages, request } = asked;
+        answer(&connection, answers, messages, async |sender| {
+            self.tell(client, &connection, sender, request).await
+        })
+        .await
     }
 
     /// Says what is there, to its end. The client has its place until all is on its way.
@@ -203,7 +187,11 @@ impl Lister {
     }
 
     /// Says something, once there is room for it.
-    async fn say(&self, answers: &Sender<Answer>, message: Answer) -> Result<(), ConnError> {
+    pub(super) async fn say(
+        &self,
+        answers: &Sender<Answer>,
+        message: Answer,
+    ) -> Result<(), ConnError> {
         loop {
             match timeout(STALLED_TIME, answers.reserve()).await {
                 Ok(Ok(room)) => {
@@ -221,6 +209,35 @@ impl Lister {
             }
         }
     }
+}
+
+/// Has `tell` answer a client that says no more. Returns how much it was told.
+pub(super) async fn answer(
+    connection: &Connection,
+    answers: SendStream,
+    mut messages: ControlReader,
+    tell: impl AsyncFnOnce(Sender<Answer>) -> Result<u64, ConnError>,
+) -> Result<u64, ConnError> {
+    connection.set_send_window(SEND_WINDOW_BYTES);
+    let (sender, queue) = channel(QUEUE);
+    let mut sending = JoinSet::new();
+    // If this fails, so does the connection, which is noticed by who sends.
+    sending.spawn(async move { drop(send_all(answers, queue).await) });
+    let told = tokio::select! {
+        biased;
+        told = tell(sender) => told?,
+        // It has said all that it has to say.
+        message = messages.next::<Question>() => match message {
+            Ok(Some(other)) => {
+                return Err(ConnError::Protocol(format!("unexpected message {other:?}")));
+            }
+            Ok(None) | Err(ControlError::Read(_)) => {
+                return Err(ConnError::Lost(words::why(&connection.closed().await)));
+            }
+            Err(ControlError::Wire(error)) => return Err(error.into()),
+        },
+    };
+    done(connection).await.map(|()| told)
 }
 
 /// Looks at the disk, when it is its turn.
@@ -285,7 +302,7 @@ fn message(seen: Seen) -> Answer {
     }
 }
 
-fn unlisted(path: Vec<u8>, reason: String) -> Answer {
+pub(super) fn unlisted(path: Vec<u8>, reason: String) -> Answer {
     let mut message = reason.into_bytes();
     message.truncate(TEXT_BYTES_MAX);
     Answer::Unlisted { path, message }

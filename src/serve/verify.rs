@@ -24,10 +24,12 @@ use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::control::{ControlError, send_all};
 use crate::store::compare::{Found, Hashed, StillWanted, Wanted, look, verdict};
-use crate::store::destination::kind_at;
+use crate::store::destination::{inspect_untouched, kind_at};
+use crate::store::foresee::foresee;
 use crate::store::{below, named, reason};
 use crate::wire::{
-    Answer, COMPARES_MAX, Content, Destination, Question, Right, Subject, Verdict, WireError,
+    Answer, COMPARES_MAX, Content, Destination, LOOKS_MAX, Question, Right, Subject, There,
+    Verdict, VerifyRequest, WireError,
 };
 use crate::work::{Work, Workers};
 
@@ -94,15 +96,19 @@ impl Verifier {
     pub(super) async fn serve(
         &self,
         client: Fingerprint,
-        asked: Asked<Vec<u8>>,
+        asked: Asked<VerifyRequest>,
     ) -> Result<u64, ConnError> {
         let protocol = |reason: String| ConnError::Protocol(reason);
         let (sender, queue) = channel(QUEUE);
-        let Asked { connection, answers, mut messages, request: destination } = asked;
+        let Asked { connection, answers, mut messages, request } = asked;
+        let VerifyRequest { destination, writes } = request;
         let mut sending = JoinSet::new();
         // Before anything is looked at, and anybody is waited for.
         let path = destination_path(&destination).map_err(Refusal::Final)?;
         let reach = || {
+            if writes {
+                self.access.root_for(client, &path, Right::Write).map_err(Refusal::Denied)?;
+            }
             let reached = self.access.root_for(client, &path, Right::Read);
             reached.map_err(Refusal::Denied)
         };
@@ -113,11 +119,14 @@ impl Verifier {
         let _seat = place(&self.clients, &self.drain, client, &connection, &sender).await?;
         // It may have been taken back meanwhile.
         let reached = reach()?;
-        let name = reached.name.clone();
+        let (name, is_append_only) = (reached.name.clone(), reached.is_append_only());
         let hashers = self.hashers(client);
-        let looked = welcome(&hashers.work, reached).await;
+        let looked = welcome(&hashers.work, reached, writes).await;
         let (root, destination) = looked.map_err(Refusal::Final)?;
         sender.send(Answer::Welcome(destination)).await.map_err(lost)?;
+        if writes && is_append_only {
+            sender.send(Answer::OnlyNew).await.map_err(lost)?;
+        }
 
         let mut session = Session::new(root, name, hashers);
         let mut look = tokio::time::interval(IDLE_TIME);
@@ -128,10 +137,9 @@ impl Verifier {
             tokio::select! {
                 biased;
                 Some(done) = session.tasks.join_next() => {
-                    let (item, verdict) = done.map_err(|error| protocol(error.to_string()))?;
-                    session.pending.remove(&item);
-                    compared += 1;
-                    sender.send(Answer::Compared { item, verdict }).await.map_err(lost)?;
+                    let answer = done.map_err(|error| protocol(error.to_string()))?;
+                    compared += session.answered(&answer);
+                    sender.send(answer).await.map_err(lost)?;
                 }
                 _ = look.tick() => {
                     if is_idle && self.clients.has_waiting() {
@@ -141,7 +149,7 @@ impl Verifier {
                         ))
                         .into());
                     }
-                    is_idle = session.pending.is_empty();
+                    is_idle = session.tasks.is_empty();
                 }
                 message = messages.next() => match message {
                     Ok(Some(message)) => {
@@ -157,13 +165,22 @@ impl Verifier {
     }
 }
 
-/// The root as it is now, and what is at the destination, if it may be looked at.
-async fn welcome(work: &Work, reached: Reached) -> Result<(Arc<Dir>, Destination), String> {
+/// The root as it is now, and what is at the destination, if it may be looked at; and written to, if it `writes`.
+async fn welcome(
+    work: &Work,
+    reached: Reached,
+    writes: bool,
+) -> Result<(Arc<Dir>, Destination), String> {
     let look = move || {
         let Reached { root, path, .. } = reached;
         let root = root.current().map_err(|error| error.to_string())?;
-        let found = kind_at(&root, Path::new(OsStr::from_bytes(&path)));
-        let failed = |error| format!("cannot look at {}: {}", named(&path), reason(&error));
+        let there = Path::new(OsStr::from_bytes(&path));
+        let (found, verb) = if writes {
+            (inspect_untouched(&root, there), "write to")
+        } else {
+            (kind_at(&root, there), "look at")
+        };
+        let failed = |error| format!("cannot {verb} {}: {}", named(&path), reason(&error));
         Ok((root, found.map_err(failed)?))
     };
     work.run(look).await.map_err(|error| error.to_string())?
@@ -184,8 +201,10 @@ struct Session {
     root_name: Vec<u8>,
     hashers: Hashers,
     pending: HashMap<u64, Pending>,
-    /// One for each that is pending.
-    tasks: JoinSet<(u64, Verdict)>,
+    /// Looks without content that are not answered.
+    looks: usize,
+    /// One for each that is pending, and each look. Returns the answer.
+    tasks: JoinSet<Answer>,
 }
 
 /// A comparison that is not answered. Nothing is read for it any more when it is dropped.
@@ -196,7 +215,29 @@ struct Pending {
 
 impl Session {
     fn new(root: Arc<Dir>, root_name: Vec<u8>, hashers: Hashers) -> Self {
-        Self { root, root_name, hashers, pending: HashMap::new(), tasks: JoinSet::new() }
+        let (pending, tasks) = (HashMap::new(), JoinSet::new());
+        Self { root, root_name, hashers, pending, looks: 0, tasks }
+    }
+
+    /// Something is answered. Returns how much that was about.
+    fn answered(&mut self, answer: &Answer) -> u64 {
+        match answer {
+            Answer::Compared { item, .. } => {
+                self.pending.remove(item);
+                1
+            }
+            Answer::Found { there, .. } => {
+                self.looks -= 1;
+                there.len() as u64
+            }
+            _ => 0,
+        }
+    }
+
+    /// A path that a client has said, below the root.
+    fn below_root(&self, path: &[u8]) -> Result<Vec<u8>, ConnError> {
+        let found = below(&self.root_name, path).map(<[u8]>::to_vec);
+        found.ok_or_else(|| ConnError::Protocol("a path leads to another root".into()))
     }
 
     fn on_message(&mut self, message: Question) -> Result<(), ConnError> {
@@ -207,9 +248,7 @@ impl Session {
                     let (value, limit) = (COMPARES_MAX as u64 + 1, COMPARES_MAX as u64);
                     return Err(WireError::Limit { what, value, limit }.into());
                 }
-                let Some(path) = below(&self.root_name, &path).map(<[u8]>::to_vec) else {
-                    return Err(ConnError::Protocol("a path leads to another root".into()));
-                };
+                let path = self.below_root(&path)?;
                 let (expected, expecting) = oneshot::channel();
                 let pending = Pending { expected: Some(expected), wanted: Wanted::default() };
                 let comparison = Comparison {
@@ -222,7 +261,31 @@ impl Session {
                     return Err(ConnError::Protocol(format!("item {item} is compared twice")));
                 }
                 let hashers = self.hashers.clone();
-                self.tasks.spawn(async move { (item, comparison.run(hashers, expecting).await) });
+                self.tasks.spawn(async move {
+                    let verdict = comparison.run(hashers, expecting).await;
+                    Answer::Compared { item, verdict }
+                });
+            }
+            Question::Look { question, likeness, mut all } => {
+                if self.looks >= LOOKS_MAX {
+                    let (value, limit) = (LOOKS_MAX as u64 + 1, LOOKS_MAX as u64);
+                    return Err(WireError::Limit { what: "number of looks", value, limit }.into());
+                }
+                for expected in &mut all {
+                    expected.path = self.below_root(&expected.path)?;
+                }
+                self.looks += 1;
+                let (root, hashers) = (Arc::clone(&self.root), self.hashers.clone());
+                self.tasks.spawn(async move {
+                    let _room = hashers.own.acquire_owned().await;
+                    let count = all.len();
+                    let there = hashers.work.run(move || foresee(&root, &all, likeness)).await;
+                    let there = there.unwrap_or_else(|error| {
+                        tracing::error!(%error, "a look failed");
+                        vec![There::BLOCKED; count]
+                    });
+                    Answer::Found { question, there }
+                });
             }
             Question::Expect { item, hash } => {
                 // It may have been answered meanwhile.

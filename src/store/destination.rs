@@ -15,6 +15,20 @@ use crate::wire::Destination;
 
 /// Looks at a destination before a transfer: what is there, and whether it can be written.
 pub fn inspect(root: &Dir, names: &OwnNames, destination: &Path) -> io::Result<Destination> {
+    checked(root, destination, |folder| try_access(folder, names))
+}
+
+/// The same without changing anything: where the system cannot be asked whether it can be written, that is taken for
+/// granted.
+pub fn inspect_untouched(root: &Dir, destination: &Path) -> io::Result<Destination> {
+    checked(root, destination, |_| Ok(()))
+}
+
+fn checked(
+    root: &Dir,
+    destination: &Path,
+    attempt: impl FnOnce(&Dir) -> io::Result<()>,
+) -> io::Result<Destination> {
     let mut below = destination;
     let kind = kind_at(root, destination)?;
     if kind != Destination::Folder {
@@ -32,7 +46,7 @@ pub fn inspect(root: &Dir, names: &OwnNames, destination: &Path) -> io::Result<D
             Err(error) => return Err(error),
         }
     };
-    match check_access(&folder, names) {
+    match check_access(&folder, attempt) {
         // A folder of ours is opened up while there is something to be made in it; not the root, which is
         // as who serves it wants it.
         Err(error)
@@ -45,11 +59,11 @@ pub fn inspect(root: &Dir, names: &OwnNames, destination: &Path) -> io::Result<D
 }
 
 /// Whether names can be made in a folder. The system is asked; where it cannot be asked (some sandboxes
-/// of containers let nobody), it is tried.
-fn check_access(folder: &Dir, names: &OwnNames) -> io::Result<()> {
+/// of containers let nobody), there is the `attempt`.
+fn check_access(folder: &Dir, attempt: impl FnOnce(&Dir) -> io::Result<()>) -> io::Result<()> {
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     let asked = rustix::fs::accessat(folder, ".", wanted, AtFlags::EACCESS);
-    decide(asked, || try_access(folder, names))
+    decide(asked, || attempt(folder))
 }
 
 fn decide(asked: Result<(), Errno>, attempt: impl FnOnce() -> io::Result<()>) -> io::Result<()> {

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod destination;
 mod file;
 mod folders;
+pub mod foresee;
 mod holes;
 pub mod journal;
 pub mod kept;

@@ -3,7 +3,9 @@
 //! A [`Candidate`] is coded against the one before it: how many bytes of the path they share, the rest of the path
 //! (bytes), 0 for what is no file or else one more than its size, and meta as in [`Record`](super::Record). A [`There`] is one byte for each candidate, a sum of 1 if
 //! something is there, 2 if it is a regular file, 4 if that has the same size, 8 if its modification time counts as the
-//! same, and 16 if it was modified later.
+//! same, and 16 if it was modified later. In an answer to a [`Question::Look`](super::Question::Look) there are 32 if a
+//! folder is there, 64 if permission bits differ, or times where they do not count, and 128 if nothing can be there, since what is on the way is no folder;
+//! and 2 and 4 mean that it is a folder where that is asked for, or a link, and that the link says the same.
 //!
 //! A [`Skip`] is a sum of 1 if size and time say nothing, 2 if the same size is enough, 4 for what is newer there, 8 for
 //! what is there at all, and 16 for what is not, and then by how many seconds two times of modification may differ and
@@ -76,7 +78,10 @@ impl There {
     pub const NOTHING: Self = Self(0);
     /// Something that is no regular file.
     pub const OTHER_KIND: Self = Self(1);
-    const ALL: u8 = 31;
+    const FOLDER: u8 = 32;
+    const OTHER_META: u8 = 64;
+    /// Nothing, and nothing can be there: something on the way is no folder.
+    pub const BLOCKED: Self = Self(128);
 
     /// A regular file of this size and time, beside `candidate`.
     pub fn file(candidate: &Candidate, bytes: u64, mtime: (i64, u32), likeness: Likeness) -> Self {
@@ -94,9 +99,61 @@ impl There {
         self.0 & bits == bits
     }
 
+    /// Something of the kind that is asked for, which may be the same.
+    pub fn other(is_same: bool) -> Self {
+        Self(if is_same { 1 | 2 | 4 } else { 1 | 2 })
+    }
+
     /// Whether it has the same size and time as the file at the source.
     pub fn is_same(self) -> bool {
         self.has(2 | 4 | 8)
+    }
+
+    /// Whether something is there.
+    pub fn is_something(self) -> bool {
+        self.has(1)
+    }
+
+    /// Whether it is of the kind that is asked for.
+    pub fn is_same_kind(self) -> bool {
+        self.has(2)
+    }
+
+    /// Whether it is a file of the same size, or a link that says the same.
+    pub fn is_same_size(self) -> bool {
+        self.has(4)
+    }
+
+    /// Whether its time of modification counts as the same.
+    pub fn is_same_time(self) -> bool {
+        self.has(8)
+    }
+
+    /// Whether it is a folder.
+    pub fn is_folder(self) -> bool {
+        self.has(Self::FOLDER)
+    }
+
+    /// Whether it has other permission bits, or another time where that does not count.
+    pub fn has_other_meta(self) -> bool {
+        self.has(Self::OTHER_META)
+    }
+
+    /// Whether something on the way is no folder.
+    pub fn is_blocked(self) -> bool {
+        self == Self::BLOCKED
+    }
+
+    /// The same, as a folder.
+    #[must_use]
+    pub fn as_folder(self) -> Self {
+        Self(self.0 | Self::FOLDER)
+    }
+
+    /// The same, as one of other permission bits, or of another time where that does not count.
+    #[must_use]
+    pub fn with_other_meta(self) -> Self {
+        Self(self.0 | Self::OTHER_META)
     }
 
     /// The same, as one that was modified at another time.
@@ -208,13 +265,30 @@ pub fn fitting(mut waiting: impl Iterator<Item = usize>) -> usize {
     more.max(1)
 }
 
+/// Appends a path as what it has beyond the one `before` it.
+pub(super) fn put_next_path(out: &mut Vec<u8>, before: &[u8], path: &[u8]) {
+    let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
+    put_varint(out, shared as u64);
+    put_bytes(out, &path[shared..]);
+}
+
+/// Takes a path that leads nowhere else from the front of `input`.
+pub(super) fn get_next_path(input: &mut &[u8], before: &[u8]) -> Result<Vec<u8>, WireError> {
+    let shared = within("shared part of a path", get_varint(input)?, before.len())?;
+    let mut path = before[..shared].to_vec();
+    path.extend(get_bytes("path", input, PATH_BYTES_MAX)?);
+    if is_path_safe(&path) {
+        Ok(path)
+    } else {
+        Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()))
+    }
+}
+
 pub(super) fn put_candidates(out: &mut Vec<u8>, candidates: &[Candidate]) {
     put_varint(out, candidates.len() as u64);
     let mut before: &[u8] = b"";
     for Candidate { path, bytes, meta } in candidates {
-        let shared = path.iter().zip(before).take_while(|(a, b)| a == b).count();
-        put_varint(out, shared as u64);
-        put_bytes(out, &path[shared..]);
+        put_next_path(out, before, path);
         put_varint(out, bytes.map_or(0, |bytes| bytes + 1));
         put_meta(out, *meta);
         before = path;
@@ -226,12 +300,7 @@ pub(super) fn get_candidates(input: &mut &[u8]) -> Result<Vec<Candidate>, WireEr
     let mut candidates: Vec<Candidate> = Vec::new();
     for _ in 0..count {
         let before = candidates.last().map_or(&b""[..], |before| &before.path);
-        let shared = within("shared part of a path", get_varint(input)?, before.len())?;
-        let mut path = before[..shared].to_vec();
-        path.extend(get_bytes("path", input, PATH_BYTES_MAX)?);
-        if !is_path_safe(&path) {
-            return Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()));
-        }
+        let path = get_next_path(input, before)?;
         let bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX + 1)?.checked_sub(1);
         candidates.push(Candidate { path, bytes, meta: get_meta(input)? });
     }
@@ -247,11 +316,7 @@ pub(super) fn put_there(out: &mut Vec<u8>, there: &[There]) {
 
 pub(super) fn get_there(input: &mut &[u8]) -> Result<Vec<There>, WireError> {
     let count = within("number of files", get_varint(input)?, LOOK_FILES_MAX)?;
-    let one = |_| match input.try_get_u8() {
-        Ok(bits @ 0..=There::ALL) => Ok(There(bits)),
-        Ok(bits) => Err(WireError::Unknown { what: "finding", value: bits.into() }),
-        Err(_) => Err(WireError::Short),
-    };
+    let one = |_| input.try_get_u8().map(There).map_err(|_| WireError::Short);
     (0..count).map(one).collect()
 }
 
@@ -279,7 +344,7 @@ pub(super) mod tests {
     }
 
     pub(in super::super) fn there() -> impl Strategy<Value = Vec<There>> {
-        proptest::collection::vec((0..=There::ALL).prop_map(There), 0..=LOOK_FILES_MAX)
+        proptest::collection::vec(any::<u8>().prop_map(There), 0..=LOOK_FILES_MAX)
     }
 
     pub(in super::super) fn skip() -> impl Strategy<Value = Skip> {

@@ -20,10 +20,12 @@ mod kept;
 mod list;
 mod look;
 mod message;
+mod plan;
 mod pull;
 mod query;
 mod request;
 mod stripe;
+mod survey;
 mod to_receiver;
 mod to_sender;
 
@@ -42,16 +44,18 @@ pub use look::{
     Candidate, LOOK_BYTES_MAX, LOOK_FILES_MAX, LOOKS_MAX, Likeness, Skip, There, fitting,
 };
 pub use message::{Message, MessageBuffer};
+pub use plan::Expected;
 pub use pull::{
     LineDoes, LineGivenUp, LinePrimed, PRIME_ENDS, PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX,
     PullRequest, ROLES, Sending, Sent, Unsendable, VERDICTS, Wish,
 };
 pub use query::{Answer, Question};
-pub use request::{Keep, PushRequest, Request, Right};
+pub use request::{Keep, PushRequest, Request, Right, VerifyRequest};
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
     SourceId, TABLE_BYTES_MAX, is_path_safe, path_fault,
 };
+pub use survey::SurveyRequest;
 pub use to_receiver::ToReceiver;
 pub use to_sender::{Destination, ToSender, Unkept, What};
 

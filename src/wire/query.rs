@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | 48 | [`Question::Compare`] | item, path (bytes), [`Subject`] |
 //! | 49 | [`Question::Expect`] | item, hash (32 bytes, or none) |
+//! | 50 | [`Question::Look`] | question, [`Likeness`], count, [`Expected`]s |
 //! | 56 | [`Answer::Welcome`] | destination (0 missing, 1 file, 2 folder) |
 //! | 57 | [`Answer::Waiting`] | message (bytes) |
 //! | 58 | [`Answer::Compared`] | item, [`Verdict`] |
@@ -11,23 +12,30 @@
 //! | 60 | [`Answer::Listed`] | [`Listed`] |
 //! | 61 | [`Answer::Unlisted`] | path (bytes), message (bytes) |
 //! | 62 | [`Answer::ListEnd`] | |
+//! | 63 | [`Answer::Found`] | question, count, [`There`]s |
+//! | 64 | [`Answer::OnlyNew`] | |
 //!
-//! Both requests are answered by a welcome, which says what is at the path; it may be long in coming: then the
+//! All these requests are answered by a welcome, which says what is at the path; it may be long in coming: then the
 //! server says once that the client waits for its turn.
 //!
 //! After a request to verify, each compare is answered by one compared, in any order; that of a file may wait for
 //! its expect. A client may have [`COMPARES_MAX`](super::COMPARES_MAX) of them unanswered.
 //!
-//! A request to list is answered by one listed for each thing that is there, if anything is, and a list end. The
+//! Each look is answered by one found, in any order; a client may have [`LOOKS_MAX`](super::LOOKS_MAX) of them
+//! unanswered. Where it would write and may replace nothing, an only new follows the welcome.
+//!
+//! A request to list, and one for a survey, is answered by one listed for each thing that is there, if anything is, and a list end. The
 //! client says nothing more.
 
 use bytes::BufMut;
 
+use super::look::{get_there, put_there};
 use super::message::Message;
+use super::plan::{get_expected, put_expected};
 use super::stripe::get_path;
 use super::{
-    Destination, Listed, Subject, TEXT_BYTES_MAX, Verdict, WireError, get_array, get_bytes,
-    get_varint, put_all, put_bytes, put_varint,
+    Destination, Expected, Likeness, Listed, Subject, TEXT_BYTES_MAX, There, Verdict, WireError,
+    get_array, get_bytes, get_varint, put_all, put_bytes, put_varint,
 };
 
 /// A message of a client that compares.
@@ -48,6 +56,15 @@ pub enum Question {
         item: u64,
         /// Its BLAKE3 hash; `None` if it is not known: then no hash is the same.
         hash: Option<[u8; 32]>,
+    },
+    /// Say what is there of these, without a look at what is in them.
+    Look {
+        /// The question's number.
+        question: u64,
+        /// What counts as the same.
+        likeness: Likeness,
+        /// What they are at the source.
+        all: Vec<Expected>,
     },
 }
 
@@ -82,6 +99,15 @@ pub enum Answer {
     },
     /// That was all.
     ListEnd,
+    /// What is there of what a look has named, in its order.
+    Found {
+        /// The question's number.
+        question: u64,
+        /// One for each.
+        there: Vec<There>,
+    },
+    /// Nothing that is there would be replaced.
+    OnlyNew,
 }
 
 impl Message for Question {
@@ -96,6 +122,11 @@ impl Message for Question {
                 put_all(body, &[49, *item]);
                 body.put_slice(hash.as_ref().map_or(&[], |hash| hash));
             }
+            Self::Look { question, likeness, all } => {
+                put_all(body, &[50, *question]);
+                likeness.encode(body);
+                put_expected(body, all);
+            }
         }
     }
 
@@ -109,6 +140,11 @@ impl Message for Question {
             49 => Self::Expect {
                 item: get_varint(body)?,
                 hash: if body.is_empty() { None } else { Some(get_array(body)?) },
+            },
+            50 => Self::Look {
+                question: get_varint(body)?,
+                likeness: Likeness::decode(body)?,
+                all: get_expected(body)?,
             },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
@@ -141,6 +177,11 @@ impl Message for Answer {
                 put_bytes(body, message);
             }
             Self::ListEnd => put_varint(body, 62),
+            Self::Found { question, there } => {
+                put_all(body, &[63, *question]);
+                put_there(body, there);
+            }
+            Self::OnlyNew => put_varint(body, 64),
         }
     }
 
@@ -156,6 +197,8 @@ impl Message for Answer {
                 message: get_bytes("message", body, TEXT_BYTES_MAX)?,
             },
             62 => Self::ListEnd,
+            63 => Self::Found { question: get_varint(body)?, there: get_there(body)? },
+            64 => Self::OnlyNew,
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -168,7 +211,9 @@ mod tests {
     use super::super::VARINT_MAX;
     use super::super::compare::tests::{subject, verdict};
     use super::super::list::tests::listed;
+    use super::super::look::tests::{skip, there};
     use super::super::message::tests::survives;
+    use super::super::plan::tests::expected;
     use super::super::stripe::tests::path;
     use super::*;
 
@@ -182,6 +227,11 @@ mod tests {
             }),
             (number(), any::<Option<[u8; 32]>>())
                 .prop_map(|(item, hash)| Question::Expect { item, hash }),
+            (number(), skip(), expected()).prop_map(|(question, skip, all)| Question::Look {
+                question,
+                likeness: skip.likeness(),
+                all
+            }),
         ]
     }
 
@@ -197,6 +247,9 @@ mod tests {
             listed().prop_map(Answer::Listed),
             (path(), text()).prop_map(|(path, message)| Answer::Unlisted { path, message }),
             Just(Answer::ListEnd),
+            (0..=VARINT_MAX, there())
+                .prop_map(|(question, there)| Answer::Found { question, there }),
+            Just(Answer::OnlyNew),
         ]
     }
 

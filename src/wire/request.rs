@@ -11,17 +11,19 @@
 //! | 2 | [`Request::Pull`] | transfer (16 bytes), connection, run (16 bytes), host (16 bytes), destination (bytes), found (as in a welcome), count, for each source: path (bytes), [`Wish`](super::Wish): its fields in their order, whether kept files are to be named (0, 1) | read |
 //! | 3 | [`Request::Verify`] | destination (bytes) | read |
 //! | 4 | [`Request::List`] | path (bytes), recursive (0, 1) | read |
+//! | 5 | [`Request::Survey`] | count, for each source: path (bytes) | read |
 //!
 //! | option | of | value |
 //! |---|---|---|
 //! | 1 | a pull | [`Skip`](super::Skip): what, seconds; without, everything is sent |
+//! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
 
 use super::message::Message;
 use super::stripe::limit;
 use super::{
     CONTROL_BYTES_MAX, HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber,
-    TransferSecret, VERSION, WireError, get_bytes, get_u32, get_varint, put_bytes, put_varint,
-    within,
+    SurveyRequest, TransferSecret, VERSION, WireError, get_bytes, get_u32, get_varint, put_bytes,
+    put_varint, within,
 };
 
 /// Options of one request, at most.
@@ -46,13 +48,24 @@ pub enum Request {
     Pull(Box<PullRequest>),
     /// To compare what is there with what it has. It asks [`Question`](super::Question)s, and hears
     /// [`Answer`](super::Answer)s.
-    Verify {
-        /// Where to look, relative to the server's root.
-        destination: Vec<u8>,
-    },
+    Verify(VerifyRequest),
     /// To know what is there. It asks no more, and hears [`Answer`](super::Answer)s.
     List(ListRequest),
+    /// To know what a pull would send. It hears [`Answer`](super::Answer)s as well.
+    Survey(SurveyRequest),
 }
+
+/// What a client that compares says first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifyRequest {
+    /// Where to look, relative to the server's root.
+    pub destination: Vec<u8>,
+    /// It would be written there.
+    pub writes: bool,
+}
+
+/// The option that says that it would be written there.
+const WRITES: u64 = 2;
 
 /// What a client that pushes says on each connection of the transfer: the first one begins it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +122,7 @@ impl Request {
     pub fn right(&self) -> Right {
         match self {
             Self::Push(_) => Right::Write,
-            Self::Pull(_) | Self::Verify { .. } | Self::List(_) => Right::Read,
+            Self::Pull(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => Right::Read,
         }
     }
 }
@@ -126,7 +139,7 @@ impl Message for Request {
                 put_varint(body, 2);
                 request.encode(body);
             }
-            Self::Verify { destination } => {
+            Self::Verify(VerifyRequest { destination, .. }) => {
                 put_varint(body, 3);
                 put_bytes(body, destination);
             }
@@ -134,10 +147,15 @@ impl Message for Request {
                 put_varint(body, 4);
                 request.encode(body);
             }
+            Self::Survey(request) => {
+                put_varint(body, 5);
+                request.encode(body);
+            }
         }
         let options = match self {
             Self::Pull(request) => request.options(),
-            Self::Push(_) | Self::Verify { .. } | Self::List(_) => Vec::new(),
+            Self::Verify(VerifyRequest { writes: true, .. }) => vec![(WRITES, Vec::new())],
+            Self::Push(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => Vec::new(),
         };
         put_varint(body, options.len() as u64);
         for (number, value) in options {
@@ -155,8 +173,12 @@ impl Message for Request {
         let mut request = match get_varint(body)? {
             1 => Self::Push(PushRequest::decode(body)?),
             2 => Self::Pull(Box::new(PullRequest::decode(body)?)),
-            3 => Self::Verify { destination: get_bytes("path", body, PATH_BYTES_MAX)? },
+            3 => Self::Verify(VerifyRequest {
+                destination: get_bytes("path", body, PATH_BYTES_MAX)?,
+                writes: false,
+            }),
             4 => Self::List(ListRequest::decode(body)?),
+            5 => Self::Survey(SurveyRequest::decode(body)?),
             value => return Err(WireError::Unasked { what: "request", value }),
         };
         for _ in 0..within("number of options", get_varint(body)?, OPTIONS_MAX)? {
@@ -164,7 +186,11 @@ impl Message for Request {
             let value = get_bytes("option", body, CONTROL_BYTES_MAX)?;
             let is_known = match &mut request {
                 Self::Pull(request) => request.take_option(number, &value)?,
-                Self::Push(_) | Self::Verify { .. } | Self::List(_) => false,
+                Self::Verify(request) if number == WRITES && value.is_empty() => {
+                    request.writes = true;
+                    true
+                }
+                Self::Push(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => false,
             };
             if !is_known {
                 return Err(WireError::Unasked { what: "option", value: number });
@@ -220,7 +246,11 @@ mod tests {
                 }
             ),
             pull_request().prop_map(|request| Request::Pull(Box::new(request))),
-            text.clone().prop_map(|destination| Request::Verify { destination }),
+            (text.clone(), any::<bool>()).prop_map(|(destination, writes)| {
+                Request::Verify(VerifyRequest { destination, writes })
+            }),
+            proptest::collection::vec(text.clone(), 0..5)
+                .prop_map(|sources| Request::Survey(SurveyRequest { sources })),
             (text, any::<bool>())
                 .prop_map(|(path, recursive)| Request::List(ListRequest { path, recursive })),
         ]
@@ -240,7 +270,7 @@ mod tests {
         assert_eq!(decode(&[VERSION as u8, 63]), unknown("request", 63));
         assert_eq!(decode(&[VERSION as u8, 3, 0, 1, 9, 0]), unknown("option", 9));
         assert_eq!(decode(&[VERSION as u8, 3, 0]), Err(WireError::Short));
-        let verify = Request::Verify { destination: vec![] };
+        let verify = Request::Verify(VerifyRequest { destination: vec![], writes: false });
         assert_eq!(decode(&[VERSION as u8, 3, 0, 0]), Ok(Some((verify, 5))));
     }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use qbulk::hashtree::hash_parts;
 use qbulk::wire::{
     Answer, Destination, HostNumber, Keep, Meta, Piece, PullRequest, PushNumber, PushRequest,
-    Question, Record, Request, Run, Skip, Subject, ToReceiver, ToSender, TransferSecret, Wish,
+    Question, Record, Request, Run, Skip, Subject, ToReceiver, ToSender, TransferSecret,
+    VerifyRequest, Wish,
 };
 
 use tokio::time::timeout;
@@ -137,7 +138,7 @@ async fn granted(attacker: &mut Attacker) -> Option<ToReceiver> {
 
 async fn verifying(beside: &Beside) -> Attacker {
     let mut attacker = beside.attacker().await;
-    attacker.say(&Request::Verify { destination: vec![] }).await;
+    attacker.say(&Request::Verify(VerifyRequest { destination: vec![], writes: false })).await;
     assert!(matches!(attacker.answer().await, Some(Answer::Welcome(_))));
     attacker
 }

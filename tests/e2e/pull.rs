@@ -229,7 +229,7 @@ fn a_pull_is_told_of_connections_as_a_push_is_and_its_options_reach_the_server()
     fs::write(host.root("file"), random(1, 8 << 20)).unwrap();
     let serve = Serve::start(&host);
     let mut command = host.qbulk();
-    command.args(["pull", "--json", "--limit", "3MB", "-n", "5", "-m", "3"]);
+    command.args(["pull", "--json", "--limit", "3MB", "--connections", "5", "-m", "3"]);
     command.args(["--stripe-max", "64KiB", "--threshold", "0.3", "--no-memory"]);
     let ran = run(command.arg(serve.url("file")).arg(host.src("file")));
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -145,7 +145,7 @@ fn a_number_alone_is_seconds_and_m_alone_is_enough() {
     let host = host("[push]\nretry_for = 0.5\n[serve]\nlisten = \":0\"\nkeep-unfinished = 10\n");
     let ran = push(&host, &[], &["-m", "12", "--limit", "100Mbit", "--rtt-max", "1"]);
     assert_eq!(ran.code, 3, "{ran:?}");
-    push(&host, &[], &["-m", "12", "-n", "4"]).assert_failed(2, "--active 12");
+    push(&host, &[], &["-m", "12", "--connections", "4"]).assert_failed(2, "--active 12");
     let mut command = host.qbulk();
     command.args(Serve::arguments(&host));
     let serve = Serve::spawn(&host, command);

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use qbulk::wire::{
     Answer, COMPARES_MAX, Content, Destination, Meta, Question, Request, Subject, ToReceiver,
-    VERSION,
+    VERSION, VerifyRequest,
 };
 use rustix::fs::{CWD, Mode, mkfifoat};
 use rustix::process::{Signal, kill_process};
@@ -232,7 +232,7 @@ fn many_small_files_need_no_round_trip_each() {
 /// A client that compares, and may not keep to the protocol.
 async fn attacker(host: &Host, serve: &Serve) -> Attacker {
     let mut attacker = Attacker::connect(host, serve).await;
-    attacker.say(&Request::Verify { destination: vec![] }).await;
+    attacker.say(&Request::Verify(VerifyRequest { destination: vec![], writes: false })).await;
     assert_eq!(attacker.answer().await, Some(Answer::Welcome(Destination::Folder)));
     attacker
 }
@@ -350,7 +350,9 @@ async fn clients_that_do_not_keep_to_the_protocol_are_cut_off() {
 
     for path in [&b".."[..], b"../x", b"/etc", b"a\0b"] {
         let mut attacker = Attacker::connect(&host, &serve).await;
-        attacker.say(&Request::Verify { destination: path.to_vec() }).await;
+        attacker
+            .say(&Request::Verify(VerifyRequest { destination: path.to_vec(), writes: false }))
+            .await;
         attacker.expect_closed("is not allowed").await;
         let mut attacker = self::attacker(&host, &serve).await;
         attacker.say(&compare(1, path, Subject::Folder)).await;

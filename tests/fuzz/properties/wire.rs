@@ -6,7 +6,7 @@ use qbulk::hashtree::{FILE_BYTES_MAX, HashTree};
 use qbulk::wire::{
     Answer, CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Header, KEPT_MAX, Message, MessageBuffer,
     PATH_BYTES_MAX, PULL_SOURCES_MAX, Piece, Question, RUNS_MAX, Record, Request, TABLE_BYTES_MAX,
-    TEXT_BYTES_MAX, ToReceiver, ToSender, WireError, is_path_safe,
+    TEXT_BYTES_MAX, ToReceiver, ToSender, VerifyRequest, WireError, is_path_safe,
 };
 
 /// A stream says the same however it is cut, what it says keeps its limits, and what is sent on is understood as the
@@ -17,8 +17,11 @@ pub fn control(data: &[u8]) {
     says::<Request>(stream, cut, |request| match request {
         Request::Push(push) => assert!(push.destination.len() <= PATH_BYTES_MAX),
         Request::Pull(pull) => assert!(pull.sources.len() <= PULL_SOURCES_MAX),
-        Request::Verify { destination } => assert!(destination.len() <= PATH_BYTES_MAX),
+        Request::Verify(VerifyRequest { destination, .. }) => {
+            assert!(destination.len() <= PATH_BYTES_MAX);
+        }
         Request::List(list) => assert!(list.path.len() <= PATH_BYTES_MAX),
+        Request::Survey(survey) => assert!(survey.sources.len() <= PULL_SOURCES_MAX),
     });
     says::<ToSender>(stream, cut, |message| match message {
         ToSender::Failed { path, message, .. } => {
@@ -33,10 +36,12 @@ pub fn control(data: &[u8]) {
             assert!(path.len() <= PATH_BYTES_MAX && message.len() <= TEXT_BYTES_MAX);
         }
     });
-    says::<Question>(stream, cut, |question| {
-        if let Question::Compare { path, .. } = question {
-            assert!(is_path_safe(path));
+    says::<Question>(stream, cut, |question| match question {
+        Question::Compare { path, .. } => assert!(is_path_safe(path)),
+        Question::Look { all, .. } => {
+            assert!(all.iter().all(|expected| is_path_safe(&expected.path)));
         }
+        Question::Expect { .. } => {}
     });
     says::<Answer>(stream, cut, |answer| match answer {
         Answer::Listed(listed) => assert!(is_path_safe(&listed.name)),

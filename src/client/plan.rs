@@ -1,0 +1,99 @@
+//! Dry runs: what a push or a pull would do, told path by path, with nothing changed at either end.
+//!
+//! The decisions are those of a transfer: what is skipped is by [`Skip`], and what is in the way fails. What only shows
+//! when it is read or written does not show here.
+
+mod decide;
+mod pull;
+mod push;
+
+use std::time::Instant;
+
+use self::decide::{Outcome, Terms, decide};
+pub use self::pull::plan_pull;
+pub use self::push::plan_push;
+use crate::error::Error;
+use crate::event::{Failure, FailureKind, PlanEvent, PlanSummary, Planned, PlannedKind};
+use crate::send::names::Names;
+use crate::text::shown;
+use crate::wire::{Destination, Expected, Subject, There};
+
+/// Tells what would be done, and counts it.
+struct Teller<R> {
+    report: R,
+    terms: Terms,
+    began: Instant,
+    summary: PlanSummary,
+}
+
+impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Teller<R> {
+    fn new(report: R, terms: Terms) -> Self {
+        Self { report, terms, began: Instant::now(), summary: PlanSummary::default() }
+    }
+
+    /// Tells of the folder that everything would go into, if that is not there.
+    async fn settle_destination(&mut self, names: &Names, there: Destination) -> Result<(), Error> {
+        match names {
+            Names::Into(path) if there == Destination::Missing => {
+                let expected = Expected { path: path.clone(), subject: Subject::Folder };
+                self.settle(expected, There::NOTHING).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Tells what would be done with what is `expected`, where this is `there`.
+    async fn settle(&mut self, expected: Expected, there: There) -> Result<(), Error> {
+        let Expected { path, subject } = expected;
+        let bytes = if let Subject::File { bytes, .. } = subject { bytes } else { 0 };
+        let summary = &mut self.summary;
+        let why = match decide(&subject, there, &self.terms) {
+            Outcome::Nothing => return Ok(()),
+            Outcome::Skipped(why) => {
+                summary.skipped_files += 1;
+                summary.skipped_bytes += bytes;
+                summary.changed += u64::from(why.is_some());
+                match why {
+                    Some(why) => why,
+                    None => return Ok(()),
+                }
+            }
+            Outcome::Fails(reason) => {
+                let (kind, path) = (FailureKind::Destination, shown(&path));
+                return self.fail(Failure { kind, path, reason: reason.into() }).await;
+            }
+            Outcome::Sent(why) => {
+                match subject {
+                    Subject::File { .. } => summary.files += 1,
+                    Subject::Folder => summary.folders += 1,
+                    Subject::Symlink { .. } => summary.links += 1,
+                }
+                summary.bytes += bytes;
+                why
+            }
+        };
+        let kind = match subject {
+            Subject::File { bytes, .. } => PlannedKind::File { bytes },
+            Subject::Folder => PlannedKind::Folder,
+            Subject::Symlink { .. } => PlannedKind::Link,
+        };
+        (self.report)(PlanEvent::Planned(Planned { path, kind, why })).await
+    }
+
+    async fn fail(&mut self, failure: Failure) -> Result<(), Error> {
+        self.summary.failed += 1;
+        match failure.kind {
+            FailureKind::Vanished => self.summary.vanished += 1,
+            FailureKind::Changed => self.summary.changed_source += 1,
+            FailureKind::Source | FailureKind::Destination => {}
+        }
+        (self.report)(PlanEvent::Failed(failure)).await
+    }
+
+    /// That was all.
+    async fn end(mut self) -> Result<PlanSummary, Error> {
+        self.summary.seconds = self.began.elapsed().as_secs_f64();
+        (self.report)(PlanEvent::PlanSummary(self.summary.clone())).await?;
+        Ok(self.summary)
+    }
+}

@@ -1,0 +1,210 @@
+//! What a push would do.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+
+use super::decide::{Outcome, Terms, decide};
+use super::{PlanEvent, Teller};
+use crate::client::config::PushConfig;
+use crate::client::query::Peer;
+use crate::error::Error;
+use crate::event::{Failure, PlanSummary};
+use crate::send::names::{Names, Taken, starts};
+use crate::send::{Found, Search};
+use crate::store::kind::Kind;
+use crate::store::scan::Entry;
+use crate::store::source_root::SourcePath;
+use crate::store::unreadable::Unreadable;
+use crate::wire::{
+    Answer, Expected, LOOKS_MAX, Question, Request, Subject, There, VerifyRequest, fitting,
+    path_fault,
+};
+
+/// Tells what a push would do, path by path, until that is done or `stop` resolves: nothing is changed for it at either
+/// end. `report` is called with each path as it comes, and while it is at work on one, no more are looked for. An error
+/// of it ends the dry run.
+///
+/// What would fail for what is there, and what cannot be opened at the source, is told and counted.
+pub async fn plan_push<F: Future<Output = Result<(), Error>>>(
+    config: PushConfig,
+    mut report: impl FnMut(PlanEvent) -> F,
+    stop: impl Future<Output = ()> + Send,
+) -> Result<PlanSummary, Error> {
+    let mut stop = pin!(stop);
+    if let Some(fault) = path_fault(&config.destination) {
+        return Err(Error::Usage(format!("the destination cannot be: {fault}")));
+    }
+    let starts = starts(&config.sources)?;
+    let destination = config.destination.clone();
+    let request = Request::Verify(VerifyRequest { destination, writes: true });
+    let waits = |reason| report(PlanEvent::PlanWaiting { reason });
+    let peer_config = config.peer()?;
+    let connected = tokio::select! {
+        biased;
+        connected = Peer::connect(&peer_config, request, waits) => connected,
+        () = &mut stop => Err(Error::Interrupted),
+    };
+    let (peer, there) = connected?;
+    let names = Names::new(&config.destination, there, &starts)?;
+    let terms = Terms { skip: config.skip, keep: config.keep, only_new: false };
+    let mut teller = Teller::new(report, terms);
+    teller.settle_destination(&names, there).await?;
+    let mut run = Run {
+        peer,
+        names,
+        taken: Taken::new(&starts),
+        search: Search::once(starts, Arc::clone(&config.filter)),
+        waiting: Vec::new(),
+        asked: BTreeMap::new(),
+        answered: BTreeMap::new(),
+        next: 0,
+        settled: 0,
+        teller,
+    };
+    let result = tokio::select! {
+        biased;
+        () = stop => Err(Error::Interrupted),
+        result = run.run() => result,
+    };
+    run.peer.close(result.is_ok()).await;
+    result?;
+    run.teller.end().await
+}
+
+/// Something that was found.
+struct Item {
+    local: SourcePath,
+    expected: Expected,
+}
+
+struct Run<R> {
+    peer: Peer,
+    names: Names,
+    taken: Taken,
+    search: Search,
+    /// What is to be asked for.
+    waiting: Vec<Item>,
+    /// What was, at most [`LOOKS_MAX`] times, by number.
+    asked: BTreeMap<u64, Vec<Item>>,
+    /// Answers that came before an earlier one: it is told in the order in which it is found.
+    answered: BTreeMap<u64, Vec<There>>,
+    next: u64,
+    /// Questions with lower numbers are done with.
+    settled: u64,
+    teller: Teller<R>,
+}
+
+impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
+    async fn run(&mut self) -> Result<(), Error> {
+        let mut is_over = false;
+        while !is_over || !self.asked.is_empty() {
+            // A server may answer at once and without an end: whoever stops this is heard.
+            tokio::task::coop::consume_budget().await;
+            let takes_found = !is_over && self.asked.len() < LOOKS_MAX;
+            tokio::select! {
+                biased;
+                answer = self.peer.next() => self.on_answer(answer?).await?,
+                found = self.search.next(), if takes_found => match found {
+                    Some(Found::Entries(entries)) => {
+                        for entry in entries {
+                            match entry {
+                                Ok(entry) => self.take(entry).await?,
+                                Err(lost) => self.teller.fail(lost.into()).await?,
+                            }
+                        }
+                        // What is found together is asked together.
+                        self.ask()?;
+                    }
+                    Some(Found::End) | None => is_over = true,
+                },
+            }
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, entry: Entry) -> Result<(), Error> {
+        let path = self.names.remote(&entry.remote);
+        if let Err(failure) = self.taken.check(&entry, &path) {
+            return self.teller.fail(failure).await;
+        }
+        let Entry { local, kind, .. } = &entry;
+        let subject = match kind {
+            // It is there, or was told of.
+            Kind::Folder(_) if entry.remote.is_empty() => return Ok(()),
+            Kind::Folder(_) => Subject::Folder,
+            Kind::File(info) => Subject::File { bytes: info.bytes, meta: info.meta },
+            Kind::Symlink { target, .. } => {
+                Subject::Symlink { target_hash: *blake3::hash(target).as_bytes() }
+            }
+        };
+        let local = local.clone();
+        self.waiting.push(Item { local, expected: Expected { path, subject } });
+        Ok(())
+    }
+
+    fn ask(&mut self) -> Result<(), Error> {
+        while !self.waiting.is_empty() {
+            let count = fitting(self.waiting.iter().map(|item| item.expected.path.len()));
+            let items: Vec<_> = self.waiting.drain(..count.min(self.waiting.len())).collect();
+            let all = items.iter().map(|item| item.expected.clone()).collect();
+            let (question, likeness) = (self.next, self.teller.terms.skip.likeness());
+            self.peer.say(Question::Look { question, likeness, all })?;
+            self.asked.insert(question, items);
+            self.next += 1;
+        }
+        Ok(())
+    }
+
+    async fn on_answer(&mut self, answer: Answer) -> Result<(), Error> {
+        match answer {
+            Answer::OnlyNew if self.settled == 0 => self.teller.terms.only_new = true,
+            Answer::Found { question, there } => {
+                let asked = self.asked.get(&question).map(Vec::len);
+                if asked != Some(there.len()) || self.answered.insert(question, there).is_some() {
+                    return Err(self.peer.broke_the_protocol());
+                }
+            }
+            _ => return Err(self.peer.broke_the_protocol()),
+        }
+        while let Some(there) = self.answered.remove(&self.settled) {
+            let items = self.asked.remove(&self.settled).unwrap_or_default();
+            self.settled += 1;
+            self.settle(items, there).await?;
+        }
+        Ok(())
+    }
+
+    async fn settle(&mut self, items: Vec<Item>, there: Vec<There>) -> Result<(), Error> {
+        let terms = self.teller.terms;
+        let opened = tokio::task::spawn_blocking(move || {
+            let open = |(item, there): (Item, There)| {
+                let why = cannot_open(&item, there, &terms);
+                (item, there, why)
+            };
+            items.into_iter().zip(there).map(open).collect::<Vec<_>>()
+        });
+        for (Item { local, expected }, there, why) in
+            opened.await.map_err(|error| Error::Disk(error.to_string()))?
+        {
+            match why {
+                Some(Unreadable { kind, reason }) => {
+                    self.teller.fail(Failure { kind, path: local.to_string(), reason }).await?;
+                }
+                None => self.teller.settle(expected, there).await?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a file that would be sent could not be.
+fn cannot_open(item: &Item, there: There, terms: &Terms) -> Option<Unreadable> {
+    let Item { local, expected } = item;
+    let is_sent = matches!(expected.subject, Subject::File { .. })
+        && matches!(decide(&expected.subject, there, terms), Outcome::Sent(_));
+    if !is_sent {
+        return None;
+    }
+    local.open().err().map(Unreadable::from)
+}
