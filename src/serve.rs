@@ -259,7 +259,6 @@ impl Server {
         let door = Door {
             tls: Arc::clone(&self.tls),
             datagram_bytes_max: self.datagram_bytes_max,
-            window_first: parts.window_first,
             clients,
             turned_away: Arc::clone(&turned_away),
             handshakes: Arc::default(),

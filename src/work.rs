@@ -120,8 +120,38 @@ impl Work {
             table.owners.entry(*owner).or_default().waiting.push_back(turn);
             workers.give_turns(&mut table);
         }
+        let mut waiting = Waiting { workers, owner: *owner, given: Some(given) };
         // Whoever waits is never forgotten.
-        given.await.ok()
+        let turn = waiting.given.as_mut()?.await.ok();
+        waiting.given = None;
+        turn
+    }
+}
+
+/// Somebody who waits for a turn, and may leave.
+struct Waiting<'a> {
+    workers: &'a Arc<Workers>,
+    owner: Owner,
+    given: Option<oneshot::Receiver<Turn>>,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // A turn that was given meanwhile goes with it, back to the others.
+        let Some(given) = self.given.take() else { return };
+        drop(given);
+        let mut table = lock(&self.workers.table);
+        let Some(own) = table.owners.get_mut(&self.owner) else { return };
+        // Those in between go when it is their turn.
+        while own.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            own.waiting.pop_front();
+        }
+        while own.waiting.back().is_some_and(oneshot::Sender::is_closed) {
+            own.waiting.pop_back();
+        }
+        if own.busy == 0 && own.waiting.is_empty() {
+            table.owners.remove(&self.owner);
+        }
     }
 }
 
@@ -196,6 +226,27 @@ mod tests {
         for greedy in greedy {
             greedy.abort();
             drop(greedy.await);
+        }
+        let table = lock(&workers.table);
+        assert_eq!((table.busy, table.owners.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_and_leaves_is_forgotten() {
+        let workers = Arc::<Workers>::default();
+        let (first, second) = (ask(&workers, 1, OWN_MAX).await, ask(&workers, 2, OWN_MAX).await);
+        let leaving = ask(&workers, 3, 5).await;
+        assert_eq!(given(&leaving), 0, "all are busy");
+        assert_eq!(lock(&workers.table).owners.len(), 3);
+        // In any order.
+        for number in [2, 4, 0, 1, 3] {
+            leaving[number].abort();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(lock(&workers.table).owners.len(), 2);
+        for turn in first.into_iter().chain(second) {
+            turn.abort();
+            drop(turn.await);
         }
         let table = lock(&workers.table);
         assert_eq!((table.busy, table.owners.len()), (0, 0));

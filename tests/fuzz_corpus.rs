@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 mod properties;
 
 use properties::TARGETS;
+use qbulk::wire::{
+    Candidate, Destination, HostNumber, Likeness, Message, Meta, PullRequest, PushNumber, Request,
+    Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
+};
 
 fn fuzz_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz")
@@ -52,5 +56,72 @@ fn every_property_holds_for_what_the_fuzzers_have_kept() {
             inputs += 1;
         }
         assert!(inputs > 0, "{name} has no corpus");
+    }
+}
+
+/// What begins the search of the control fuzzer for messages that are seldom met by chance, as they are said today.
+fn seeds() -> [(&'static str, Vec<u8>); 3] {
+    let meta = Meta { mode: 0o644, mtime_s: 981_173_106, mtime_ns: 5 };
+    let likeness = Likeness { size_only: true, adopts: true, window_s: 1 };
+    let files: Vec<_> =
+        ["a/b", "a/bc"].map(|path| Candidate { path: path.into(), bytes: Some(7), meta }).into();
+    let there = files.iter().map(|file| There::file(file, 7, (0, 0), likeness)).collect();
+    let wish = Wish {
+        connections: 10,
+        active: 8,
+        active_max: 64,
+        rate_max: 0,
+        pressure: 2,
+        prime_bytes: 4 << 20,
+        stripe_bytes: [1 << 16, 1 << 20],
+        turn_stripes: 16,
+        reprime_after_us: 1_000_000,
+        prime_target_bytes: 0,
+        prime_time_us: 1_000_000,
+        threshold_ppm: 500_000,
+        floor_bytes_per_s: 0,
+        rtt_max_us: 0,
+        no_memory: 1,
+    };
+    let pull = Request::Pull(Box::new(PullRequest {
+        transfer: TransferSecret([1; 16]),
+        conn: 3,
+        pull: PushNumber([2; 16]),
+        host: HostNumber([3; 16]),
+        destination: b"to".to_vec(),
+        found: Destination::Folder,
+        sources: vec![b"a".to_vec(), b"b/".to_vec()],
+        wish,
+        names_kept: true,
+        skip: Skip { update: true, modify_window_s: 1, ..Skip::NOTHING },
+    }));
+    let look = ToReceiver::Look { question: 1, likeness, files };
+    let found = ToSender::Found { question: 1, there };
+    [("pull", seed(&pull)), ("look", seed(&look)), ("found", seed(&found))]
+}
+
+/// A message behind the byte that says how the stream is cut.
+fn seed(message: &impl Message) -> Vec<u8> {
+    let mut bytes = vec![3];
+    message.encode(&mut bytes);
+    bytes
+}
+
+#[test]
+fn messages_that_are_seldom_met_are_in_the_corpus_as_they_are_said_today() {
+    for (name, bytes) in seeds() {
+        let kept = fs::read(fuzz_dir().join("corpus/control").join(name)).expect("a seed");
+        assert_eq!(
+            kept, bytes,
+            "{name}: cargo test --test fuzz_corpus -- --ignored writes it anew"
+        );
+    }
+}
+
+#[test]
+#[ignore = "it writes to the source tree"]
+fn seeds_are_written_anew() {
+    for (name, bytes) in seeds() {
+        fs::write(fuzz_dir().join("corpus/control").join(name), bytes).expect("it can be written");
     }
 }

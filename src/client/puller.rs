@@ -24,10 +24,12 @@ use crate::clock;
 use crate::congestion::cubic;
 use crate::error::Error;
 use crate::event::{ConnectionTotal, Failure, FailureKind, PushEvent, PushReporter, Summary};
+use crate::net::endpoint::SAID_WINDOW_BYTES;
 use crate::net::line::{CLOSE_TIME, LineError};
 use crate::net::lookup::Addresses;
 use crate::net::route::{Route, Siblings};
 use crate::net::tls;
+use crate::net::windows::{Bounds, Windows};
 use crate::rate::Rate;
 use crate::receive::{Bounded, News, Receiver};
 use crate::store::sink::Sink;
@@ -63,13 +65,11 @@ const GONE_MAX: usize = 1_000;
 /// What has failed and is told by name, at most.
 const FAILURES_MAX: usize = 1_000;
 /// Memory for stripes that are being received, and for what comes of them before their headers.
-const STRIPES_BYTES: usize = 128 << 20;
+const STRIPES_BYTES: usize = 96 << 20;
 const EARLY_BYTES: usize = 16 << 20;
-/// What all lines together may take in before it is read, about; each has its part of it, but not less than the
-/// last.
-const WINDOWS_BYTES: u32 = 64 << 20;
-const WINDOW_MIN: u32 = 512 << 10;
-const WINDOW_MAX: u32 = 8 << 20;
+/// What all lines together may take in before it is read, and each of them.
+const WINDOWS: Bounds =
+    Bounds { all: 64 << 20, own: 64 << 20, least: SAID_WINDOW_BYTES, most: 8 << 20 };
 
 enum Event {
     Up(u32, Up),
@@ -166,6 +166,7 @@ impl Puller {
                 looks: receiver.shows(),
             },
             receiver,
+            windows: Windows::new(WINDOWS),
             news: news_in,
             events,
         };
@@ -298,7 +299,6 @@ impl Puller {
                 }
                 (self.report)(PushEvent::Connected { conn, local, remote });
                 self.lines.insert(conn, up);
-                self.share_windows();
             }
             Event::Gone(conn, error) => self.on_gone(conn, error, now)?,
         }
@@ -311,7 +311,6 @@ impl Puller {
             if self.gone.len() < GONE_MAX {
                 self.gone.push(total(&self.transfer, conn, &up, "lost", now));
             }
-            self.share_windows();
         } else {
             self.dialling -= 1;
             self.say(ToSender::Unopened(conn));
@@ -402,15 +401,6 @@ impl Puller {
     fn fail(&mut self, failure: Failure) {
         (self.report)(PushEvent::Failed(failure.clone()));
         self.failures.push(failure);
-    }
-
-    /// Whatever the server sends and nobody reads, and over however many lines.
-    fn share_windows(&self) {
-        let part = WINDOWS_BYTES / u32::try_from(self.lines.len()).unwrap_or(u32::MAX).max(1);
-        let window = part.clamp(WINDOW_MIN, WINDOW_MAX);
-        for up in self.lines.values() {
-            up.connection.set_receive_window(VarInt::from_u32(window));
-        }
     }
 
     /// Says something over some line.

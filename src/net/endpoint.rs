@@ -17,17 +17,18 @@ use super::path::{DATAGRAM_BYTES_MAX, PathMtu};
 use super::reset::make_lasting;
 use super::sockets::Sockets;
 use super::telemetry::{Observed, Telemetry};
+use super::windows::STREAMS_FIRST;
 use crate::congestion::Controllers;
 
-/// What the receiver takes in per connection before it is read: more than a connection's share of
+/// What the receiver takes in per connection before it is read, at most: more than a connection's share of
 /// 1 Gbit/s over 300 ms.
 pub const RECEIVE_WINDOW_BYTES: u32 = 16 << 20;
 /// What a client takes in per connection of what it is told, before it has looked at it.
-const SAID_WINDOW_BYTES: u32 = 1 << 20;
+pub const SAID_WINDOW_BYTES: u32 = 256 << 10;
 /// What the sender keeps per connection until it is acknowledged.
-const SEND_WINDOW_BYTES: u64 = 32 << 20;
-/// Streams that a client may have open towards the server on one connection.
-pub const STREAMS_MAX: u32 = 256;
+pub const SEND_WINDOW_BYTES: u64 = 32 << 20;
+/// The same for whoever answers.
+const ANSWER_WINDOW_BYTES: u64 = 64 << 10;
 /// Padding waits in a queue ahead of data: keep it to about one burst.
 const PADDING_QUEUE_BYTES: usize = 16 << 10;
 /// The receiver drops padding that it has not counted yet; this bounds what it keeps.
@@ -80,8 +81,7 @@ fn open_any(sockets: &dyn Sockets, local: SocketAddr) -> io::Result<Arc<dyn Asyn
 }
 
 /// The settings for one outgoing connection, which is held back by `congestion` and reports to
-/// `telemetry`. It takes in little at a time: what is said, and not what is pulled, for which its window is to be
-/// widened.
+/// `telemetry`. It takes in little at a time: what is said, and not what is pulled, for which it is to be widened.
 pub fn client_config(
     tls: Arc<QuicClientConfig>,
     mtu: PathMtu,
@@ -96,7 +96,8 @@ pub fn client_config(
 }
 
 /// The settings for one incoming connection, which reports to `telemetry`. Once it is known what it is for,
-/// its window of `window_bytes` is to be widened, and `congestion` to be bound if much is sent over it.
+/// its window of `window_bytes` is to be widened if much comes over it; if much is sent, `congestion` is to be bound,
+/// and the send window to be [`SEND_WINDOW_BYTES`].
 pub fn server_config(
     tls: Arc<QuicServerConfig>,
     mtu: PathMtu,
@@ -106,6 +107,7 @@ pub fn server_config(
 ) -> quinn::ServerConfig {
     let mut transport = transport(mtu, congestion, telemetry);
     transport.receive_window(VarInt::from_u32(window_bytes));
+    transport.send_window(ANSWER_WINDOW_BYTES);
     let mut config = quinn::ServerConfig::with_crypto(tls);
     config.transport_config(Arc::new(transport));
     config
@@ -120,7 +122,7 @@ fn transport(mtu: PathMtu, congestion: Controllers, telemetry: Arc<Telemetry>) -
         .receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
         .send_fairness(false)
-        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_MAX))
+        .max_concurrent_uni_streams(VarInt::from_u32(STREAMS_FIRST))
         .max_concurrent_bidi_streams(VarInt::from_u32(1))
         .datagram_receive_buffer_size(Some(PADDING_RECEIVE_BYTES))
         .datagram_send_buffer_size(PADDING_QUEUE_BYTES)

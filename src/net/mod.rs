@@ -17,4 +17,5 @@ pub mod route;
 pub mod sockets;
 pub mod telemetry;
 pub mod tls;
+pub mod windows;
 pub mod words;

@@ -4,15 +4,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use quinn::{Chunk, Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::look::{Question, answer};
+use super::padding::Padding;
 use super::receiver::{Receiver, failed};
 use super::room::{EarlyRoom, Room};
 use crate::net::control::{ControlError, ControlReader, send_all};
-use crate::net::endpoint::STREAMS_MAX;
+use crate::net::windows::{STREAMS_MAX, Window};
 use crate::net::words;
 use crate::store::tally::Failed;
 use crate::wire::{
@@ -27,6 +30,10 @@ const QUEUE: usize = 256;
 const TASKS_MAX: usize = STREAMS_MAX as usize;
 /// What is read at a time before a stripe's length is known.
 const CHUNK_BYTES_MAX: usize = 1 << 20;
+/// What comes of a stripe by itself is not smaller than this on average, in bytes, a few aside: what has come is kept
+/// account of, which takes some memory for each gap.
+const PART_BYTES_MIN: usize = 128;
+const PARTS_MIN: usize = 64;
 /// A stripe's header, which is in its first packet, must be there within this time of what came first.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 /// A sender that has ended its control stream, or has heard that all is done, must be gone by then.
@@ -37,6 +44,7 @@ pub(crate) struct Inflow {
     connection: Connection,
     number: u32,
     messages: ControlReader,
+    padding: Padding,
     sender: Sender<ToSender>,
     tasks: JoinSet<()>,
     /// The sender has said how many stripes there are.
@@ -88,6 +96,8 @@ enum StripeError {
     Wire(#[from] WireError),
     #[error("the stream was lost")]
     Lost,
+    #[error("the client broke the protocol: a stripe came in too many parts")]
+    Crumbs,
     /// It holds what others need, and does not use it.
     #[error("{0}")]
     Stalled(&'static str),
@@ -95,12 +105,13 @@ enum StripeError {
 
 impl Inflow {
     /// What comes over `connection`, which its sender calls `number`. Messages go both ways over its control
-    /// stream; what was read of it is in `messages`.
+    /// stream; what was read of it is in `messages`, and who takes its padding is `padding`.
     pub(crate) fn new(
         connection: Connection,
         number: u32,
         messages: ControlReader,
         answers: SendStream,
+        padding: Padding,
     ) -> Self {
         let (sender, queue) = channel(QUEUE);
         let mut tasks = JoinSet::new();
@@ -110,6 +121,7 @@ impl Inflow {
             connection,
             number,
             messages,
+            padding,
             sender,
             tasks,
             finishing: false,
@@ -145,9 +157,10 @@ impl Inflow {
         drop(self.sender.try_send(message));
     }
 
-    /// Takes what comes, for `receiver`, until the connection is closed.
-    pub(crate) async fn run(mut self, receiver: &Arc<Receiver>) -> Left {
-        self.tasks.spawn(count_padding(self.connection.clone(), Arc::clone(receiver)));
+    /// Takes what comes, for `receiver`, until the connection is closed. It may take in as much as `window` says.
+    pub(crate) async fn run(mut self, receiver: &Arc<Receiver>, window: Window) -> Left {
+        self.padding.belongs_to(receiver);
+        let window = Arc::new(window);
         let left = loop {
             tokio::select! {
                 message = self.messages.next() => match message {
@@ -158,7 +171,7 @@ impl Inflow {
                     Err(ControlError::Wire(error)) => break error.into(),
                 },
                 stream = self.connection.accept_uni(), if self.tasks.len() < TASKS_MAX => match stream {
-                    Ok(stream) => self.receive(stream, receiver),
+                    Ok(stream) => self.receive(Incoming { stream, window: Arc::clone(&window) }, receiver),
                     Err(_) => break self.lost().await,
                 },
                 Some(_) = self.tasks.join_next() => {}
@@ -257,7 +270,7 @@ impl Inflow {
         }
     }
 
-    fn receive(&mut self, stream: RecvStream, receiver: &Arc<Receiver>) {
+    fn receive(&mut self, stream: Incoming, receiver: &Arc<Receiver>) {
         let (receiver, sender) = (Arc::clone(receiver), self.sender.clone());
         let (connection, news) = (self.connection.clone(), self.news.clone());
         self.tasks.spawn(async move {
@@ -269,7 +282,9 @@ impl Inflow {
                     let reason = error.to_string();
                     connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
                 }
-                Err(error @ StripeError::Wire(_)) => receiver.end_broken(&error.to_string()),
+                Err(error @ (StripeError::Wire(_) | StripeError::Crumbs)) => {
+                    receiver.end_broken(&error.to_string());
+                }
             }
         });
     }
@@ -301,18 +316,15 @@ async fn finish(receiver: &Arc<Receiver>, sender: &Sender<ToSender>) {
 }
 
 async fn receive(
-    mut stream: RecvStream,
+    mut stream: Incoming,
     receiver: &Arc<Receiver>,
     sender: &Sender<ToSender>,
     news: Option<&Sender<News>>,
 ) -> Result<(), StripeError> {
-    let reading = read_header(&mut stream, receiver);
-    let (header, early) = tokio::time::timeout(HEADER_TIME, reading)
-        .await
-        .map_err(|_| StripeError::Stalled("a stripe's header did not come"))??;
+    let (header, early) = read_header(&mut stream, receiver).await?;
     if receiver.is_written(header.stripe) {
         // Fails only if all of it has come, and then there is nothing to stop.
-        drop(stream.stop(VarInt::from_u32(0)));
+        drop(stream.stream.stop(VarInt::from_u32(0)));
         drop(sender.send(ToSender::Confirm(header.stripe)).await);
         return Ok(());
     }
@@ -334,42 +346,71 @@ async fn receive(
     Ok(())
 }
 
-/// What was read of a stripe before its length was known, and the room that this takes.
-type Early = Vec<(Chunk, Option<EarlyRoom>)>;
+/// A stream that brings a stripe.
+struct Incoming {
+    stream: RecvStream,
+    /// What its connection may take in.
+    window: Arc<Window>,
+}
 
-/// Reads a stream until its header is there. Returns with it all that was read: the rest of the first
-/// packets, and what has overtaken them.
+impl Incoming {
+    /// What comes next, in whatever order, if it is not the end.
+    async fn read(&mut self, bytes_max: usize) -> Result<Option<Chunk>, StripeError> {
+        let chunk = self.stream.read_chunk(bytes_max, false).await;
+        let chunk = chunk.map_err(|_| StripeError::Lost)?;
+        if let Some(chunk) = &chunk {
+            self.window.read(chunk.bytes.len() as u64);
+        }
+        Ok(chunk)
+    }
+}
+
+/// What was read of a stripe before its length was known, and the room that this takes.
+type Early = Vec<(Chunk, EarlyRoom)>;
+
+/// Reads a stream until its header is there. Returns with it all else that was read: what has overtaken the header.
 ///
 /// Everything is read in whatever order it arrives, from the first byte on: a stream that is read in
 /// order at first and not later yields twice what has arrived twice.
 async fn read_header(
-    stream: &mut RecvStream,
+    stream: &mut Incoming,
     receiver: &Receiver,
 ) -> Result<(Header, Early), StripeError> {
     let mut head = [0; Header::BYTES];
     let mut missing = Header::BYTES;
     let mut early = Early::new();
+    // Where nothing was lost, that is the header and nothing else.
+    let mut bytes_max = Header::BYTES;
+    let mut until = Instant::now() + HEADER_TIME;
     while missing > 0 {
-        let chunk = read_chunk(stream, CHUNK_BYTES_MAX).await?.ok_or(WireError::Short)?;
-        let place = usize::try_from(chunk.offset).ok().and_then(|start| head.get_mut(start..));
+        let chunk = tokio::time::timeout_at(until, stream.read(bytes_max)).await;
+        let chunk = chunk.map_err(|_| StripeError::Stalled("a stripe's header did not come"))??;
+        let Chunk { offset, bytes } = chunk.ok_or(WireError::Short)?;
+        let place = usize::try_from(offset).ok().and_then(|start| head.get_mut(start..));
+        let mut len = 0;
         if let Some(place) = place {
-            let len = place.len().min(chunk.bytes.len());
-            place[..len].copy_from_slice(&chunk.bytes[..len]);
+            len = place.len().min(bytes.len());
+            place[..len].copy_from_slice(&bytes[..len]);
             missing -= len;
         }
-        // One packet is little, and where nothing was lost that is all.
-        let room = match missing {
-            0 => None,
-            _ => receiver.early_room(chunk.bytes.len()).await,
-        };
-        early.push((chunk, room));
+        if len < bytes.len() {
+            // That is no fault of the header's.
+            let began = Instant::now();
+            let Some(room) = receiver.early_room(bytes.len()).await else {
+                return Err(StripeError::Lost);
+            };
+            until += began.elapsed();
+            // Where it came from may be many times as large.
+            early.push((Chunk { offset, bytes: Bytes::copy_from_slice(&bytes) }, room));
+        }
+        bytes_max = CHUNK_BYTES_MAX;
     }
     Ok((Header::decode(&head)?, early))
 }
 
 /// Reads the rest of a stream. If others wait for the room that it takes, it must make progress.
 async fn read_body(
-    mut stream: RecvStream,
+    mut stream: Incoming,
     early: Early,
     body: &mut [u8],
     room: &dyn Room,
@@ -381,22 +422,27 @@ async fn read_body(
     }
     drop(early);
     let mut pace = Pace::new(bytes, missing);
+    let mut parts = 0;
     let mut look = pin!(tokio::time::sleep(Pace::TIME));
     loop {
         let chunk = tokio::select! {
             biased;
             // One byte more than is missing, so that a stream that is too long is noticed.
-            chunk = read_chunk(&mut stream, missing + 1) => chunk?,
+            chunk = stream.read(missing + 1) => chunk?,
             () = &mut look => {
                 if !pace.is_kept(missing) && room.is_wanted() {
                     return Err(StripeError::Stalled("others wait for the room that its stripes take"));
                 }
-                look.as_mut().reset(tokio::time::Instant::now() + Pace::TIME);
+                look.as_mut().reset(Instant::now() + Pace::TIME);
                 continue;
             }
         };
         let Some(chunk) = chunk else { break };
         missing -= place(body, &chunk)?;
+        parts += 1;
+        if parts > PARTS_MIN + (bytes - missing) / PART_BYTES_MIN {
+            return Err(StripeError::Crumbs);
+        }
     }
     if missing == 0 { Ok(()) } else { Err(WireError::Short.into()) }
 }
@@ -423,10 +469,6 @@ impl Pace {
     }
 }
 
-async fn read_chunk(stream: &mut RecvStream, bytes: usize) -> Result<Option<Chunk>, StripeError> {
-    stream.read_chunk(bytes, false).await.map_err(|_| StripeError::Lost)
-}
-
 /// Puts what a chunk has of a stripe's body where it belongs. Returns how much that is, in bytes.
 fn place(body: &mut [u8], chunk: &Chunk) -> Result<usize, StripeError> {
     let offset = usize::try_from(chunk.offset).unwrap_or(usize::MAX);
@@ -438,13 +480,6 @@ fn place(body: &mut [u8], chunk: &Chunk) -> Result<usize, StripeError> {
     };
     place.copy_from_slice(bytes);
     Ok(bytes.len())
-}
-
-/// Padding is counted and thrown away.
-async fn count_padding(connection: Connection, receiver: Arc<Receiver>) {
-    while let Ok(datagram) = connection.read_datagram().await {
-        receiver.add_padding(datagram.len() as u64);
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod inflow;
 mod ledger;
 mod look;
 mod members;
+mod padding;
 mod recall;
 mod receiver;
 mod room;
@@ -14,5 +15,6 @@ mod room;
 mod tests;
 
 pub(crate) use self::inflow::{Inflow, Left, News};
+pub(crate) use self::padding::Padding;
 pub(crate) use self::receiver::Receiver;
 pub(crate) use self::room::{Account, Asked, Bounded, EarlyRoom, Room};

@@ -11,17 +11,18 @@ use quinn::{Connection, Endpoint, SendStream, VarInt};
 use tokio::task::JoinHandle;
 
 use super::room::Bounded;
-use super::{Inflow, Left, Receiver};
+use super::{Inflow, Left, Padding, Receiver};
 use crate::congestion::{Algorithm, BudgetConfig, SharedBudget, cubic};
 use crate::hashtree::piece_hash;
 use crate::identity::Identity;
 use crate::net::control::ControlReader;
 use crate::net::controllers::Late;
-use crate::net::endpoint;
+use crate::net::endpoint::{self, SAID_WINDOW_BYTES};
 use crate::net::path::PathMtu;
 use crate::net::sockets::SystemSockets;
 use crate::net::telemetry::Telemetry;
 use crate::net::tls::{self, ClientTrust, ServerTrust};
+use crate::net::windows::{Bounds, Windows};
 use crate::store::own::OwnNames;
 use crate::store::sink::Sink;
 use crate::wire::{
@@ -128,11 +129,14 @@ async fn connect(receiver: &Arc<Receiver>) -> (Dialled, JoinHandle<Left>) {
     let (theirs, ours) = tokio::join!(accepting, dialling);
 
     let (answers, messages) = ours.open_bi().await.unwrap();
-    let inflow = Inflow::new(ours.clone(), 0, ControlReader::new(messages), answers);
+    let padding = Padding::count(ours.clone());
+    let inflow = Inflow::new(ours.clone(), 0, ControlReader::new(messages), answers, padding);
+    let bounds = Bounds { all: 1 << 20, own: 1 << 20, least: 1 << 20, most: 1 << 20 };
+    let window = Windows::new(bounds).widen([0; 32], &ours, SAID_WINDOW_BYTES);
     inflow.say(ToSender::KeptEnd);
     assert!(receiver.join(inflow.number(), inflow.connection()));
     let receiver = Arc::clone(receiver);
-    let receiving = tokio::spawn(async move { inflow.run(&receiver).await });
+    let receiving = tokio::spawn(async move { inflow.run(&receiver, window).await });
     let (control, messages) = theirs.accept_bi().await.unwrap();
     let messages = ControlReader::new(messages);
     let mut dialled = Dialled {

@@ -8,20 +8,18 @@ use quinn::{Connection, VarInt};
 use tokio::time::Instant;
 
 use super::config::ServeReporter;
-use super::desk::Desk;
+use super::desk::{Bringer, Desk};
 use super::door::Guest;
 use super::drain::{DRAINING, Drain};
 use super::give::{Caller, Giver};
 use super::greeting::{Asked, ConnError, greet};
-use super::limits::ConnectionSeat;
 use super::list::Lister;
 use super::turned_away::{TurnedAway, has_heard};
 use super::verify::Verifier;
 use crate::event::ServeEvent;
 use crate::heap;
 use crate::identity::Fingerprint;
-use crate::net::controllers::Late;
-use crate::net::telemetry::Telemetry;
+use crate::receive::Padding;
 use crate::store::shown;
 use crate::wire::{
     CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request, SurveyRequest, VerifyRequest,
@@ -46,17 +44,19 @@ pub(super) struct Services {
 impl Services {
     /// Serves a connection to its end.
     pub(super) async fn serve(&self, guest: Guest) {
-        let Guest { connection, client, seat, telemetry, controllers } = guest;
+        let Guest { connection, client, seat, first_window, telemetry, controllers } = guest;
         let remote = connection.remote_address();
+        let padding = Padding::count(connection.clone());
         let greeting = tokio::time::timeout(HELLO_TIME, greet(connection.clone())).await;
-        connection.set_receive_window(VarInt::from_u32(seat.window));
         let turn_away = |code, reason: String| {
             connection.close(VarInt::from_u32(code), reason.as_bytes());
             self.turned_away.tell(remote, reason);
         };
         match greeting {
             Ok(Ok(asked)) => {
-                self.answer(asked, client, seat, &telemetry, controllers).await;
+                let caller =
+                    Caller { client, seat, telemetry: Arc::clone(&telemetry), controllers };
+                self.answer(asked, caller, first_window, padding).await;
             }
             // Its client has no use for it: all is done, or it only wanted to see whether it gets here.
             Ok(Err(ConnError::Lost(error))) => {
@@ -78,19 +78,18 @@ impl Services {
     async fn answer(
         &self,
         asked: Asked<Request>,
-        client: Fingerprint,
-        seat: ConnectionSeat,
-        telemetry: &Arc<Telemetry>,
-        controllers: Arc<Late>,
+        caller: Caller,
+        first_window: u32,
+        padding: Padding,
     ) {
+        let client = caller.client;
         match asked.request.clone() {
             Request::Push(request) => {
-                self.desk.serve(client, seat, asked.with(request)).await;
+                let bringer = Bringer { client, seat: caller.seat, first_window, padding };
+                self.desk.serve(bringer, asked.with(request)).await;
                 self.is_idle.store(false, Relaxed);
             }
             Request::Pull(request) => {
-                let telemetry = Arc::clone(telemetry);
-                let caller = Caller { client, seat, telemetry, controllers };
                 self.giver.serve(caller, asked.with(*request)).await;
                 self.is_idle.store(false, Relaxed);
             }

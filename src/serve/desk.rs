@@ -22,8 +22,9 @@ use super::turns::Turns;
 use crate::event::ServeEvent;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
+use crate::net::windows::Window;
 use crate::net::words;
-use crate::receive::{Inflow, Left, Receiver};
+use crate::receive::{Inflow, Left, Padding, Receiver};
 use crate::store::descriptors::Descriptors;
 use crate::store::journal::Patience;
 use crate::store::own::OwnNames;
@@ -46,6 +47,15 @@ const EARLIER_TIME: Duration = Duration::from_secs(2);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// A run of the same push on another host lives if something comes from it within this time.
 const LIFE_TIME: Duration = Duration::from_secs(2);
+
+/// A connection whose client pushes, and what it has.
+pub(super) struct Bringer {
+    pub(super) client: Fingerprint,
+    pub(super) seat: ConnectionSeat,
+    /// What it may take in to begin with, in bytes.
+    pub(super) first_window: u32,
+    pub(super) padding: Padding,
+}
 
 /// Where connections are brought together to transfers.
 pub(super) struct Desk {
@@ -97,15 +107,11 @@ impl Desk {
     }
 
     /// Serves a connection of a transfer to its end.
-    pub(super) async fn serve(
-        &self,
-        client: Fingerprint,
-        seat: ConnectionSeat,
-        asked: Asked<PushRequest>,
-    ) {
+    pub(super) async fn serve(&self, bringer: Bringer, asked: Asked<PushRequest>) {
+        let Bringer { client, seat, first_window, padding } = bringer;
         let Asked { connection, answers, messages, request: hello } = asked;
         let (hello, number) = (&hello, hello.conn);
-        let inflow = Inflow::new(connection, number, messages, answers);
+        let inflow = Inflow::new(connection, number, messages, answers, padding);
         let connection = inflow.connection().clone();
         let close =
             |code, reason: &str| connection.close(VarInt::from_u32(code), reason.as_bytes());
@@ -113,7 +119,8 @@ impl Desk {
         match self.admit(key, hello, &inflow).await {
             Ok(transfer) => {
                 if transfer.receiver.join(inflow.number(), &connection) {
-                    self.attend(key, inflow, seat, transfer).await;
+                    let window = seat.widen(inflow.connection(), first_window);
+                    self.attend(key, inflow, (seat, window), transfer).await;
                 } else {
                     let ended = transfer.receiver.end_reason();
                     close(CLOSE_REFUSED, ended.as_deref().unwrap_or("its number was used before"));
@@ -327,12 +334,12 @@ impl Desk {
         &self,
         key: TransferKey,
         inflow: Inflow,
-        seat: ConnectionSeat,
+        (seat, window): (ConnectionSeat, Window),
         transfer: Arc<Transfer>,
     ) {
         let (number, connection) = (inflow.number(), inflow.connection().clone());
         inflow.say(transfer.welcome());
-        let left = inflow.run(&transfer.receiver).await;
+        let left = inflow.run(&transfer.receiver, window).await;
         drop(seat);
         tracing::debug!(transfer = transfer.name, number, error = %left, "connection over");
         match &left {

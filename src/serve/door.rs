@@ -25,8 +25,6 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 pub(super) struct Door {
     pub(super) tls: Arc<QuicServerConfig>,
     pub(super) datagram_bytes_max: u16,
-    /// What a connection may take in before it is known what for, in bytes.
-    pub(super) window_first: u32,
     pub(super) clients: Arc<Clients>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) handshakes: Arc<Handshakes>,
@@ -37,6 +35,8 @@ pub(super) struct Guest {
     pub(super) connection: Connection,
     pub(super) client: Fingerprint,
     pub(super) seat: ConnectionSeat,
+    /// What the connection may take in to begin with, in bytes.
+    pub(super) first_window: u32,
     /// What the connection measures.
     pub(super) telemetry: Arc<Telemetry>,
     /// What holds back what is sent to the client: to be bound where that is more than answers.
@@ -69,10 +69,11 @@ impl Door {
         };
         let (controllers, telemetry) = (Late::new(cubic()), Arc::<Telemetry>::default());
         let mtu = PathMtu::of(remote, self.datagram_bytes_max);
+        let first_window = self.clients.first_window(self.handshakes.under_way());
         let config = endpoint::server_config(
             Arc::clone(&self.tls),
             mtu,
-            self.window_first,
+            first_window,
             Arc::clone(&controllers),
             Arc::clone(&telemetry),
         );
@@ -85,7 +86,9 @@ impl Door {
             return refused("it showed no certificate".into());
         };
         match self.clients.connect(client) {
-            Ok(seat) => Some(Guest { connection, client, seat, telemetry, controllers }),
+            Ok(seat) => {
+                Some(Guest { connection, client, seat, first_window, telemetry, controllers })
+            }
             Err(reason) => {
                 connection.close(VarInt::from_u32(CLOSE_CROWDED), reason.as_bytes());
                 refused(reason)

@@ -29,6 +29,7 @@ use crate::event::{ServeEvent, Summary};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::controllers::Late;
+use crate::net::endpoint::SEND_WINDOW_BYTES;
 use crate::net::limit::Limit;
 use crate::net::line::Line;
 use crate::net::pipe::is_pipe;
@@ -137,6 +138,7 @@ impl Giver {
             None => {}
             Some(Ok(pull)) => {
                 controllers.bind(Arc::clone(&pull.congestion), Instant::now());
+                connection.set_send_window(SEND_WINDOW_BYTES);
                 line.say(ToReceiver::Grant { instance: pull.instance });
                 pull.awaited.arrived(request.conn, line, messages);
                 connection.closed().await;
@@ -310,7 +312,7 @@ impl Giver {
         Box::new(move || {
             let (clients, transfers) = clients.count(client);
             let share = parts.stripes / (clients + 1) / transfers.max(1);
-            let share = share.min(parts.transfer_stripes).max(FLYING_BYTES_MIN) as u64;
+            let share = share.min(parts.client_stripes).max(FLYING_BYTES_MIN) as u64;
             share.min(SetConfig::default().flying_bytes_max)
         })
     }

@@ -43,6 +43,11 @@ pub(super) enum Knock {
 }
 
 impl Handshakes {
+    /// How many there are.
+    pub(super) fn under_way(&self) -> usize {
+        lock(&self.under_way).all
+    }
+
     /// Somebody at `ip` wants to begin a handshake, and is `proven` to be there or not.
     pub(super) fn knock(self: &Arc<Self>, ip: IpAddr, proven: bool) -> Knock {
         let place = network(ip);

@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 
+use quinn::Connection;
 use tokio::sync::Notify;
 
-use super::memory::Parts;
+use super::memory::{FIRST_BYTES_MIN, Parts};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::endpoint::RECEIVE_WINDOW_BYTES;
+use crate::net::windows::{Bounds, Window, Windows};
 use crate::store::descriptors::Descriptors;
 use crate::work::Workers;
 
@@ -83,6 +85,8 @@ pub(super) struct Clients {
     what: &'static str,
     limits: Limits,
     parts: Parts,
+    /// What their connections may take in before it is read.
+    windows: Arc<Windows>,
     table: Mutex<Table>,
     /// Told whenever somebody who waits may have got a turn.
     changed: Notify,
@@ -109,12 +113,24 @@ struct Taken {
 
 impl Clients {
     pub(super) fn new(what: &'static str, limits: Limits, parts: Parts) -> Arc<Self> {
-        Arc::new(Self { what, limits, parts, table: Mutex::default(), changed: Notify::new() })
+        let windows = Windows::new(Bounds {
+            all: parts.windows as u64,
+            own: parts.client_windows as u64,
+            least: FIRST_BYTES_MIN,
+            most: RECEIVE_WINDOW_BYTES,
+        });
+        let (table, changed) = (Mutex::default(), Notify::new());
+        Arc::new(Self { what, limits, parts, windows, table, changed })
     }
 
     /// Whether there may be one more connection, whoever's it is.
     pub(super) fn has_room(&self) -> bool {
         lock(&self.table).connections < self.limits.connections
+    }
+
+    /// What one more connection may take in before it is known whose it is, and what for, beside `handshakes`.
+    pub(super) fn first_window(&self, handshakes: usize) -> u32 {
+        self.parts.first_window(lock(&self.table).connections + handshakes)
     }
 
     fn check(&self, table: &Table, client: Fingerprint) -> Result<(), String> {
@@ -191,10 +207,7 @@ impl Clients {
         table.connections += 1;
         let own = table.clients.entry(client).or_default();
         own.connections += 1;
-        let part = self.parts.client_windows / own.connections;
-        let window = part.min(self.parts.windows / table.connections) as u32;
-        let window = window.clamp(self.parts.window_min, RECEIVE_WINDOW_BYTES);
-        Ok(ConnectionSeat { clients: Arc::clone(self), client, window })
+        Ok(ConnectionSeat { clients: Arc::clone(self), client })
     }
 
     /// Whether somebody waits for their turn.
@@ -283,8 +296,13 @@ impl Drop for TransferSeat {
 pub(super) struct ConnectionSeat {
     clients: Arc<Clients>,
     client: Fingerprint,
-    /// What it may take in before it is read, in bytes.
-    pub(super) window: u32,
+}
+
+impl ConnectionSeat {
+    /// Lets `connection`, which has this seat and has begun with `first` bytes, take in more.
+    pub(super) fn widen(&self, connection: &Connection, first: u32) -> Window {
+        self.clients.windows.widen(*self.client.as_bytes(), connection, first)
+    }
 }
 
 impl Drop for ConnectionSeat {
@@ -368,19 +386,5 @@ mod tests {
         drop(one);
         assert!(clients.has_room());
         clients.connect(key(0)).expect("there is room again");
-    }
-
-    #[test]
-    fn many_connections_have_small_windows() {
-        let limits = Limits { connections_per_client: 4_096, ..Limits::default() };
-        let clients = Clients::new("transfers", limits, Parts::of(u64::MAX));
-        let seats: Vec<_> =
-            (0..2_048).map(|_| clients.connect(key(0)).expect("there is room")).collect();
-        assert!(seats[..32].iter().all(|seat| seat.window == RECEIVE_WINDOW_BYTES));
-        assert_eq!(seats[511].window, 1 << 20);
-        let all: u64 = seats.iter().map(|seat| u64::from(seat.window)).sum();
-        assert!(all < 3 << 30, "{all}");
-        let other = clients.connect(key(1)).expect("there is room");
-        assert!((256 << 10..=1 << 20).contains(&other.window));
     }
 }

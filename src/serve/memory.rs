@@ -16,6 +16,13 @@ const USABLE_BYTES_MIN: u64 = 24 * MIB;
 const TRANSFER_BYTES: u64 = 8 * MIB;
 /// What a connection takes beside what it has received.
 const CONNECTION_BYTES: u64 = 128 << 10;
+/// What one client's connections may take in before it is read: more than 6 Gbit/s over 100 ms.
+const CLIENT_WINDOWS_MAX: usize = 80 << 20;
+/// A connection begins with so much of that at most and at least, and with a part of what one client may have that
+/// becomes smaller with how many there are.
+const FIRST_BYTES_MAX: u64 = 256 << 10;
+pub(super) const FIRST_BYTES_MIN: u32 = 16 << 10;
+const FIRST_PART: u64 = 16;
 
 /// What control groups and the host allow, in bytes: well below, since others live there as well.
 pub(super) fn found() -> u64 {
@@ -64,19 +71,16 @@ fn host_limit(meminfo: &str) -> Option<u64> {
 /// What of a server's memory is for what, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Parts {
-    /// Stripes that are being received: of all transfers, and of one.
+    /// Stripes that are being received: of all transfers, and of those of one client.
     pub(super) stripes: usize,
-    pub(super) transfer_stripes: usize,
-    /// What has come of stripes before their headers: of all transfers, and of one.
+    pub(super) client_stripes: usize,
+    /// What has come of stripes before their headers: of all transfers, and of those of one client.
     pub(super) early: usize,
-    pub(super) transfer_early: usize,
-    /// What connections may take in before it is read: about so much for all together, and for those of one
-    /// client. Each gets its part when it comes, but not less than the last.
+    pub(super) client_early: usize,
+    /// What connections may take in before it is read, beside what each begins with: all together, and those of one
+    /// client.
     pub(super) windows: usize,
     pub(super) client_windows: usize,
-    pub(super) window_min: u32,
-    /// The same for a client that has not said yet what it wants.
-    pub(super) window_first: u32,
     /// What transfers keep from one stripe to the next, of all clients.
     pub(super) state: usize,
     /// Buffers that wait to be used again.
@@ -92,37 +96,52 @@ impl Parts {
         let usable = memory.saturating_sub(BASE_BYTES).max(USABLE_BYTES_MIN);
         let part = |share: u64, max_mib: u64| (usable / share).min(max_mib * MIB) as usize;
         let (stripes, early, windows) = (part(5, 256), part(16, 128), part(4, 1_024));
-        let is_plenty = windows == 1_024 * MIB as usize;
         Self {
             stripes,
-            transfer_stripes: stripes * 3 / 8,
+            client_stripes: stripes * 3 / 8,
             early,
-            transfer_early: early / 2,
+            client_early: early / 8,
             windows,
-            client_windows: windows / 2,
-            window_min: if is_plenty { 256 << 10 } else { 64 << 10 },
-            window_first: (windows / 512).clamp(64 << 10, 1 << 20) as u32,
+            client_windows: (windows / 2).min(CLIENT_WINDOWS_MAX),
             state: part(8, 256),
             kept: part(16, 64),
             transfers: usize::try_from(usable / TRANSFER_BYTES).unwrap_or(usize::MAX),
             connections: usize::try_from(usable / 4 / CONNECTION_BYTES).unwrap_or(usize::MAX),
         }
     }
+
+    /// What a connection may take in before it is known what for, where there are `others`.
+    pub(super) fn first_window(&self, others: usize) -> u32 {
+        let part = self.client_windows as u64 / FIRST_PART / (others as u64 + 1);
+        part.clamp(FIRST_BYTES_MIN.into(), FIRST_BYTES_MAX) as u32
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::Limits;
     use super::*;
 
     #[test]
     fn with_plenty_all_parts_are_as_large_as_they_are_of_use() {
         let parts = Parts::of(12 << 30);
-        assert_eq!((parts.stripes, parts.transfer_stripes), (256 << 20, 96 << 20));
-        assert_eq!((parts.early, parts.transfer_early), (128 << 20, 64 << 20));
-        assert_eq!((parts.windows, parts.client_windows), (1 << 30, 512 << 20));
-        assert_eq!((parts.window_min, parts.window_first), (256 << 10, 1 << 20));
+        assert_eq!((parts.stripes, parts.client_stripes), (256 << 20, 96 << 20));
+        assert_eq!((parts.early, parts.client_early), (128 << 20, 16 << 20));
+        assert_eq!((parts.windows, parts.client_windows), (1 << 30, 80 << 20));
+        assert_eq!((parts.first_window(0), parts.first_window(4_095)), (256 << 10, 16 << 10));
         assert_eq!((parts.state, parts.kept), (256 << 20, 64 << 20));
         assert!(parts.transfers >= 256 && parts.connections >= 4_096);
+    }
+
+    #[test]
+    fn what_one_client_can_have_the_server_keep_is_bounded() {
+        let parts = Parts::of(12 << 30);
+        let limit = Limits::default().connections_per_client;
+        let firsts: u64 = (0..limit).map(|others| u64::from(parts.first_window(others))).sum();
+        let of_one = parts.client_stripes + parts.client_early + parts.client_windows;
+        // Of what transfers keep, as long as it is alone.
+        let all = of_one as u64 + firsts + parts.state as u64 / 2;
+        assert!(all < 360 * MIB, "{}", all / MIB);
     }
 
     #[test]
@@ -132,7 +151,7 @@ mod tests {
             let all = parts.stripes + parts.early + parts.windows + parts.state + parts.kept;
             assert!(all as u64 <= (mib << 20).saturating_sub(BASE_BYTES).max(USABLE_BYTES_MIN));
             assert!(parts.transfers >= 3 && parts.connections >= 48, "{mib}: {parts:?}");
-            assert!(parts.stripes >= 4 << 20 && parts.transfer_early >= 64 << 10);
+            assert!(parts.stripes >= 4 << 20 && parts.client_early >= 64 << 10);
         }
         assert!(Parts::of(256 << 20).transfers >= 24);
     }

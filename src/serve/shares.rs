@@ -36,10 +36,12 @@ pub(super) struct Rooms {
     buffers: Buffers,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Taken {
     bytes: usize,
     accounts: usize,
+    /// Room for what has come before headers.
+    early: Arc<Semaphore>,
     /// Told whenever some of it is given back.
     freed: Arc<Notify>,
 }
@@ -82,11 +84,15 @@ impl Share {
     /// Room for a transfer of `client`, which is counted for as long as it has its seat.
     pub(super) fn new(rooms: Arc<Rooms>, client: Fingerprint, seat: TransferSeat) -> Arc<Self> {
         let mut taken = lock(&rooms.taken);
-        let own = taken.entry(client).or_default();
+        let own = taken.entry(client).or_insert_with(|| Taken {
+            bytes: 0,
+            accounts: 0,
+            early: Arc::new(Semaphore::new(rooms.parts.client_early)),
+            freed: Arc::default(),
+        });
         own.accounts += 1;
-        let freed = Arc::clone(&own.freed);
+        let (freed, early) = (Arc::clone(&own.freed), Arc::clone(&own.early));
         drop(taken);
-        let early = Arc::new(Semaphore::new(rooms.parts.transfer_early));
         Arc::new(Self {
             rooms,
             client,
@@ -149,7 +155,7 @@ impl Account for Share {
     }
 
     fn early_room(self: Arc<Self>, bytes: usize) -> Asked<EarlyRoom> {
-        let permits = bytes.min(self.rooms.parts.transfer_early) as u32;
+        let permits = bytes.min(self.rooms.parts.client_early) as u32;
         Box::pin(async move {
             let own = Arc::clone(&self.early).acquire_many_owned(permits).await.ok()?;
             let all = Arc::clone(&self.rooms.early).acquire_many_owned(permits).await.ok()?;
@@ -181,8 +187,8 @@ impl Drop for Share {
 
 /// What a client may take where `clients` have transfers, and what each of its `transfers`.
 fn shares(parts: &Parts, clients: usize, transfers: usize) -> (usize, usize) {
-    let client = (parts.stripes / (clients + 1)).max(CLIENT_BYTES_MIN);
-    (client, (client / transfers.max(1)).min(parts.transfer_stripes))
+    let client = (parts.stripes / (clients + 1)).min(parts.client_stripes).max(CLIENT_BYTES_MIN);
+    (client, (client / transfers.max(1)).min(parts.client_stripes))
 }
 
 /// Room that a stripe takes, until it is dropped.
@@ -267,11 +273,11 @@ mod tests {
         while let Some(room) = at_once(&first, MIB).await {
             held.push(room);
         }
-        assert_eq!(held.len(), 64, "half of what the client may have");
+        assert_eq!(held.len(), 48, "half of what the client may have");
         while let Some(room) = at_once(&second, MIB).await {
             held.push(room);
         }
-        assert_eq!(held.len(), 128, "half of what there is");
+        assert_eq!(held.len(), 96, "all of it");
         let other = server.begin(1);
         let _room = at_once(&other, 85 * MIB).await.expect("a third of what there is");
         assert!(at_once(&other, MIB).await.is_none());

@@ -47,7 +47,10 @@ impl Host {
         for name in ["src", "root", "outside"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
-        Self { dir, binary: env!("CARGO_BIN_EXE_qbulk").into(), uid: None }
+        // Another build of it, to measure with.
+        let built = std::env::var_os("QBULK_TEST_BINARY").map(PathBuf::from);
+        let binary = built.unwrap_or_else(|| env!("CARGO_BIN_EXE_qbulk").into());
+        Self { dir, binary, uid: None }
     }
 
     /// A user for whom permissions count, even where the tests are run by root.

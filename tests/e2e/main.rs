@@ -12,6 +12,7 @@ mod forest;
 mod greedy;
 mod halves;
 mod hostile;
+mod hostile_sender;
 mod hostile_server;
 mod interrupted;
 mod keys;

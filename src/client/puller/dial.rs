@@ -13,10 +13,12 @@ use super::{Event, Up};
 use crate::clock;
 use crate::congestion::{Aggressiveness, Algorithm};
 use crate::net::control::ControlReader;
+use crate::net::endpoint::SAID_WINDOW_BYTES;
 use crate::net::line::LineError;
 use crate::net::path::any_local;
 use crate::net::route::{Route, Siblings};
-use crate::receive::{Inflow, Left, News, Receiver};
+use crate::net::windows::Windows;
+use crate::receive::{Inflow, Left, News, Padding, Receiver};
 use crate::traffic::ConnId;
 use crate::wire::{
     CLOSE_PROTOCOL, Message, PullRequest, Request, ToSender, TransferSecret, VARINT_MAX, Wish,
@@ -28,6 +30,8 @@ pub(super) struct Dial {
     pub(super) request: PullRequest,
     pub(super) welcome: ToSender,
     pub(super) receiver: Arc<Receiver>,
+    /// What all lines may take in before it is read, whatever the server sends, and over however many of them.
+    pub(super) windows: Arc<Windows>,
     pub(super) news: Sender<News>,
     pub(super) events: Sender<Event>,
 }
@@ -53,11 +57,13 @@ impl Dial {
             return Err(connection.closed().await.into());
         }
         let messages = ControlReader::new(control_in);
-        let inflow =
-            Inflow::new(connection.clone(), conn, messages, control_out).telling(self.news.clone());
+        let padding = Padding::count(connection.clone());
+        let inflow = Inflow::new(connection.clone(), conn, messages, control_out, padding);
+        let inflow = inflow.telling(self.news.clone());
         if !self.receiver.join(conn, &connection) {
             return Err(LineError::NotOpened);
         }
+        let window = self.windows.widen([0; 32], &connection, SAID_WINDOW_BYTES);
         let remote = connection.remote_address();
         let local = endpoint.local_addr();
         let up = Up {
@@ -67,7 +73,7 @@ impl Dial {
             since: clock::now(),
         };
         drop(self.events.send(Event::Up(conn, up)).await);
-        if let Left::Protocol(fault) = inflow.run(&self.receiver).await {
+        if let Left::Protocol(fault) = inflow.run(&self.receiver, window).await {
             connection.close(VarInt::from_u32(CLOSE_PROTOCOL), fault.as_bytes());
             self.receiver.end_broken(&fault);
         }
