@@ -87,11 +87,14 @@ fn text(summary: &PlanSummary) -> String {
 
 #[cfg(test)]
 mod tests {
+    use qbulk::text::printable;
+
     use super::*;
 
     #[test]
     fn a_line_says_what_why_how_large_and_where() {
-        let line = |kind, why| line(&Planned { path: b"a/b\n".to_vec(), kind, why });
+        // As it is printed.
+        let line = |kind, why| printable(&line(&Planned { path: b"a/b\n".to_vec(), kind, why }));
         assert_eq!(
             line(PlannedKind::File { bytes: 1 << 20 }, Why::Size),
             "file   size        1.0 MiB  a/b\\n"
