@@ -51,15 +51,15 @@ impl Contender {
     }
 
     /// Moves `bytes` over `path`.
-    pub(crate) fn run(self, path: &Path, bytes: u64, seed: u64) -> Result<Run> {
+    pub(crate) fn run(self, path: &Path, bytes: u64, seed: u64, tells: bool) -> Result<Run> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .start_paused(true)
             .build()?;
-        runtime.block_on(self.move_bytes(path, bytes, seed))
+        runtime.block_on(self.move_bytes(path, bytes, seed, tells))
     }
 
-    async fn move_bytes(self, path: &Path, bytes: u64, seed: u64) -> Result<Run> {
+    async fn move_bytes(self, path: &Path, bytes: u64, seed: u64, tells: bool) -> Result<Run> {
         let lanes = if path.lanes.is_empty() {
             vec![Lane { queue: Duration::from_secs(9), ..Lane::new(1e12, Duration::ZERO) }]
         } else {
@@ -77,7 +77,7 @@ impl Contender {
         }
         let (ours, theirs) = (network.host(CLIENT), network.host(SERVER.ip()));
         let (seconds, condemned) = match self {
-            Self::Qbulk => pushed::move_bytes(ours, theirs, SERVER, bytes, seed).await?,
+            Self::Qbulk => pushed::move_bytes(ours, theirs, SERVER, (bytes, seed), tells).await?,
             Self::Cubic(connections) => {
                 let moved = cubic::move_bytes(ours, theirs, SERVER, connections, bytes).await;
                 // One dead lane is the end of it.

@@ -41,6 +41,9 @@ struct Options {
     /// Only qbulk, for trying things out.
     #[arg(long)]
     alone: bool,
+    /// What becomes of its connections goes to standard error.
+    #[arg(long)]
+    tell: bool,
     /// Where to draw the results.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -61,7 +64,7 @@ fn main() -> Result<()> {
             let mut row = table::Row::new(&path, bytes);
             for contender in contenders {
                 let mut runs = (options.seed..options.seed + options.rounds)
-                    .map(|seed| contender.run(&path, bytes, seed))
+                    .map(|seed| contender.run(&path, bytes, seed, options.tell))
                     .collect::<Result<Vec<_>>>()?;
                 runs.sort_by(|one, other| one.seconds.total_cmp(&other.seconds));
                 row.add(contender, runs.swap_remove(runs.len() / 2));

@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use qbulk::client::{PushConfig, push};
+use qbulk::event::PushEvent;
 use qbulk::identity::Identity;
 use qbulk::net::sockets::Sockets;
 use qbulk::net::tls::{ClientTrust, ServerTrust};
 use qbulk::serve::{ServeConfig, Server};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
 
 use crate::Result;
+use crate::network::hold_time;
 
 const IN_MEMORY: &str = "/dev/shm";
 
@@ -21,8 +24,8 @@ pub(crate) async fn move_bytes(
     ours: Arc<dyn Sockets>,
     theirs: Arc<dyn Sockets>,
     server: SocketAddr,
-    bytes: u64,
-    seed: u64,
+    (bytes, seed): (u64, u64),
+    tells: bool,
 ) -> Result<(f64, u64)> {
     let dir = tempfile::tempdir_in(IN_MEMORY).or_else(|_| tempfile::tempdir())?;
     let identity = Arc::new(Identity::load_or_create(&dir.path().join("identity"))?);
@@ -43,7 +46,23 @@ pub(crate) async fn move_bytes(
         sockets: ours,
         ..PushConfig::new(vec![file], vec![server], "server", identity, trust)
     };
-    let summary = push(config, Arc::new(|_| ()), std::future::pending()).await?;
+    let began = Instant::now();
+    let tell = move |event| match event {
+        PushEvent::Connection(_)
+        | PushEvent::Connected { .. }
+        | PushEvent::Condemned { .. }
+        | PushEvent::Primed { .. }
+            if tells =>
+        {
+            eprintln!("{:.3} {event:?}", began.elapsed().as_secs_f64());
+        }
+        _ => {}
+    };
+    hold_time();
+    let summary = push(config, Arc::new(tell), std::future::pending()).await?;
+    if tells {
+        eprintln!("{summary:#?}");
+    }
     serving.abort();
     Ok((summary.seconds, summary.connections_condemned))
 }

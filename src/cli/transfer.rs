@@ -231,6 +231,10 @@ impl SizeArgs {
         }
         Ok(SetConfig {
             connections,
+            bytes_per_connection: match (self.connections, self.active) {
+                (None, None) => defaults.bytes_per_connection,
+                _ => 0,
+            },
             active,
             // What was asked for is what is done.
             active_max: match (self.connections, self.active) {

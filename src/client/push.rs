@@ -101,6 +101,8 @@ fn attempt(
     began: Instant,
 ) -> Result<Sender<Session>, Error> {
     let transfer = TransferSecret(rand::random());
+    // Where there are several, each is to be used.
+    let is_plain = addresses.places() <= 1 && config.bind.len() <= 1;
     let session = Session::new(config, addresses, search.starts(), transfer)?;
     let job = Job {
         transfer,
@@ -109,6 +111,7 @@ fn attempt(
         set: SetConfig {
             stuck_after: config.retry_for,
             up_within: config.connect_timeout,
+            bytes_per_connection: if is_plain { config.set.bytes_per_connection } else { 0 },
             ..config.set.clone()
         },
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),

@@ -135,12 +135,18 @@ fn would_block(sent: &io::Result<()>) -> bool {
 pub(super) struct Batched {
     socket: Arc<dyn AsyncUdpSocket>,
     datagram_bytes_max: u16,
+    received_bytes_max: u16,
 }
 
 impl Batched {
-    /// For sending datagrams of at most `datagram_bytes_max`.
-    pub(super) fn new(socket: Arc<dyn AsyncUdpSocket>, datagram_bytes_max: u16) -> Self {
-        Self { socket, datagram_bytes_max }
+    /// For sending datagrams of at most `datagram_bytes_max`, and telling the other end to send none larger than
+    /// `received_bytes_max`.
+    pub(super) fn new(
+        socket: Arc<dyn AsyncUdpSocket>,
+        datagram_bytes_max: u16,
+        received_bytes_max: u16,
+    ) -> Self {
+        Self { socket, datagram_bytes_max, received_bytes_max }
     }
 
     fn gather(&self, batch: &mut Batch, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -189,7 +195,8 @@ impl AsyncUdpSocket for Batched {
     }
 
     fn max_receive_segments(&self) -> usize {
-        1 // as large as a batch can be
+        // The buffer has room for so many datagrams: for as large a batch as can be.
+        RECEIVED_BYTES_MAX.div_ceil(self.received_bytes_max).into()
     }
 
     fn may_fragment(&self) -> bool {
@@ -394,7 +401,7 @@ mod tests {
     /// A driver that hands over `queue` as quinn does, twenty datagrams or a few more each time that it is
     /// polled, and lives on.
     fn driver(socket: &Arc<Recorder>, mut queue: VecDeque<Owned>) -> Driver {
-        let batched = Batched::new(Arc::clone(socket) as _, 1_472);
+        let batched = Batched::new(Arc::clone(socket) as _, 1_472, RECEIVED_BYTES_MAX);
         let task = poll_fn(move |_| {
             let mut sent = 0;
             while let Some(next) = queue.front() {
@@ -470,7 +477,7 @@ mod tests {
     #[test]
     fn outside_of_a_driver_nothing_waits() {
         let socket = recorder(64);
-        let batched = Batched::new(Arc::clone(&socket) as _, 1_472);
+        let batched = Batched::new(Arc::clone(&socket) as _, 1_472, RECEIVED_BYTES_MAX);
         batched.try_send(&Owned::new(1, 40, 1, 40, 0).transmit()).unwrap();
         assert_eq!(counts(&socket), [1]);
     }

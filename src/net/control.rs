@@ -16,6 +16,12 @@ pub enum ControlError {
     Read(#[from] ReadError),
 }
 
+/// What is said on `stream` goes before what stripes hold.
+pub fn prefer(stream: &SendStream) {
+    // Fails only if the stream is gone, and then nothing is said.
+    drop(stream.set_priority(1));
+}
+
 /// Messages from the peer.
 #[derive(Debug)]
 pub struct ControlReader {

@@ -24,7 +24,7 @@ use crate::mutex::lock;
 /// let late = Late::new(cubic());
 /// // To be given to the connection's transport; it has its own until it is known what it is for.
 /// let budget = SharedBudget::new(BudgetConfig::default(), Instant::now());
-/// assert!(late.bind(Algorithm::Model.controllers(&budget), Instant::now()));
+/// assert!(late.bind(Algorithm::Model.controllers(&budget), 1_200, Instant::now()));
 /// ```
 pub struct Late {
     first: Controllers,
@@ -33,6 +33,7 @@ pub struct Late {
 
 struct Bound {
     controllers: Controllers,
+    mtu: u16,
     at: Instant,
 }
 
@@ -43,9 +44,10 @@ impl Late {
     }
 
     /// From `now` on those of `controllers` decide. They begin anew, and know what is in flight: where that
-    /// is more than they allow, nothing is sent until it is less. False if others were bound before.
-    pub fn bind(&self, controllers: Controllers, now: Instant) -> bool {
-        self.bound.set(Bound { controllers, at: now }).is_ok()
+    /// is more than they allow, nothing is sent until it is less. Datagrams are of `mtu` bytes at most by then, which
+    /// quinn does not tell where that is what the other end takes in. False if others were bound before.
+    pub fn bind(&self, controllers: Controllers, mtu: u16, now: Instant) -> bool {
+        self.bound.set(Bound { controllers, mtu, at: now }).is_ok()
     }
 }
 
@@ -60,9 +62,10 @@ impl ControllerFactory for Late {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         let bound = self.bound.get();
         let factory = bound.map_or(&self.first, |bound| &bound.controllers);
-        let inner = Arc::clone(factory).build(now, current_mtu);
+        let mtu = bound.map_or(current_mtu, |bound| bound.mtu.min(current_mtu));
+        let inner = Arc::clone(factory).build(now, mtu);
         let is_bound = bound.is_some();
-        let state = State { late: self, inner, is_bound, mtu: current_mtu, in_flight_bytes: 0 };
+        let state = State { late: self, inner, is_bound, mtu, in_flight_bytes: 0 };
         Box::new(Follower(Mutex::new(state)))
     }
 }
@@ -81,6 +84,7 @@ impl State {
         if !self.is_bound
             && let Some(bound) = self.late.bound.get()
         {
+            self.mtu = self.mtu.min(bound.mtu);
             self.inner = Arc::clone(&bound.controllers).build(bound.at, self.mtu);
             if self.in_flight_bytes > 0 {
                 self.inner.on_sent(bound.at, self.in_flight_bytes, 0);
@@ -261,8 +265,8 @@ mod tests {
         first.on_congestion_event(now, now, false, 4_000);
         first.on_mtu_update(1_472);
         moved.on_end_acks(now, 5_000, false, None);
-        assert!(late.bind(Arc::new(known.clone()), now));
-        assert!(!late.bind(cubic(), now), "it is bound");
+        assert!(late.bind(Arc::new(known.clone()), 1_472, now));
+        assert!(!late.bind(cubic(), 1_472, now), "it is bound");
 
         let bound = (77_777, 77_777, 66_666);
         assert_eq!(windows(&*first), bound);
@@ -283,7 +287,10 @@ mod tests {
         let dialled = Arc::clone(&model).build(now, 1_200);
         let late = Late::new(cubic());
         let incoming = Arc::clone(&late).build(now, 1_200);
-        late.bind(model, now);
+        late.bind(model, 1_200, now);
         assert_eq!(windows(&*incoming), windows(&*dialled));
+        // The other end takes in less than quinn has said before it knew that.
+        let changed = Arc::clone(&late).build(now, 65_000);
+        assert_eq!(windows(&*changed), windows(&*dialled));
     }
 }

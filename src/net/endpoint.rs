@@ -46,8 +46,9 @@ pub fn client(
     local: SocketAddr,
     mtu: PathMtu,
 ) -> io::Result<quinn::Endpoint> {
-    let socket = Batched::new(sockets.open(local)?, mtu.max);
-    endpoint(socket, endpoint_config()?, None)
+    let socket = Batched::new(sockets.open(local)?, mtu.max, mtu.max);
+    // What is too large for the way there is too large for the way back.
+    endpoint(socket, endpoint_config(mtu.max)?, None)
 }
 
 /// A server's endpoint. Its clients know it by `secret` after a restart. Where the system has no IPv6, all
@@ -58,10 +59,10 @@ pub fn server(
     tls: Arc<QuicServerConfig>,
     secret: &[u8; 32],
 ) -> io::Result<quinn::Endpoint> {
-    let mut config = endpoint_config()?;
+    let mut config = endpoint_config(RECEIVED_BYTES_MAX)?;
     make_lasting(&mut config, secret);
     // The paths to its clients differ: datagrams of any size are handed over one by one, and gathered.
-    let socket = Batched::new(open_any(sockets, local)?, DATAGRAM_BYTES_MAX);
+    let socket = Batched::new(open_any(sockets, local)?, DATAGRAM_BYTES_MAX, RECEIVED_BYTES_MAX);
     endpoint(socket, config, Some(quinn::ServerConfig::with_crypto(tls)))
 }
 
@@ -134,9 +135,10 @@ fn transport(mtu: PathMtu, congestion: Controllers, telemetry: Arc<Telemetry>) -
     transport
 }
 
-fn endpoint_config() -> io::Result<EndpointConfig> {
+/// An endpoint that takes in datagrams of up to `bytes`, and says so to the other end (RFC 9000, 18.2).
+fn endpoint_config(bytes: u16) -> io::Result<EndpointConfig> {
     let mut config = EndpointConfig::default();
-    config.max_udp_payload_size(RECEIVED_BYTES_MAX).map_err(io::Error::other)?;
+    config.max_udp_payload_size(bytes.min(RECEIVED_BYTES_MAX)).map_err(io::Error::other)?;
     Ok(config)
 }
 

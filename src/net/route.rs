@@ -7,7 +7,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, Endpoint, VarInt};
 
 use super::address::tls_name;
-use super::control::ControlReader;
+use super::control::{self, ControlReader};
 use super::dial::{race, unless_barred};
 use super::endpoint;
 use super::line::{Line, LineError, LineEvent, LineReport, listen};
@@ -141,6 +141,7 @@ impl Route {
     ) -> Result<(), LineError> {
         let Dialled { endpoint, connection, telemetry } = dialled;
         let (mut control_out, control_in) = connection.open_bi().await?;
+        control::prefer(&control_out);
         // Before there are stripes: they could use up all that the server takes in of somebody who has
         // not said yet what he wants.
         let mut introduction = Vec::new();

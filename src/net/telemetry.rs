@@ -123,13 +123,20 @@ impl Controller for Observer {
         rtt: &RttEstimator,
     ) {
         self.telemetry.delivered_bytes.fetch_add(bytes, Relaxed);
-        // RFC 9002, 5.3 and 6.2.1; quinn keeps the variation to itself.
-        let deviation = rtt.get().abs_diff(now.saturating_duration_since(sent));
-        self.rtt_var = (self.rtt_var * 3 + deviation) / 4;
-        let pto = rtt.get() + (self.rtt_var * 4).max(TIMER_GRANULARITY) + MAX_ACK_DELAY;
+        let latest = now.saturating_duration_since(sent);
+        // RFC 9002, 5.3 and 6.2.1; quinn keeps the variation to itself. What it tells is from before this
+        // acknowledgement: of the first one that is a guess of a third of a second.
+        let (smoothed, least) = if self.telemetry.rtt_ns.load(Relaxed) == 0 {
+            self.rtt_var = latest / 2;
+            (latest, latest)
+        } else {
+            self.rtt_var = (self.rtt_var * 3 + rtt.get().abs_diff(latest)) / 4;
+            (rtt.get(), rtt.min())
+        };
+        let pto = smoothed + (self.rtt_var * 4).max(TIMER_GRANULARITY) + MAX_ACK_DELAY;
         self.telemetry.pto_ns.store(pto.as_nanos() as u64, Relaxed);
-        self.telemetry.rtt_ns.store(rtt.get().as_nanos() as u64, Relaxed);
-        self.telemetry.rtt_min_ns.store(rtt.min().as_nanos() as u64, Relaxed);
+        self.telemetry.rtt_ns.store(smoothed.as_nanos() as u64, Relaxed);
+        self.telemetry.rtt_min_ns.store(least.as_nanos() as u64, Relaxed);
         self.inner.on_ack(now, sent, bytes, app_limited, rtt);
     }
 

@@ -220,7 +220,8 @@ async fn who_was_dialled_sends_by_the_budget_that_it_is_bound_to_late() {
     let (mut sender, _receiving) = connect(&receiver).await;
     let now = tokio::time::Instant::now().into_std();
     let budget = SharedBudget::new(BudgetConfig::default(), now);
-    assert!(sender.controllers.bind(Algorithm::Model.controllers(&budget), now));
+    let mtu = sender.connection.stats().path.current_mtu;
+    assert!(sender.controllers.bind(Algorithm::Model.controllers(&budget), mtu, now));
     sender.send(0, "one", b"data").await;
     assert_eq!(sender.hear().await, ToSender::Confirm(0));
     let window = || sender.connection.congestion_state().metrics().congestion_window;

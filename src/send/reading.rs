@@ -1,6 +1,6 @@
 //! What is found, read and confirmed at the source.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::Instant;
 
 use tokio::sync::watch;
@@ -129,7 +129,9 @@ impl<L: Lines> Sender<L> {
 
     /// Tells how much there is to send, as far as that is known.
     pub(super) fn note_found(&mut self, now: Instant) {
-        let bytes = self.source.scanned().bytes.load(Relaxed);
+        let scanned = self.source.scanned();
+        self.found_all = scanned.done.load(Acquire);
+        let bytes = scanned.bytes.load(Relaxed);
         self.set.handle(Input::Found(JOB, bytes), now);
     }
 }

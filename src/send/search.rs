@@ -1,7 +1,8 @@
 //! The search through the sources, ahead of who sends what it finds.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -147,7 +148,7 @@ fn look(
             || begun.elapsed() >= SCAN_GATHER_TIME;
         !is_due || sender.blocking_send(Found::Entries(std::mem::take(&mut group))).is_ok()
     });
-    scanned.done.store(true, Relaxed);
+    scanned.done.store(true, Release);
     // Fails only if nobody wants to know.
     drop(sender.blocking_send(Found::Entries(group)));
     drop(sender.blocking_send(Found::End));

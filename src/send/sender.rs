@@ -39,6 +39,8 @@ use crate::work::Work;
 pub(super) const JOB: JobId = JobId(0);
 /// How often lines are sampled.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
+/// How often it is looked how much was found while that decides how many lines there are.
+const FOUND_INTERVAL: Duration = Duration::from_millis(1);
 /// How often progress is told.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 /// How often it is told how each connection does.
@@ -144,6 +146,8 @@ pub(crate) struct Sender<L> {
     pub(super) connections_at: Instant,
     pub(super) failures: Failures,
     pub(super) damaged: u32,
+    /// The set knows how much the scan found in all.
+    pub(super) found_all: bool,
     /// All that the scan found was offered.
     pub(super) source_done: bool,
     /// Stripes that are being read for the first time.
@@ -200,6 +204,7 @@ impl<L: Lines> Sender<L> {
             connections: Connections::default(),
             connections_at: now + CONNECTIONS_INTERVAL,
             damaged: 0,
+            found_all: false,
             source_done: false,
             reading: 0,
             confirming: 0,
@@ -290,10 +295,16 @@ impl<L: Lines> Sender<L> {
 
     /// When time alone asks for something.
     fn due_at(&self) -> Instant {
-        let sample_at = (!self.outflows.is_empty()).then_some(self.sample_at);
+        let is_sampled = !self.outflows.is_empty() || self.is_weighed();
+        let sample_at = is_sampled.then_some(self.sample_at);
         let asked = [sample_at, self.set.poll_timeout(), self.lines.due_at()];
         let told = self.progress_at.min(self.connections_at);
         asked.into_iter().flatten().fold(told, Instant::min)
+    }
+
+    /// Whether more connections will be opened once more has been found.
+    fn is_weighed(&self) -> bool {
+        self.set.is_small() && !self.found_all
     }
 
     /// Does what the traffic manager wants done.
@@ -475,8 +486,9 @@ impl<L: Lines> Sender<L> {
     fn on_time(&mut self) -> Result<(), Error> {
         let now = clock::now();
         if now >= self.sample_at {
-            self.sample_at = now + SAMPLE_INTERVAL;
             self.note_found(now);
+            let interval = if self.is_weighed() { FOUND_INTERVAL } else { SAMPLE_INTERVAL };
+            self.sample_at = now + interval;
             for (&conn, outflow) in &self.outflows {
                 self.set.handle(Input::Sample(conn, outflow.line().sample()), now);
             }

@@ -137,7 +137,8 @@ impl Giver {
         match admitted {
             None => {}
             Some(Ok(pull)) => {
-                controllers.bind(Arc::clone(&pull.congestion), Instant::now());
+                let mtu = connection.stats().path.current_mtu;
+                controllers.bind(Arc::clone(&pull.congestion), mtu, Instant::now());
                 connection.set_send_window(SEND_WINDOW_BYTES);
                 line.say(ToReceiver::Grant { instance: pull.instance });
                 pull.awaited.arrived(request.conn, line, messages);
@@ -326,6 +327,8 @@ impl Giver {
         let prime = PrimeConfig::default();
         SetConfig {
             connections,
+            // The client opens as many as it has asked for.
+            bytes_per_connection: 0,
             active,
             active_max: most(wish.active_max).max(active),
             stripe_bytes_min: stripe_min.min(stripe_max),

@@ -3,7 +3,7 @@
 use quinn::{Connection, ConnectionError, SendStream};
 
 use super::refusal::Refusal;
-use crate::net::control::{ControlError, ControlReader};
+use crate::net::control::{self, ControlError, ControlReader};
 use crate::net::words;
 use crate::store::own::{RESERVED, has_reserved};
 use crate::text::{printable, shown};
@@ -65,6 +65,7 @@ impl From<WireError> for ConnError {
 pub(super) async fn greet(connection: Connection) -> Result<Asked<Request>, ConnError> {
     let lost = |error: ConnectionError| ConnError::Lost(words::why(&error));
     let (answers, control_in) = connection.accept_bi().await.map_err(lost)?;
+    control::prefer(&answers);
     let mut messages = ControlReader::new(control_in);
     let Some(request) = messages.next().await? else {
         return Err(ConnError::Protocol("it asks for nothing".into()));

@@ -4,6 +4,7 @@
 
 mod config;
 mod conn;
+mod crowd;
 mod due;
 mod evidence;
 mod feed;
@@ -27,6 +28,7 @@ pub use self::config::{SetConfig, SetStats};
 use self::conn::Conn;
 pub use self::conn::Role;
 use self::conn::State;
+use self::crowd::Crowd;
 use self::jobs::Jobs;
 use self::padding::Padding;
 use self::prime::PrimeEnd;
@@ -72,9 +74,14 @@ pub struct Set {
     was_up: bool,
     /// When the last scout was sent.
     scouted_at: Instant,
+    /// How many connections are worth their handshakes, up to N.
+    worth: usize,
+    /// When a connection was opened last.
+    opened_at: Instant,
     /// What connections have delivered that are gone, in bytes.
     delivered_by_gone: u64,
     padding: Padding,
+    crowd: Crowd,
     stats: SetStats,
 }
 
@@ -106,11 +113,14 @@ impl Set {
             alive_at: now,
             was_up: false,
             scouted_at: now,
+            worth: 1,
+            opened_at: now,
             delivered_by_gone: 0,
             padding: Padding::default(),
+            crowd: Crowd::new(now),
             stats: SetStats::default(),
         };
-        set.open_missing(now);
+        set.wake(now);
         set
     }
 
@@ -140,9 +150,10 @@ impl Set {
             Input::Up(conn) => self.on_up(conn, now),
             Input::Sample(conn, sample) => self.on_sample(conn, sample, now),
             Input::Confirmed(conn, job, stripe) => self.on_confirmed(conn, job, stripe, now),
-            Input::Damaged(conn, job, stripe) => self.on_damaged(conn, job, stripe),
+            Input::Damaged(conn, job, stripe) => self.on_damaged(conn, job, stripe, now),
             Input::Lost(conn) => self.on_lost(conn, now),
         }
+        self.reinforce_late(now);
         self.assign(now);
         self.wind_up(now);
     }
@@ -204,6 +215,8 @@ impl Set {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let padding = sample.padding_bytes.saturating_sub(conn.sample.padding_bytes);
         self.padding.spend(padding, &self.jobs);
+        let is_first = conn.sample.rtt.is_zero();
+        conn.is_heard |= !is_first && sample.delivered_bytes > conn.sample.delivered_bytes;
         conn.sample = sample;
         conn.meter.on_sample(sample, now);
         match &mut conn.state {
@@ -228,7 +241,7 @@ impl Set {
         }
         for id in self.jobs.confirm(job, stripe).unwrap_or_default() {
             if let Some(conn) = self.conns.get_mut(&id) {
-                conn.put_down((job, stripe));
+                conn.put_down((job, stripe), now);
                 conn.used_at = now;
                 if id != by {
                     self.outputs.push_back(Output::Abandon { conn: id, job, stripe });
@@ -237,9 +250,9 @@ impl Set {
         }
     }
 
-    fn on_damaged(&mut self, id: ConnId, job: JobId, stripe: StripeId) {
+    fn on_damaged(&mut self, id: ConnId, job: JobId, stripe: StripeId, now: Instant) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        if conn.put_down((job, stripe)) {
+        if conn.put_down((job, stripe), now) {
             self.jobs.release((job, stripe), id);
         }
     }

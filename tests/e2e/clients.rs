@@ -166,7 +166,7 @@ fn fifty_clients_at_once_are_served_though_some_are_killed() {
     let before = holds(&serve);
     let start = |client: usize| {
         let source = host.src(client.to_string());
-        let slowly: &[&str] = if client < KILLED { &["--limit", "100kB"] } else { &[] };
+        let slowly: &[&str] = if client < KILLED { &["--limit", "20kB"] } else { &[] };
         let args: Vec<_> = ["--connections", "3"].iter().chain(slowly).map(AsRef::as_ref).collect();
         let args = [&args[..], &[source.as_ref()]].concat();
         let mut command = host.pushing(&args, &serve.url(&format!("{client}/")));

@@ -8,7 +8,7 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use crate::common::{Host, Ran, Serve, names, run, unfinished};
-use crate::relay::{Lanes, Relay, Way};
+use crate::relay::{Lanes, MTU, Relay, Way};
 use crate::scene::{Course, Frozen, MIB, Scene, both_ways};
 
 /// It goes on within three seconds of the network's return; a busy machine may add to that.
@@ -125,6 +125,8 @@ fn ports_that_are_dropped_during_the_transfer_are_replaced(course: Course) {
     push.wait_for(8 * MIB);
     scene.relay.reject(Lanes::Half);
     push.wait_for(10 * MIB);
+    // Who receives more than it sends says how large datagrams may be as well.
+    assert!((1..=MTU).contains(&scene.relay.largest()), "{}", scene.relay.largest());
     scene.hurry();
     let ran = push.finish();
     scene.assert_undisturbed(&ran);

@@ -19,6 +19,9 @@ use tokio::sync::oneshot;
 use self::lane::{Lane, Port};
 use crate::common::{Host, free_address};
 
+/// The largest datagram that either end may send over it, in bytes.
+pub(crate) const MTU: usize = 1_472;
+
 /// What the network does to each connection, in both directions; shares are of its datagrams.
 #[derive(Clone, Copy)]
 pub(crate) struct Path {
@@ -134,15 +137,22 @@ impl Relay {
     /// A push with `--json` over this network, whose packets are not as large as those of the loopback.
     pub(crate) fn pushing(&self, host: &Host, sources: &[&OsStr]) -> Command {
         let mut command = host.pushing(sources, &self.url(""));
-        command.args(["--mtu", "1472"]);
+        command.args(["--mtu", &MTU.to_string()]);
         command
     }
 
     /// A pull with `--json` over this network.
     pub(crate) fn pulling(&self, host: &Host, source: &str, to: &std::path::Path) -> Command {
         let mut command = host.qbulk();
-        command.args(["pull", "--json", "--mtu", "1472"]).arg(self.url(source)).arg(to);
+        command.args(["pull", "--json", "--mtu", &MTU.to_string()]).arg(self.url(source)).arg(to);
         command
+    }
+
+    /// The largest datagram of those connections that there are, in bytes.
+    pub(crate) fn largest(&self) -> usize {
+        let flows = self.net.choose(Lanes::All);
+        let of = |flow: &Arc<Flow>| flow.to_server.largest().max(flow.to_client.largest());
+        flows.iter().map(of).max().unwrap_or_default()
     }
 
     /// Bytes that have got through so far: to the server, and to the client.

@@ -25,6 +25,12 @@ const LATE_TIME: Duration = Duration::from_millis(8);
 /// Ports that the system would choose from; servers have lower ones.
 const FIRST_PORT: u16 = 40_000;
 
+/// The halted clock waits for tasks, and not for the thread that looks through a push's source: it stands still for as
+/// long as that takes, on a busy machine as well.
+pub(crate) fn hold_time() {
+    drop(tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(30))));
+}
+
 /// What one lane does to what it carries, either way; shares are of datagrams.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Lane {

@@ -18,7 +18,7 @@ use rand::{Rng, SeedableRng};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use crate::network::{Carried, Lane, Network};
+use crate::network::{Carried, Lane, Network, hold_time};
 
 const SERVER: &str = "198.51.100.1:4433";
 const CLIENT: &str = "203.0.113.1";
@@ -102,6 +102,7 @@ impl Scene {
             // Shown of tests that fail.
             event => println!("{:?}: {event:?}", began.elapsed()),
         };
+        hold_time();
         push(config, Arc::new(tell), std::future::pending()).await
     }
 

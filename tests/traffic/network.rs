@@ -78,7 +78,13 @@ impl Network {
         let mut draw = Draw { rng: SmallRng::seed_from_u64(seed), traits: Vec::new() };
         let rtt = draw.ms(1..200);
         let rate = 10_f64.powf(draw.rng.random_range(6.0..8.0));
-        let config = config(&mut draw, rate, rtt, faults);
+        let mut config = config(&mut draw, rate, rtt, faults);
+        // By the seed, so that all others draw what they always have.
+        if seed % 3 == 2 {
+            draw.traits.push("few connections for little");
+        } else {
+            config.bytes_per_connection = 0;
+        }
         let shared = draw.has(0.5, "a shared bottleneck");
         let shared_rate = if shared { rate * draw.rng.random_range(0.5..4.0) } else { f64::MAX };
         let (outage, recovery) = outage(&mut draw, faults);

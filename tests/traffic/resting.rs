@@ -73,6 +73,11 @@ impl Run {
     }
 }
 
+/// All connections are opened before there is anything to send.
+fn at_once() -> SetConfig {
+    SetConfig { bytes_per_connection: 0, ..SetConfig::default() }
+}
+
 /// What primings may cost, in bytes.
 fn budgets(outputs: &[Output]) -> Vec<u64> {
     let budgets = outputs.iter().filter_map(|output| match output {
@@ -84,7 +89,7 @@ fn budgets(outputs: &[Output]) -> Vec<u64> {
 
 #[test]
 fn without_a_job_nothing_is_waited_for() {
-    let mut run = Run::new(SetConfig::default());
+    let mut run = Run::new(at_once());
     run.wait(RTT);
     assert_eq!(run.set.count(Role::Reserve), N as usize);
     assert_eq!(run.set.poll_timeout(), None);
@@ -93,7 +98,7 @@ fn without_a_job_nothing_is_waited_for() {
 
 #[test]
 fn after_its_jobs_it_comes_to_rest_with_all_connections_in_reserve() {
-    let mut run = Run::new(SetConfig::default());
+    let mut run = Run::new(at_once());
     run.wait(RTT);
     run.send(JobId(0), 80 << 20);
     assert_eq!(run.set.count(Role::Reserve), N as usize);
@@ -105,7 +110,7 @@ fn after_its_jobs_it_comes_to_rest_with_all_connections_in_reserve() {
 
 #[test]
 fn at_rest_only_the_last_connection_is_replaced_and_a_job_brings_the_others_back() {
-    let mut run = Run::new(SetConfig::default());
+    let mut run = Run::new(at_once());
     run.wait(RTT);
     run.send(JobId(0), 1 << 20);
     run.wait(Duration::from_secs(5));
@@ -120,7 +125,7 @@ fn at_rest_only_the_last_connection_is_replaced_and_a_job_brings_the_others_back
 
 #[test]
 fn windows_that_closed_at_rest_are_opened_once_when_a_job_begins() {
-    let mut run = Run::new(SetConfig::default());
+    let mut run = Run::new(at_once());
     run.wait(RTT);
     run.send(JobId(0), 1 << 20);
     run.wait(Duration::from_secs(1));
@@ -140,7 +145,7 @@ fn windows_that_closed_at_rest_are_opened_once_when_a_job_begins() {
 
 #[test]
 fn what_was_padded_for_one_job_is_not_held_against_the_next() {
-    let mut run = Run::new(SetConfig::default());
+    let mut run = Run::new(at_once());
     for job in (0..3).map(JobId) {
         run.wait(Duration::from_secs(60));
         run.begin(job, 80_000_000);

@@ -24,13 +24,15 @@ fn flying(set: &mut Set, under_way: &mut BTreeMap<StripeId, (ConnId, u64)>) -> u
 #[test]
 fn it_becomes_less_as_it_is_confirmed_and_more_at_once() {
     let mut now = Instant::now();
-    let config = SetConfig { stripe_bytes_max: MIB / 4, ..SetConfig::default() };
+    let config =
+        SetConfig { stripe_bytes_max: MIB / 4, bytes_per_connection: 0, ..SetConfig::default() };
     let mut set = Set::new(config, 1, now);
     let mut under_way = BTreeMap::new();
     set.handle(Input::Begun { job: JOB, weight: NonZeroU32::MIN }, now);
     for conn in 0..10 {
         set.handle(Input::Up(ConnId(conn)), now);
-        set.handle(Input::Sample(ConnId(conn), Sample::default()), now);
+        let sample = Sample { window_bytes: MIB / 4, ..Sample::default() };
+        set.handle(Input::Sample(ConnId(conn), sample), now);
     }
     set.handle(Input::Accepted(JOB), now);
     set.handle(Input::Offered(JOB, vec![Item::split(ItemId(1), 1 << 40)]), now);

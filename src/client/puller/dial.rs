@@ -12,7 +12,7 @@ use super::super::place::Place;
 use super::{Event, Up};
 use crate::clock;
 use crate::congestion::{Aggressiveness, Algorithm};
-use crate::net::control::ControlReader;
+use crate::net::control::{self, ControlReader};
 use crate::net::endpoint::SAID_WINDOW_BYTES;
 use crate::net::line::LineError;
 use crate::net::path::any_local;
@@ -49,6 +49,7 @@ impl Dial {
         let dialled = self.route.connect(ConnId(conn), siblings).await?;
         let (connection, endpoint) = (dialled.connection, dialled.endpoint);
         let (mut control_out, control_in) = connection.open_bi().await?;
+        control::prefer(&control_out);
         let mut introduction = Vec::new();
         let request = PullRequest { conn, ..self.request.clone() };
         Request::Pull(Box::new(request)).encode(&mut introduction);

@@ -10,6 +10,9 @@ use super::prime::PrimeConfig;
 pub struct SetConfig {
     /// N, the connections of the set.
     pub connections: usize,
+    /// What there is to send gets a connection for each so many bytes, up to N: what is small is not worth as many
+    /// handshakes. 0 opens all at once.
+    pub bytes_per_connection: u64,
     /// M, how many of them carry data at a time.
     pub active: usize,
     /// M may grow up to this, and N with it, where that brings more; as much as `active` keeps it fixed.
@@ -38,6 +41,7 @@ impl Default for SetConfig {
     fn default() -> Self {
         Self {
             connections: 10,
+            bytes_per_connection: 32 << 10,
             active: 8,
             active_max: 32,
             stripe_bytes_min: 64 << 10,

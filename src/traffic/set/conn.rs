@@ -9,7 +9,7 @@ use super::health::Meter;
 use super::prime::Primer;
 
 /// A stripe is late when it has taken twice as long as predicted, and this much more.
-const LATE_MARGIN: Duration = Duration::from_millis(50);
+pub(super) const LATE_MARGIN: Duration = Duration::from_millis(50);
 const LATE_MAX: Duration = Duration::from_secs(5);
 
 /// What a connection is for at the moment.
@@ -38,6 +38,8 @@ pub(super) struct Conn {
     pub(super) turn_bytes: u64,
     pub(super) used_at: Instant,
     pub(super) up_at: Option<Instant>,
+    /// Something has come back since its handshake.
+    pub(super) is_heard: bool,
     /// What it delivered in its best round trip of priming; 0 before it was fully primed.
     pub(super) primed_bytes: u64,
 }
@@ -46,7 +48,9 @@ pub(super) struct Conn {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Carried {
     pub(super) bytes: u64,
-    /// By its own prediction it is confirmed by then.
+    /// By its own prediction it is confirmed then.
+    pub(super) expected_at: Instant,
+    /// It is late from then on.
     pub(super) due_at: Instant,
 }
 
@@ -70,6 +74,7 @@ impl Conn {
             turn_bytes: 0,
             used_at: now,
             up_at: None,
+            is_heard: false,
             primed_bytes: 0,
         }
     }
@@ -97,18 +102,33 @@ impl Conn {
             self.meter.resume(now);
         }
         self.flying_bytes += stripe.bytes;
-        let goodput = self.meter.goodput();
+        let goodput = self.meter.pace();
         let sending = if goodput > 0.0 { self.flying_bytes as f64 / goodput } else { 0.0 };
         // Far too long is no longer a prediction.
         let sending = Duration::from_secs_f64(sending.min(LATE_MAX.as_secs_f64()));
-        let due_at = now + (sending + self.sample.rtt) * 2 + LATE_MARGIN;
-        self.stripes.insert((job, stripe.id), Carried { bytes: stripe.bytes, due_at });
+        let time = sending + self.sample.rtt;
+        let (expected_at, due_at) = (now + time, now + time * 2 + LATE_MARGIN);
+        let carried = Carried { bytes: stripe.bytes, expected_at, due_at };
+        self.stripes.insert((job, stripe.id), carried);
+    }
+
+    /// How long it would take for so many bytes if it had nothing else to send.
+    pub(super) fn time_for(&self, bytes: u64) -> Duration {
+        let pace = match self.meter.pace() {
+            pace if pace > 0.0 => pace,
+            _ => self.meter.allowed(),
+        };
+        let sending = if pace > 0.0 { bytes as f64 / pace } else { f64::MAX };
+        Duration::from_secs_f64(sending.min(LATE_MAX.as_secs_f64())) + self.sample.rtt
     }
 
     /// It has a stripe no more. False if it had not.
-    pub(super) fn put_down(&mut self, stripe: JobStripe) -> bool {
+    pub(super) fn put_down(&mut self, stripe: JobStripe, now: Instant) -> bool {
         let carried = self.stripes.remove(&stripe);
         self.flying_bytes -= carried.map_or(0, |carried| carried.bytes);
+        if carried.is_some() && self.stripes.is_empty() {
+            self.meter.pause(now);
+        }
         carried.is_some()
     }
 
@@ -117,7 +137,7 @@ impl Conn {
         let of_job = self.stripes.keys().filter(|&&(of, _)| of == job);
         let stripes: Vec<StripeId> = of_job.map(|&(_, stripe)| stripe).collect();
         for &stripe in &stripes {
-            self.put_down((job, stripe));
+            self.put_down((job, stripe), now);
             self.used_at = now;
         }
         stripes

@@ -13,7 +13,13 @@ impl Set {
     ///
     /// While stripes are under way that is every few milliseconds; a set that rests waits for nothing.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let due = [self.tick_at, self.reopens_at(), self.scouts_at(), self.stuck_at()];
+        let due = [
+            self.tick_at,
+            self.reopens_at(),
+            self.scouts_at(),
+            self.reinforces_at(),
+            self.stuck_at(),
+        ];
         due.into_iter().flatten().min()
     }
 
@@ -31,6 +37,7 @@ impl Set {
             self.hedge(now);
             self.reprime_idle(now);
         }
+        self.reinforce_late(now);
         self.open_missing(now);
         self.scout(now);
         if self.stuck_at().is_some_and(|at| now >= at) {
@@ -50,6 +57,7 @@ impl Set {
 
     /// Something may be there to be sent: the set is made ready for it.
     pub(super) fn wake(&mut self, now: Instant) {
+        self.weigh_jobs();
         self.open_missing(now);
         self.prime_rested(now);
     }

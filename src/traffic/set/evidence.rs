@@ -12,11 +12,12 @@ const STEP_MAX: f64 = 1.5;
 pub(super) struct Evidence(f64);
 
 impl Evidence {
-    /// `value` was seen, which should not be below `threshold`.
-    pub(super) fn add(&mut self, value: f64, threshold: f64) {
+    /// `value` was seen, which should not be below `threshold`. It counts for `weight`, 1 at most: what few packets tell
+    /// is mostly luck.
+    pub(super) fn add(&mut self, value: f64, threshold: f64, weight: f64) {
         // Where the others have nothing either, it says nothing.
         let step = if threshold > 0.0 { (threshold / value.max(1e-9)).ln() } else { 0.0 };
-        self.0 = (self.0 + step.clamp(-STEP_MAX, STEP_MAX)).clamp(0.0, ENOUGH);
+        self.0 = (self.0 + weight * step.clamp(-STEP_MAX, STEP_MAX)).clamp(0.0, ENOUGH);
     }
 
     /// What was seen before a pause says less of what comes after it.
@@ -37,7 +38,7 @@ mod tests {
     fn evaluations(share: f64) -> Option<u32> {
         let mut evidence = Evidence::default();
         (1..1_000).find(|_| {
-            evidence.add(share, 1.0);
+            evidence.add(share, 1.0, 1.0);
             evidence.is_enough()
         })
     }
@@ -55,16 +56,26 @@ mod tests {
     fn what_is_as_far_above_as_below_is_never_enough() {
         let mut evidence = Evidence::default();
         for share in [0.4, 0.5, 2.0, 2.5, 0.3, 3.4].repeat(100) {
-            evidence.add(share, 1.0);
+            evidence.add(share, 1.0, 1.0);
             assert!(!evidence.is_enough());
         }
+    }
+
+    #[test]
+    fn what_counts_for_less_takes_longer() {
+        let mut evidence = Evidence::default();
+        let light = (1..1_000).find(|_| {
+            evidence.add(0.0, 1.0, 0.25);
+            evidence.is_enough()
+        });
+        assert_eq!(light, Some(14));
     }
 
     #[test]
     fn where_nobody_has_anything_there_is_none() {
         let mut evidence = Evidence::default();
         for _ in 0..100 {
-            evidence.add(0.0, 0.0);
+            evidence.add(0.0, 0.0, 1.0);
         }
         assert!(!evidence.is_enough());
     }

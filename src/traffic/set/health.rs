@@ -45,6 +45,8 @@ const LOSS_MARGIN: f64 = 0.005;
 const INFLATION_FACTOR: f64 = 1.5;
 /// A window that allows less than this share of what the siblings' allow has collapsed.
 const COLLAPSE_SHARE: f64 = 0.125;
+/// What siblings deliver between two evaluations tells all that it can from this on, a handful of packets, in bytes.
+const TELLING_BYTES: f64 = 8_000.0;
 /// What busy hosts may add to a round trip.
 const HOST_TIME: Duration = Duration::from_millis(10);
 /// Goodput is measured over at least this long.
@@ -68,6 +70,10 @@ pub struct Meter {
     evaluated_at: Instant,
     /// What it delivered per second then.
     evaluated_goodput: f64,
+    /// What it delivered per second before it was idle, or with padding.
+    goodput_before: f64,
+    /// Since when it has had nothing to send, after it had something.
+    idle_since: Option<Instant>,
     /// Against it: for being slow, and for a window that has collapsed.
     slow: Evidence,
     collapsed: Evidence,
@@ -102,14 +108,20 @@ impl Meter {
             acked_at: None,
             evaluated_at: now,
             evaluated_goodput: 0.0,
+            goodput_before: 0.0,
+            idle_since: None,
             slow: Evidence::default(),
             collapsed: Evidence::default(),
             limit_strikes: 0,
         }
     }
 
-    /// The connection was idle and now has data to send: what it did before says nothing about now.
+    /// The connection was idle and now has data to send: unless that was for less than a round trip, what it did
+    /// before says nothing about now.
     pub fn resume(&mut self, now: Instant) {
+        if self.idle_since.take().is_some_and(|since| now - since <= self.last.rtt) {
+            return;
+        }
         self.samples.clear();
         self.samples.push_back((now, self.last));
         self.seen = 0;
@@ -120,6 +132,20 @@ impl Meter {
         self.limit_strikes = 0;
         self.slow.fade();
         self.collapsed.fade();
+    }
+
+    /// It has nothing to send any more.
+    pub fn pause(&mut self, now: Instant) {
+        self.idle_since = Some(now);
+        self.remember();
+    }
+
+    /// What it did is remembered for when it has something to send again.
+    pub fn remember(&mut self) {
+        let is_limited = self.limited > 0 && self.limited * 2 >= self.seen;
+        // Where something else was the limit, it could do more.
+        let least = if is_limited { 0.0 } else { self.goodput_before };
+        self.goodput_before = self.pace().max(least);
     }
 
     /// Takes a new sample in.
@@ -162,6 +188,18 @@ impl Meter {
         let seconds = (to - from).as_secs_f64();
         let bytes = after.delivered_bytes - before.delivered_bytes;
         if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 }
+    }
+
+    /// What it is expected to deliver per second: what it does, or what it did before it was idle while it has
+    /// been busy for less than a round trip. 0 if nothing is known.
+    pub fn pace(&self) -> f64 {
+        self.measured().unwrap_or(self.goodput_before)
+    }
+
+    /// Its goodput, once it has been busy for a round trip.
+    pub fn measured(&self) -> Option<f64> {
+        let ((from, _), (to, _)) = self.samples.front().zip(self.samples.back())?;
+        (*to > *from && *to - *from >= self.last.rtt).then(|| self.goodput())
     }
 
     /// The share of what was sent lately that was lost.
@@ -247,12 +285,13 @@ impl Meter {
         if !self.is_settled(now) || now - self.evaluated_at < interval {
             return None;
         }
-        self.evaluated_at = now;
+        let passed = now - std::mem::replace(&mut self.evaluated_at, now);
         let is_limited = self.limited * 2 >= self.seen;
         self.seen = 0;
         self.limited = 0;
         let limit = self.judge_limits(config, is_limited);
-        let verdict = siblings.and_then(|siblings| self.judge(config, siblings, is_limited));
+        let verdict =
+            siblings.and_then(|siblings| self.judge(config, siblings, is_limited, passed));
         limit.or(verdict)
     }
 
@@ -273,6 +312,7 @@ impl Meter {
         config: &HealthConfig,
         siblings: Siblings,
         is_limited: bool,
+        passed: Duration,
     ) -> Option<Verdict> {
         let goodput = self.goodput();
         let grows = goodput > GROWTH_MIN * std::mem::replace(&mut self.evaluated_goodput, goodput);
@@ -286,8 +326,9 @@ impl Meter {
             || self.inflation() > INFLATION_FACTOR * siblings.inflation.max(1.0)
             || self.rtt() > INFLATION_FACTOR * siblings.rtt;
         let share = if path_is_worse { 1.0 } else { FAR_BELOW };
-        self.slow.add(score, share * config.threshold * siblings.score);
-        self.collapsed.add(self.allowed(), COLLAPSE_SHARE * siblings.allowed);
+        let weight = (siblings.score * passed.as_secs_f64() / TELLING_BYTES).min(1.0);
+        self.slow.add(score, share * config.threshold * siblings.score, weight);
+        self.collapsed.add(self.allowed(), COLLAPSE_SHARE * siblings.allowed, weight);
         if self.slow.is_enough() {
             Some(Verdict::Slow)
         } else if self.collapsed.is_enough() && score < siblings.score {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::super::{ConnId, Output};
 use super::Set;
 use super::conn::{Conn, Role, State};
+use super::crowd::View;
 use super::tuner::Load;
 use super::verdict::Verdict;
 
@@ -13,13 +14,56 @@ const DARK_TIME: Duration = Duration::from_secs(1);
 /// Then a new connection is tried this often, and this many at a time.
 const SCOUT_INTERVAL: Duration = Duration::from_secs(1);
 const SCOUTS_MAX: usize = 16;
+/// Where few connections were worth it, one more is tried after this time without any.
+const PATIENCE: Duration = Duration::from_millis(400);
 /// Once a connection was lost that was up, the set needs so long to be what it was.
 const MENDING_TIME: Duration = Duration::from_secs(3);
 
 impl Set {
     /// N as it is now.
     fn wanted(&self) -> usize {
-        self.config.connections + self.tuner.active() - self.config.active
+        let most = self.config.connections + self.tuner.active() - self.config.active;
+        most.min(self.worth)
+    }
+
+    /// Looks how many connections are worth their handshakes by now. What was opened once is not closed because
+    /// a job is smaller than those before.
+    pub(super) fn weigh_jobs(&mut self) {
+        let worth = match self.config.bytes_per_connection {
+            0 => usize::MAX,
+            bytes => {
+                usize::try_from(self.jobs.size_bytes() / bytes).map_or(usize::MAX, |it| it + 1)
+            }
+        };
+        self.worth = self.worth.max(worth);
+    }
+
+    /// Whether more connections would be opened if there were more to send.
+    pub fn is_small(&self) -> bool {
+        self.worth < self.config.connections
+    }
+
+    /// Those that there are may lead nowhere: one more is worth it.
+    pub(super) fn reinforce(&mut self, now: Instant) {
+        if self.is_small() {
+            self.worth = self.worth.max(self.conns.len()) + 1;
+            self.opened_at = now;
+            self.open_missing(now);
+        }
+    }
+
+    /// Does so where none has come up for too long.
+    pub(super) fn reinforce_late(&mut self, now: Instant) {
+        if self.reinforces_at().is_some_and(|at| now >= at) {
+            self.reinforce(now);
+        }
+    }
+
+    /// From when on one more is tried because none has come up.
+    pub(super) fn reinforces_at(&self) -> Option<Instant> {
+        let is_bare = self.conns.values().all(Conn::is_opening);
+        (self.is_small() && is_bare && !self.jobs.is_empty())
+            .then(|| self.opened_at.max(self.alive_at) + PATIENCE)
     }
 
     /// Looks whether more connections, or fewer, would do better.
@@ -38,14 +82,32 @@ impl Set {
             rtt: active.iter().map(|conn| conn.sample.rtt).max().unwrap_or_default(),
         };
         self.tuner.on_load(load, now);
+        self.note_crowd(now);
         self.retire_surplus(now);
     }
 
-    /// Fewer connections are wanted: the emptiest active ones become reserves, and idle reserves go.
+    /// Looks whether the path holds the least windows of those that carry something.
+    fn note_crowd(&mut self, now: Instant) {
+        let busy = || self.conns.values().filter(|conn| !conn.stripes.is_empty());
+        let rate: f64 = busy().map(|conn| conn.meter.goodput()).sum();
+        let rtt_min = busy().map(|conn| conn.sample.rtt_min).min().unwrap_or_default();
+        // Where some lose nothing, it is not the path that is too full, but the lanes of the others.
+        let mut losses: Vec<f64> = busy().map(|conn| conn.meter.loss_share()).collect();
+        losses.sort_by(f64::total_cmp);
+        let view = View {
+            loss_share: losses.get(losses.len() / 4).copied().unwrap_or_default(),
+            holds_bytes: rate * rtt_min.as_secs_f64(),
+            active: self.active_ids().len(),
+        };
+        self.crowd.on_view(view, now);
+    }
+
+    /// Fewer connections are wanted: the active ones that deliver least become reserves, and idle reserves go.
     fn retire_surplus(&mut self, now: Instant) {
-        while self.count(Role::Active) > self.tuner.active() {
-            let active = self.active_ids();
-            let Some(&id) = active.iter().min_by_key(|id| self.conns[id].flying_bytes) else {
+        while self.count(Role::Active) > self.crowd.fits(self.tuner.active()) {
+            let active = self.conns.iter().filter(|(_, conn)| conn.is_active());
+            let paces = active.map(|(&id, conn)| (id, conn.meter.pace()));
+            let Some((id, _)) = paces.min_by(|(_, one), (_, other)| one.total_cmp(other)) else {
                 return;
             };
             if let Some(conn) = self.conns.get_mut(&id) {
@@ -85,6 +147,7 @@ impl Set {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;
         self.stats.opened += 1;
+        self.opened_at = now;
         self.conns.insert(id, Conn::new(now));
         self.outputs.push_back(Output::Open { conn: id });
     }

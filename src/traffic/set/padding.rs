@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::{ConnId, Output};
-use super::conn::State;
+use super::conn::{Conn, State};
 use super::jobs::{Job, Jobs};
 use super::prime::{PrimeConfig, PrimeEnd, Primer};
 use super::verdict::Verdict;
@@ -86,6 +86,10 @@ impl Set {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let config = PrimeConfig { budget_bytes, ..self.config.prime };
         conn.used_at = now;
+        if budget_bytes == 0 {
+            conn.state = State::Reserve;
+            return self.reserve.push_back(id);
+        }
         conn.state = State::Priming(Box::new(Primer::new(config, conn.sample, now)));
         self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
     }
@@ -100,6 +104,7 @@ impl Set {
         }
         conn.state = State::Reserve;
         conn.used_at = now;
+        conn.meter.remember();
         self.outputs.push_back(Output::StopPrime { conn: id, end });
         if self.is_primed_badly(id) {
             self.reopen_at = now + CONDEMN_INTERVAL;
@@ -137,14 +142,18 @@ impl Set {
         }
     }
 
+    /// Whether its window may have closed when it is `until`, for want of use.
+    pub(super) fn is_unused(&self, conn: &Conn, until: Instant) -> bool {
+        let is_old = conn.used_at <= until && until - conn.used_at >= self.config.reprime_after;
+        is_old && conn.stripes.is_empty()
+    }
+
     /// Primes reserves that were not used for long when it was `until`, nor since then.
     fn prime_unused_until(&mut self, until: Instant, now: Instant) {
-        let after = self.config.reprime_after;
         for _ in 0..self.reserve.len() {
             let Some(id) = self.reserve.pop_front() else { return };
             let Some(conn) = self.conns.get(&id) else { continue };
-            let is_unused = conn.used_at <= until && until - conn.used_at >= after;
-            if conn.stripes.is_empty() && is_unused {
+            if self.is_unused(conn, until) {
                 self.prime(id, now);
             } else {
                 self.reserve.push_back(id);

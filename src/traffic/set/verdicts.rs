@@ -10,6 +10,8 @@ use super::{CONDEMN_INTERVAL, Set};
 
 /// Connections are given up for being silent at this pace at most, after as many at once as the set has.
 const SILENT_INTERVAL: Duration = Duration::from_secs(1);
+/// How many round trips the set needs to settle after one was given up.
+const SETTLING_ROUNDS: u32 = 4;
 /// Primed to less than this share of the threshold, a connection is replaced before use.
 const PRIMED_BADLY_SHARE: f64 = 0.25;
 
@@ -22,7 +24,8 @@ impl Set {
             return;
         }
         let Some(verdict) = conn.meter.evaluate(&self.config.health, siblings, now) else { return };
-        let too_soon = self.condemned_at.is_some_and(|at| now - at < CONDEMN_INTERVAL);
+        let settling = CONDEMN_INTERVAL.min(conn.sample.rtt_min * SETTLING_ROUNDS);
+        let too_soon = self.condemned_at.is_some_and(|at| now - at < settling);
         // A slow connection is better than none: it goes when another can take over.
         if !too_soon && !self.reserve.is_empty() {
             self.condemned_at = Some(now);

@@ -1,7 +1,7 @@
 //! One direction of a connection, and the sockets at its ends.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -115,6 +115,8 @@ fn open(address: SocketAddr, peer: Option<SocketAddr>) -> std::io::Result<UdpSoc
 struct Carriage {
     is_cut: AtomicBool,
     delivered: AtomicU64,
+    /// The largest datagram, in bytes.
+    largest: AtomicUsize,
 }
 
 /// One direction of a connection.
@@ -147,6 +149,11 @@ impl Lane {
         self.carriage.delivered.load(Relaxed)
     }
 
+    /// The largest datagram that was sent, in bytes.
+    pub(super) fn largest(&self) -> usize {
+        self.carriage.largest.load(Relaxed)
+    }
+
     pub(super) fn set_rate(&self, bytes_per_s: f64) {
         self.rate.store(bytes_per_s as u64, Relaxed);
     }
@@ -154,6 +161,7 @@ impl Lane {
     pub(super) fn send(&self, datagram: &[u8]) {
         let (rng, free_at) = &mut *self.state.lock().unwrap();
         let (path, now) = (&self.path, Instant::now());
+        self.carriage.largest.fetch_max(datagram.len(), Relaxed);
         if self.carriage.is_cut.load(Relaxed) || rng.random_bool(path.lost) {
             return;
         }
