@@ -5,6 +5,8 @@ mod file;
 mod filter;
 mod layers;
 mod ls;
+mod origins;
+pub(crate) mod pages;
 mod peer;
 mod pull;
 mod push;
@@ -74,6 +76,9 @@ const CERTS_DIR: &str = "certs";
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// What `--print-config` shows, if that is asked for: then nothing else is done.
+    #[arg(skip)]
+    pub(crate) config: Option<Vec<String>>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,6 +108,16 @@ pub(crate) enum Command {
     /// Make certificates for a fleet that shares one certificate authority.
     #[command(subcommand)]
     Cert(CertCommand),
+    /// Write a script to standard output that completes commands and options for a shell.
+    Completions {
+        /// The shell that reads it.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages of all commands.
+    Man {
+        /// The folder to write to, as ~/.local/share/man/man1.
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -175,6 +190,10 @@ pub(crate) struct OutputArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) verbose: Verbose,
+    /// Show the value of every option and where it is from (command line, environment, file, default), as a section
+    /// of config.toml, and do nothing else.
+    #[arg(long, env = "QBULK_PRINT_CONFIG")]
+    print_config: bool,
 }
 
 impl OutputArgs {
@@ -237,9 +256,12 @@ impl Cli {
     /// Reads command line, environment and configuration file; ends the process with a message if
     /// what they say cannot be.
     pub(crate) fn read(args: impl IntoIterator<Item = OsString>) -> Self {
-        let matches = layers::read(Self::command(), args).unwrap_or_else(|error| end(&error));
+        let (matches, given) =
+            layers::read(Self::command(), args).unwrap_or_else(|error| end(&error));
         let cli = Self::from_arg_matches(&matches);
-        cli.unwrap_or_else(|error| end(&error.format(&mut Self::command())))
+        let cli = cli.unwrap_or_else(|error| end(&error.format(&mut Self::command())));
+        let is_asked = cli.output().is_some_and(|output| output.print_config);
+        Self { config: given.filter(|_| is_asked).map(|given| given.shown()), ..cli }
     }
 
     /// What is told, and how, where the command has a say in it.

@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod out;
 mod report;
+mod service;
 mod signals;
 mod trace;
 
@@ -45,7 +46,16 @@ fn main() -> ExitCode {
     trace::start(output.verbose.0, is_served, if is_stdio { "error" } else { "warn" });
     // Whoever stops a command does not want to wait for its readers.
     let mut end = if matches!(cli.command, Command::Serve(_)) { End::Hasty } else { End::Patient };
-    let code = on_runtime(run(cli.command)).unwrap_or_else(|error| {
+    let result = match cli.config {
+        Some(lines) => {
+            for line in &lines {
+                out::print(line);
+            }
+            out::printed().map(|()| 0)
+        }
+        None => on_runtime(run(cli.command)),
+    };
+    let code = result.unwrap_or_else(|error| {
         report::error(&error, output.json);
         error.exit_code()
     });
@@ -65,6 +75,11 @@ async fn run(command: Command) -> Result<u8, Error> {
         Command::Serve(args) => serve(*args).await,
         Command::Clean(args) => args.run(),
         Command::Demo { size } => demo(size).await,
+        Command::Completions { shell } => {
+            cli::pages::completions(shell).lines().for_each(out::print);
+            out::printed().map(|()| 0)
+        }
+        Command::Man { dir } => cli::pages::man(&dir).map(|()| 0),
         Command::Id => {
             out::print(&Identity::load_or_create(&config_dir()?)?.fingerprint().to_string());
             out::printed().map(|()| 0)
@@ -139,7 +154,10 @@ async fn serve(args: ServeArgs) -> Result<u8, Error> {
     let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
     let report = ServeReport::new(args.output.report(), own);
-    let tell = Arc::new(move |event: ServeEvent| report.tell(&event));
+    let tell = Arc::new(move |event: ServeEvent| {
+        service::tell(&event);
+        report.tell(&event);
+    });
     server.run_and_drain(tell, drain, stop).await?;
     Ok(0)
 }

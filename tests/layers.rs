@@ -107,6 +107,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     // The program.
     ("signals", &["error"]),
+    ("service", &["event"]),
     ("out", &["error", "store", "text"]),
     ("report", &["error", "event", "identity", "out", "text"]),
     ("trace", &["out", "report"]),

@@ -3,6 +3,8 @@
 //! Each layer is added to those before it and all of it is read again, so that what is wrong is known to be
 //! from the layer that was added last. A value that would not count is not looked at.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 
 use clap::builder::{BoolishValueParser, OsStr, Resettable};
@@ -11,25 +13,32 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, Error};
 
 use super::file;
+use super::origins::Given;
 
-/// What all of them say together.
+/// What all of them say together, and of a command that has options, where from.
 pub(super) fn read(
     command: Command,
     args: impl IntoIterator<Item = OsString>,
-) -> Result<ArgMatches, Error> {
+) -> Result<(ArgMatches, Option<Given>), Error> {
     let args: Vec<OsString> = args.into_iter().collect();
     let parse = |command: &Command| command.clone().try_get_matches_from(&args);
     let command = with_switches(command);
     let typed = match parse(&without_env(command.clone())) {
         // Help has the variables' names.
-        Err(error) if !error.use_stderr() => return parse(&command),
+        Err(error) if !error.use_stderr() => return parse(&command).map(|help| (help, None)),
         typed => typed?,
     };
     let names = names(&typed);
     let names: Vec<_> = names.iter().map(String::as_str).collect();
     if file::leaf(&command, &names).is_none_or(|leaf| file::options(leaf).next().is_none()) {
-        return Ok(typed);
+        return Ok((typed, None));
     }
+    let given = |command: &Command, matches: ArgMatches, file, in_file| {
+        let leaf = file::leaf(command, &names).cloned().unwrap_or_default();
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        let given = Given { matches: called(&matches), leaf, names, file, in_file };
+        (matches, Some(given))
+    };
 
     let command = file::change(command, &names, |leaf| with_env(leaf, &called(&typed)));
     let with_env = parse(&command).map_err(|error| {
@@ -41,22 +50,30 @@ pub(super) fn read(
     let wrong = |why: String| {
         Error::raw(ErrorKind::ValueValidation, format!("{}\n", why.trim_end())).with_cmd(&command)
     };
-    let Some((path, text)) = file::load().map_err(wrong)? else { return Ok(with_env) };
-    let path = path.display();
-    let given = called(&with_env);
+    let Some((file, text)) = file::load().map_err(wrong)? else {
+        return Ok(given(&command, with_env, None, BTreeSet::new()));
+    };
+    let path = file.display();
+    let called = called(&with_env);
+    let in_file = RefCell::new(BTreeSet::new());
     // What is served to everybody is not what a user gets at who has logged in.
-    let is_stdio = matches!(given.try_get_one::<bool>("stdio"), Ok(Some(true)));
+    let is_stdio = matches!(called.try_get_one::<bool>("stdio"), Ok(Some(true)));
     let skips = |leaf: &Command, arg: &Arg| {
         let is_served = matches!(arg.get_id().as_str(), "root" | "access");
-        is_stdio && is_served || is_ruled_out(leaf, arg, &given)
+        let skips = is_stdio && is_served || is_ruled_out(leaf, arg, &called);
+        if !skips {
+            in_file.borrow_mut().insert(arg.get_id().clone());
+        }
+        skips
     };
     let with_file = file::apply(command.clone(), &names, &text, skips)
         .map_err(|why| wrong(format!("{path}: {why}")))?;
-    parse(&with_file).map_err(|error| {
+    let read = parse(&with_file).map_err(|error| {
         let key = blamed(&with_file, &names, &error).and_then(Arg::get_long);
         let origin = key.map(|key| format!("{path}, {key} in [{}]", names[0]));
         with_origin(&command, error, origin)
-    })
+    })?;
+    Ok(given(&command, read, Some(file.clone()), in_file.take()))
 }
 
 /// Lets every switch be turned off as well: by `--quiet=no`, where the file has turned it on.

@@ -95,6 +95,13 @@ impl FromStr for AccessArg {
     }
 }
 
+/// A folder as it is typed, from how it is given here, and its access if its table has one.
+pub(super) fn parted(given: &str) -> (&str, Option<String>) {
+    let Some((folder, rights)) = given.split_once(TABLE_GAP) else { return (given, None) };
+    let name = folder.split_once('=').map_or("", |(name, _)| name);
+    (folder, Some(format!("{name}={rights}")))
+}
+
 /// What is served, from all that was given.
 pub(super) fn roots(folders: &[RootArg], access: &[AccessArg]) -> Result<Roots, Error> {
     let wrong = |why: String| Err(Error::Usage(why));

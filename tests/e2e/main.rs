@@ -20,6 +20,7 @@ mod limits;
 mod list;
 mod network;
 mod odd;
+mod operating;
 mod output;
 mod plan;
 mod pull;
