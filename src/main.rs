@@ -4,6 +4,7 @@
 
 mod cli;
 mod demo;
+mod metrics;
 mod out;
 mod report;
 mod service;
@@ -25,6 +26,7 @@ use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use cli::{CertCommand, Cli, Command, LsArgs, PullArgs, PushArgs, ServeArgs, VerifyArgs};
+use metrics::Metrics;
 use out::End;
 use report::{ListReport, Output, PlanReport, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
@@ -153,7 +155,15 @@ async fn serve(args: ServeArgs) -> Result<u8, Error> {
     }
     let (drain, stop) = stop_signals(args.drain_time)?;
     let (server, own) = args.bind()?;
+    let metrics = match args.metrics {
+        Some(address) => Some(Metrics::bind(address).await?),
+        None => None,
+    };
     let report = ServeReport::new(args.output.report(), own);
+    if let Some(metrics) = metrics {
+        report.tell_of_metrics(metrics.address());
+        tokio::spawn(metrics.run(server.counts()));
+    }
     let tell = Arc::new(move |event: ServeEvent| {
         service::tell(&event);
         report.tell(&event);

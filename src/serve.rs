@@ -4,6 +4,7 @@ mod access;
 mod awaited;
 mod config;
 mod conn;
+mod counts;
 mod desk;
 mod door;
 mod drain;
@@ -40,6 +41,8 @@ use tokio::time::MissedTickBehavior;
 use self::access::Access;
 pub use self::config::{KEEP_UNFINISHED, Roots, ServeConfig, ServeReporter, ServedFolder};
 use self::conn::Services;
+use self::counts::Live;
+pub use self::counts::{Counts, Direction, NAMELESS, Snapshot, Tally};
 use self::desk::Desk;
 use self::door::Door;
 use self::drain::{Drain, STOPPED};
@@ -86,6 +89,7 @@ pub struct Server {
     served: Vec<ServedRoot>,
     names: OwnNames,
     means: Means,
+    counts: Arc<Counts>,
     discards: bool,
 }
 
@@ -111,7 +115,9 @@ impl Server {
             transfers.min(descriptors::transfers_max(open_max)),
             limits.connections.min(parts.connections),
         );
+        let names_of_roots = config.roots.folders().map(|(name, _)| name.map(ToString::to_string));
         Ok(Self {
+            counts: Counts::new(names_of_roots),
             endpoint,
             address,
             tls,
@@ -135,6 +141,11 @@ impl Server {
     #[must_use]
     pub fn discarding(self) -> Self {
         Self { discards: true, ..self }
+    }
+
+    /// What it does, for whoever looks while it runs.
+    pub fn counts(&self) -> Arc<Counts> {
+        Arc::clone(&self.counts)
     }
 
     /// Where it listens.
@@ -237,8 +248,14 @@ impl Server {
     fn open(&self, report: ServeReporter) -> (Arc<Door>, Arc<Services>) {
         let Means { limits, parts, .. } = self.means;
         let clients = Clients::new("transfers", limits, parts);
+        let report = self.counts.through(report);
         let turned_away = Arc::new(TurnedAway::new(Arc::clone(&report)));
         let drain = Arc::new(Drain::default());
+        self.counts.watch(Live {
+            clients: Arc::clone(&clients),
+            turned_away: Arc::clone(&turned_away),
+            drain: Arc::clone(&drain),
+        });
         let desk = Desk::new(
             Arc::clone(&self.access),
             self.names.clone(),
@@ -246,7 +263,7 @@ impl Server {
             Arc::clone(&report),
             &self.means,
             Arc::clone(&clients),
-            (Arc::clone(&drain), Arc::clone(&turned_away)),
+            (Arc::clone(&drain), Arc::clone(&turned_away), Arc::clone(&self.counts)),
         );
         let giver = Giver::new(
             Arc::clone(&self.access),
@@ -254,7 +271,7 @@ impl Server {
             Arc::clone(&report),
             Arc::clone(&clients),
             &self.means,
-            (Arc::clone(&drain), Arc::clone(&turned_away)),
+            (Arc::clone(&drain), Arc::clone(&turned_away), Arc::clone(&self.counts)),
         );
         let door = Door {
             tls: Arc::clone(&self.tls),

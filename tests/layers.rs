@@ -110,6 +110,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("service", &["event"]),
     ("out", &["error", "store", "text"]),
     ("report", &["error", "event", "identity", "out", "text"]),
+    ("metrics", &["error", "serve", "store"]),
     ("trace", &["out", "report"]),
     (
         "cli",

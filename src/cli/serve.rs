@@ -19,7 +19,7 @@ use qbulk::ssh::FarConfig;
 
 use super::roots::{AccessArg, RootArg, root, roots};
 use super::url::DEFAULT_PORT;
-use super::values::{bytes, count, datagram_bytes, duration, listen, time};
+use super::values::{bytes, count, datagram_bytes, duration, listen, own_address, time};
 use super::{IdentityArgs, OutputArgs, trust};
 
 const EXAMPLES: &str = "\
@@ -100,6 +100,10 @@ pub(crate) struct ServeArgs {
     /// How long transfers that run may go on after the first Ctrl-C or SIGTERM; 0s ends them at once.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration, env = "QBULK_DRAIN_TIME", help_heading = "Limits")]
     pub(crate) drain_time: Duration,
+    /// Answer Prometheus at this TCP port of this host, or at IP:PORT for others as well: http://..../metrics, and /health
+    /// (see docs/operating.md). Whoever gets there may ask: names of roots and sums are told, no paths and no keys.
+    #[arg(long, value_name = "[IP:]PORT", value_parser = own_address, env = "QBULK_METRICS", help_heading = "Output", conflicts_with = "stdio")]
+    pub(crate) metrics: Option<SocketAddr>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

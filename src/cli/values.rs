@@ -1,6 +1,6 @@
 //! Values as people type them: sizes, times, numbers, addresses.
 
-use std::net::SocketAddr;
+use std::net::{AddrParseError, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -45,6 +45,15 @@ pub(super) fn rate(text: &str) -> Result<u64, String> {
         0..1_000 => Err("expected at least 1kB per second".into()),
         rate => Ok(rate),
     }
+}
+
+/// Where this host listens for itself, unless an address is said: `PORT`, or `IP:PORT`.
+pub(super) fn own_address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    let own = text.parse().map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    own.or_else(|_| text.parse()).map_err(|_: AddrParseError| {
+        "expected a port, for this host alone, such as 9433; or IP:PORT, such as [::]:9433 for all".into()
+    })
 }
 
 /// How many of something there may be.

@@ -47,7 +47,7 @@ pub(crate) struct Receiver {
     /// Failures with lower numbers were told, over connections that are still there.
     told: Mutex<u64>,
     /// Content that was verified and written.
-    written_bytes: AtomicU64,
+    written_bytes: Arc<AtomicU64>,
     recalling: tokio::sync::Mutex<()>,
     looking: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
@@ -87,7 +87,7 @@ impl Receiver {
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
             told: Mutex::new(0),
-            written_bytes: AtomicU64::new(0),
+            written_bytes: Arc::default(),
             recalling: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
@@ -158,6 +158,11 @@ impl Receiver {
     /// Padding that has arrived.
     pub(crate) fn padding_bytes(&self) -> u64 {
         self.padding_bytes.load(Relaxed)
+    }
+
+    /// The same as it grows.
+    pub(crate) fn written(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.written_bytes)
     }
 
     /// Content that was verified and written.

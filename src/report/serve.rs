@@ -1,5 +1,7 @@
 //! What `qbulk serve` tells.
 
+use std::net::SocketAddr;
+
 use qbulk::event::{ServeEvent, ServedRoot};
 use qbulk::identity::Fingerprint;
 
@@ -32,6 +34,16 @@ impl ServeReport {
             )
         {
             out::say(&format!("{} qbulk: {}", now(), self.line(event)), Weight::Kept);
+        }
+    }
+
+    /// Says where Prometheus is answered.
+    pub(crate) fn tell_of_metrics(&self, address: SocketAddr) {
+        if !self.output.quiet {
+            out::say(
+                &format!("{} qbulk: metrics at http://{address}/metrics", now()),
+                Weight::Kept,
+            );
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::access::{Access, Reached};
 use super::config::ServeReporter;
+use super::counts::{Counts, Direction};
 use super::drain::Drain;
 use super::greeting::{Asked, destination_path};
 use super::lately::{Lately, Over, PushKey, TransferKey};
@@ -70,6 +71,7 @@ pub(super) struct Desk {
     /// Then no transfer begins any more.
     drain: Arc<Drain>,
     turned_away: Arc<TurnedAway>,
+    counts: Arc<Counts>,
     transfers: Mutex<HashMap<TransferKey, Arc<Transfer>>>,
     lately: Lately,
     /// Transfers that are being begun: by one of their connections each.
@@ -86,7 +88,7 @@ impl Desk {
         report: ServeReporter,
         means: &Means,
         clients: Arc<Clients>,
-        (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
+        (drain, turned_away, counts): (Arc<Drain>, Arc<TurnedAway>, Arc<Counts>),
     ) -> Self {
         Self {
             access,
@@ -99,6 +101,7 @@ impl Desk {
             workers: Arc::clone(&means.workers),
             drain,
             turned_away,
+            counts,
             transfers: Mutex::default(),
             admissions: Turns::default(),
             runs: Turns::default(),
@@ -228,7 +231,9 @@ impl Desk {
         let mut transfers = lock(&self.transfers);
         let share = Share::new(Arc::clone(&self.rooms), key.0, seat);
         let work = self.workers.of(*key.0.as_bytes());
-        let transfer = Arc::new(Transfer::new(hello, found, Receiver::new(sink, share, work)));
+        let receiver = Receiver::new(sink, share, work);
+        let run = self.counts.begin(&reached.name, Direction::In, receiver.written());
+        let transfer = Arc::new(Transfer::new(hello, found, receiver, run));
         transfers.insert(key, Arc::clone(&transfer));
         drop(transfers);
         self.lately.has_begun(&push);
@@ -388,20 +393,23 @@ impl Desk {
             self.lately.end(key, over);
         }
         let Some(removed) = lock(&self.transfers).remove(&key) else { return };
-        let event = match removed.receiver.outcome() {
-            Some(outcome) => ServeEvent::Finished {
+        let event = if let Some(outcome) = removed.receiver.outcome() {
+            let failed = outcome.failed_files + outcome.failed_others;
+            let seconds = removed.began.elapsed().as_secs_f64();
+            let padding_bytes = removed.receiver.padding_bytes();
+            removed.run.done(outcome.files, failed, padding_bytes, seconds);
+            ServeEvent::Finished {
                 transfer: removed.name.clone(),
                 files: outcome.files,
                 bytes: outcome.bytes,
-                failed: outcome.failed_files + outcome.failed_others,
-                seconds: removed.began.elapsed().as_secs_f64(),
-                padding_bytes: removed.receiver.padding_bytes(),
-            },
-            None => ServeEvent::Aborted {
-                transfer: removed.name.clone(),
-                reason,
-                bytes: removed.receiver.written_bytes(),
-            },
+                failed,
+                seconds,
+                padding_bytes,
+            }
+        } else {
+            removed.run.aborted();
+            let (transfer, bytes) = (removed.name.clone(), removed.receiver.written_bytes());
+            ServeEvent::Aborted { transfer, reason, bytes }
         };
         // When the last who writes is done, what is whole gets its name, and what is not is kept or
         // removed.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::task::JoinSet;
 use super::access::Access;
 use super::awaited::{Awaited, Ending, PulledLines, Share};
 use super::config::ServeReporter;
+use super::counts::{Counts, Direction, Run};
 use super::drain::{Drain, STOPPED};
 use super::greeting::Asked;
 use super::lately::TransferKey;
@@ -25,7 +27,7 @@ use super::turns::Turns;
 use crate::buffers::Buffers;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig, Controllers, SharedBudget};
 use crate::error::Error;
-use crate::event::{ServeEvent, Summary};
+use crate::event::{PushEvent, ServeEvent, Summary};
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::controllers::Late;
@@ -72,6 +74,7 @@ pub(super) struct Giver {
     workers: Arc<Workers>,
     drain: Arc<Drain>,
     turned_away: Arc<TurnedAway>,
+    counts: Arc<Counts>,
     pulls: Arc<Mutex<HashMap<TransferKey, Arc<Pull>>>>,
     admissions: Turns<TransferKey>,
     paths: Arc<Paths>,
@@ -107,7 +110,7 @@ impl Giver {
         report: ServeReporter,
         clients: Arc<Clients>,
         means: &Means,
-        (drain, turned_away): (Arc<Drain>, Arc<TurnedAway>),
+        (drain, turned_away, counts): (Arc<Drain>, Arc<TurnedAway>, Arc<Counts>),
     ) -> Self {
         Self {
             access,
@@ -118,6 +121,7 @@ impl Giver {
             workers: Arc::clone(&means.workers),
             drain,
             turned_away,
+            counts,
             pulls: Arc::default(),
             admissions: Turns::default(),
             paths: Arc::default(),
@@ -195,8 +199,12 @@ impl Giver {
         };
         // It may have been taken back meanwhile.
         let reached = reach(&self.access, key.0, &request.sources)?;
+        // Of several, the first counts for all.
+        let root = reached.first().map(|reached| reached.name.clone()).unwrap_or_default();
         let starts = starts(&self.workers.of(*key.0.as_bytes()), reached).await?;
-        Ok(self.begin(key, request, starts, seat, line))
+        let sent = Arc::default();
+        let counted = (self.counts.begin(&root, Direction::Out, Arc::clone(&sent)), sent);
+        Ok(self.begin(key, request, starts, seat, line, counted))
     }
 
     /// A pull that is run again takes over from its earlier run, of which this host may not know yet that it
@@ -231,6 +239,7 @@ impl Giver {
         starts: Vec<Start>,
         seat: TransferSeat,
         line: &Line,
+        (run, sent): (Run, Arc<AtomicU64>),
     ) -> Arc<Pull> {
         let (now, remote) = (Instant::now(), line.connection().remote_address());
         let (set, wish) = (self.set(key.0, &request.wish), &request.wish);
@@ -273,8 +282,14 @@ impl Giver {
             began: now,
         };
         let note = {
-            let awaited = Arc::clone(&awaited);
-            move |event| awaited.note(&event)
+            let (awaited, sent) = (Arc::clone(&awaited), Arc::clone(&sent));
+            move |event| {
+                if let PushEvent::Progress(progress) = &event {
+                    let had = progress.kept_bytes + progress.skipped_bytes;
+                    sent.fetch_max(progress.confirmed_bytes.saturating_sub(had), Relaxed);
+                }
+                awaited.note(&event);
+            }
         };
         let lines = PulledLines::new(
             remote.to_string(),
@@ -300,7 +315,16 @@ impl Giver {
                 (Err(Error::Interrupted), Some((_, reason))) => Err(Error::Peer(reason.into())),
                 (result, _) => result,
             };
-            report(over(name, result, &sender.summary(), now));
+            let so_far = sender.summary();
+            sent.fetch_max(so_far.sent_bytes, Relaxed);
+            let event = over(name, result, &so_far, now);
+            match event {
+                ServeEvent::Sent { files, failed, padding_bytes, seconds, .. } => {
+                    run.done(files, failed, padding_bytes, seconds);
+                }
+                _ => run.aborted(),
+            }
+            report(event);
             drop(seat);
         });
         pull

@@ -220,6 +220,12 @@ impl Clients {
         lock(&self.table).transfers
     }
 
+    /// Connections that are up, transfers that wait, and the limits.
+    pub(super) fn standing(&self) -> (u64, u64, Limits) {
+        let table = lock(&self.table);
+        (table.connections as u64, table.waiting.len() as u64, self.limits)
+    }
+
     /// Clients with transfers, and how many `client` has.
     pub(super) fn count(&self, client: Fingerprint) -> (usize, usize) {
         let table = lock(&self.table);

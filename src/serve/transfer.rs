@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::counts::Run;
 use crate::receive::Receiver;
 use crate::wire::{Destination, HostNumber, PushNumber, PushRequest, ToSender, VARINT_MAX};
 
@@ -18,6 +19,8 @@ pub(super) struct Transfer {
     pub(super) host: HostNumber,
     pub(super) began: Instant,
     pub(super) receiver: Arc<Receiver>,
+    /// Counts it.
+    pub(super) run: Run,
     /// Tells it from one of the same name that this server, or one before it, has forgotten.
     instance: u64,
     /// What was at its destination.
@@ -27,7 +30,12 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    pub(super) fn new(hello: &PushRequest, found: Destination, receiver: Receiver) -> Self {
+    pub(super) fn new(
+        hello: &PushRequest,
+        found: Destination,
+        receiver: Receiver,
+        run: Run,
+    ) -> Self {
         Self {
             name: hello.transfer.name(),
             push: hello.push,
@@ -35,6 +43,7 @@ impl Transfer {
             began: Instant::now(),
             kept: receiver.has_kept(),
             receiver: Arc::new(receiver),
+            run,
             instance: rand::random::<u64>() & VARINT_MAX,
             found,
         }

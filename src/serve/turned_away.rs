@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use quinn::Connection;
@@ -27,6 +28,8 @@ const HEARD_TIME: Duration = Duration::from_millis(500);
 pub(super) struct TurnedAway {
     report: ServeReporter,
     span: Mutex<Span>,
+    /// All of them.
+    count: AtomicU64,
 }
 
 /// What has happened since a moment.
@@ -47,17 +50,23 @@ impl Span {
 
 impl TurnedAway {
     pub(super) fn new(report: ServeReporter) -> Self {
-        Self { report, span: Mutex::new(Span::begin()) }
+        Self { report, span: Mutex::new(Span::begin()), count: AtomicU64::new(0) }
     }
 
     /// Tells that a client was turned away.
     pub(super) fn tell(&self, remote: SocketAddr, reason: String) {
+        self.count.fetch_add(1, Relaxed);
         self.tell_of_the_others();
         if self.is_to_be_told(network(remote.ip()), &reason) {
             (self.report)(ServeEvent::Refused { remote, reason });
         } else {
             tracing::debug!(%remote, reason, "turned away");
         }
+    }
+
+    /// How many were turned away, told of or not.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Relaxed)
     }
 
     /// Whether that is new, and not more than anybody reads.
