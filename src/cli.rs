@@ -108,6 +108,13 @@ pub(crate) enum Command {
     /// Make certificates for a fleet that shares one certificate authority.
     #[command(subcommand)]
     Cert(CertCommand),
+    /// Make a page for a browser of what a push or a pull has told with --json: how it went, and what held it back.
+    Report {
+        /// The file of these events; - for standard input.
+        events: PathBuf,
+        /// The page to write [default: standard output].
+        page: Option<PathBuf>,
+    },
     /// Write a script to standard output that completes commands and options for a shell.
     Completions {
         /// The shell that reads it.

@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use cli::{CertCommand, Cli, Command, LsArgs, PullArgs, PushArgs, ServeArgs, VerifyArgs};
 use metrics::Metrics;
 use out::End;
-use report::{ListReport, Output, PlanReport, PushReport, ServeReport, VerifyReport};
+use report::{ListReport, Output, Page, PlanReport, PushReport, ServeReport, VerifyReport};
 use signals::{stop_signal, stop_signals};
 
 /// Threads that read, hash and write; the machine's cores are the limit anyway. Some are left where clients
@@ -81,6 +81,14 @@ async fn run(command: Command) -> Result<u8, Error> {
             cli::pages::completions(shell).lines().for_each(out::print);
             out::printed().map(|()| 0)
         }
+        Command::Report { events, page } => {
+            let told = report::page_of(&events)?;
+            match page {
+                Some(path) => Page::at(&path)?.put(told.as_bytes()),
+                None => report::print(&told),
+            }
+            .map(|()| 0)
+        }
         Command::Man { dir } => cli::pages::man(&dir).map(|()| 0),
         Command::Id => {
             out::print(&Identity::load_or_create(&config_dir()?)?.fingerprint().to_string());
@@ -107,7 +115,8 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
         let tell = async |event: PlanEvent| report.tell(&event).await;
         return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
     }
-    let report = Arc::new(PushReport::new(args.output.report()));
+    let page = args.report.as_deref().map(Page::at).transpose()?;
+    let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
     let tell = Arc::clone(&report);
     let result =
         Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
@@ -121,10 +130,12 @@ async fn pull(args: PullArgs) -> Result<u8, Error> {
         let tell = async |event: PlanEvent| report.tell(&event).await;
         return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
     }
-    let report = Arc::new(PushReport::new(args.output.report()));
+    let page = args.report.as_deref().map(Page::at).transpose()?;
+    let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
     let tell = Arc::clone(&report);
     let result =
-        args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?).await;
+        Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
+            .await;
     Ok(pushed(&report, result))
 }
 
@@ -190,10 +201,14 @@ fn planned(result: Result<PlanSummary, Error>) -> Result<u8, Error> {
 }
 
 fn pushed(report: &PushReport, result: Result<Summary, Error>) -> u8 {
-    let summary = match result {
-        Ok(summary) => summary,
-        Err(error) => return report.fail(&error),
+    let code = match result {
+        Ok(summary) => code_of(&summary),
+        Err(error) => report.fail(&error),
     };
+    report.finish(code)
+}
+
+fn code_of(summary: &Summary) -> u8 {
     let unkept = summary.modes_not_kept + summary.times_not_kept;
     match summary.failed {
         0 if unkept == 0 => 0,

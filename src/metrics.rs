@@ -87,9 +87,10 @@ async fn answer(mut stream: TcpStream, counts: &Counts) -> std::io::Result<()> {
             response("200 OK", text::CONTENT_TYPE, &told(counts), with_body)
         }
         Asked::Health { with_body } => {
-            let (status, body) = match counts.snapshot().is_draining {
-                false => ("200 OK", "ok\n"),
-                true => ("503 Service Unavailable", "stopping\n"),
+            let (status, body) = if counts.snapshot().is_draining {
+                ("503 Service Unavailable", "stopping\n")
+            } else {
+                ("200 OK", "ok\n")
             };
             response(status, PLAIN, body, with_body)
         }

@@ -1,21 +1,27 @@
 //! What a user sees: a line of progress, plain lines, or JSON.
 
+mod file;
 mod json;
 mod list;
 mod losses;
+mod page;
 mod plan;
 mod push;
+mod read;
 mod serve;
+mod story;
 mod units;
 mod verify;
 
 use qbulk::error::Error;
 
+pub(crate) use self::file::Page;
 use self::json::Json;
 pub(crate) use self::json::now;
 pub(crate) use self::list::ListReport;
 pub(crate) use self::plan::PlanReport;
 pub(crate) use self::push::PushReport;
+pub(crate) use self::read::{page_of, print};
 pub(crate) use self::serve::ServeReport;
 pub(crate) use self::units::count;
 pub(crate) use self::verify::VerifyReport;

@@ -109,7 +109,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("signals", &["error"]),
     ("service", &["event"]),
     ("out", &["error", "store", "text"]),
-    ("report", &["error", "event", "identity", "out", "text"]),
+    ("report", &["error", "event", "identity", "out", "store", "text"]),
     ("metrics", &["error", "serve", "store"]),
     ("trace", &["out", "report"]),
     (

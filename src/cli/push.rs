@@ -91,6 +91,16 @@ pub(crate) struct PushArgs {
     /// that is pushed: neither it nor what it is made from is sent, only other receipts are.
     #[arg(long, value_name = "FILE", env = "QBULK_RECEIPT", help_heading = "Output")]
     receipt: Option<PathBuf>,
+    /// When it is over, write to this file what it did as a page for a browser: what each connection carried and was for
+    /// over time, each takeover, and what held it back (see docs/report.md).
+    #[arg(
+        long,
+        value_name = "FILE.html",
+        env = "QBULK_REPORT",
+        conflicts_with = "dry_run",
+        help_heading = "Output"
+    )]
+    pub(crate) report: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
 }

@@ -110,12 +110,12 @@ fn notice(transfer: Option<Arc<str>>) -> Notice {
 }
 
 fn text(event: &impl Serialize, transfer: Option<&str>) -> serde_json::Result<String> {
-    serde_json::to_string(&Record {
-        event,
-        time: now(),
-        at_s: BEGAN.elapsed().as_secs_f64(),
-        transfer,
-    })
+    serde_json::to_string(&Record { event, time: now(), at_s: elapsed_s(), transfer })
+}
+
+/// Since the command started, in seconds.
+pub(super) fn elapsed_s() -> f64 {
+    BEGAN.elapsed().as_secs_f64()
 }
 
 /// In UTC, as in RFC 3339.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use qbulk::error::Error;
 use qbulk::event::{Failure, FailureKind, Progress, PushEvent, Summary};
 
+use super::file::Page;
 use super::json::Json;
 use super::losses::Losses;
 use super::units::{bit_rate, count, others, rate, size};
@@ -22,6 +23,7 @@ const ETA_MAX_S: u64 = 30 * 24 * 3_600;
 pub(crate) struct PushReport {
     output: Output,
     json: Json,
+    page: Option<Page>,
     told: Mutex<Told>,
 }
 
@@ -45,7 +47,24 @@ impl PushReport {
             arrived_bytes: 0,
             found_bytes: 0,
         };
-        Self { output, json: Json::start(), told: Mutex::new(told) }
+        Self { output, json: Json::start(), page: None, told: Mutex::new(told) }
+    }
+
+    /// Tells a page as well, which [`Self::finish`] writes.
+    pub(crate) fn with_page(self, page: Option<Page>) -> Self {
+        Self { page, ..self }
+    }
+
+    /// What is left to do when all is told. Returns the exit code.
+    pub(crate) fn finish(&self, code: u8) -> u8 {
+        let written = self.page.as_ref().map_or(Ok(()), Page::write);
+        match written {
+            Ok(()) => code,
+            Err(error) => {
+                say(&error.to_string());
+                if code == 0 { error.exit_code() } else { code }
+            }
+        }
     }
 
     pub(crate) fn tell(&self, event: &PushEvent) {
@@ -53,6 +72,9 @@ impl PushReport {
             let mut told = self.told();
             told.arrived_bytes = told.arrived_bytes.max(progress.confirmed_bytes);
             told.found_bytes = told.found_bytes.max(progress.found_bytes);
+        }
+        if let Some(page) = &self.page {
+            page.note(event);
         }
         if self.output.json {
             self.json.push(event);
@@ -140,6 +162,9 @@ impl PushReport {
             ),
         };
         let message = format!("{error}{kept}");
+        if let Some(page) = &self.page {
+            page.fail(&message);
+        }
         if self.output.json {
             self.json.error(error, &message);
         } else {

@@ -27,6 +27,7 @@ mod plan;
 mod pull;
 mod receipt;
 mod relay;
+mod report;
 mod root;
 mod sandbox;
 mod scene;
