@@ -251,6 +251,15 @@ fn what_two_of_eight_lose_on_paths_of_their_own_slows_nobody_else_down() {
 }
 
 #[test]
+fn what_half_of_ten_lose_on_paths_of_their_own_slows_nobody_else_down() {
+    let path = Path { rate: 5e6, queue: 5e6 * 0.05, flows: 5, connections: 10, ..Path::default() };
+    for (flow_rate, flow_loss) in [(37_500.0, 0.0), (0.0, 0.3)] {
+        let outcome = simulate(&Path { flow_rate, flow_loss, ..path.clone() }, 10, 8);
+        assert!(outcome.goodput > 0.85, "{flow_rate} and {flow_loss}: {outcome:?}");
+    }
+}
+
+#[test]
 fn a_narrow_path_with_many_connections_keeps_its_queue_short() {
     let path = Path {
         rate: 2.5e6,

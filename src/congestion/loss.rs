@@ -119,9 +119,10 @@ pub(super) fn outliers(ledgers: impl Iterator<Item = Ledger>, mtu: u64) -> Epoch
     let mut shares: Vec<f64> = ledgers.iter().map(|ledger| ledger.sum().share()).collect();
     shares.sort_by(f64::total_cmp);
     let mut sum = Epoch::default();
-    // Of two, nobody knows which one is usual.
+    // Of two, nobody knows which one is usual. Of more, a fourth are enough to tell: what they do not lose is not lost
+    // where all go the same way.
     if shares.len() > 2 {
-        let limit = OUTLIER_FACTOR * shares[shares.len() / 2] + OUTLIER_SHARE;
+        let limit = OUTLIER_FACTOR * shares[shares.len() / 4] + OUTLIER_SHARE;
         for ledger in ledgers.iter().filter(|ledger| ledger.sum().exceeds(limit, mtu)) {
             sum.add(&ledger.now);
         }
