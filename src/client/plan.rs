@@ -1,6 +1,6 @@
 //! Dry runs: what a push or a pull would do, told path by path, with nothing changed at either end.
 //!
-//! The decisions are those of a transfer: what is skipped is by [`Skip`], and what is in the way fails. What only shows
+//! The decisions are those of a transfer: what is skipped is by [`Skip`](crate::wire::Skip), and what is in the way fails. What only shows
 //! when it is read or written does not show here.
 
 mod decide;
