@@ -18,6 +18,7 @@ pub type PushReporter = Arc<dyn Fn(PushEvent) + Send + Sync>;
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "of the largest there is one")]
 pub enum PushEvent {
     /// The transfer begins; the first event. After an interruption it comes again, with another number.
     Begun {
@@ -73,9 +74,9 @@ pub enum PushEvent {
     Progress(Progress),
     /// A file, folder or link that could not be moved; the others go on.
     Failed(Failure),
-    /// Metadata that the destination cannot keep; once for modes and once for times, at the end.
+    /// Metadata that the destination cannot keep; once for each kind, at the end.
     NotKept {
-        /// What: `modes` or `times`.
+        /// What: `modes`, `times`, `owners`, `special_bits`, `xattrs` or `acls`.
         what: &'static str,
         /// Of how many files, folders and links.
         count: u64,
@@ -250,6 +251,14 @@ pub struct Summary {
     pub modes_not_kept: u64,
     /// Files, folders and links whose modification times could not be kept.
     pub times_not_kept: u64,
+    /// What could not be given its owner or group.
+    pub owners_not_kept: u64,
+    /// Files and folders that could not be given their set-user-id, set-group-id or sticky bits.
+    pub special_bits_not_kept: u64,
+    /// Extended attributes that could not be kept.
+    pub xattrs_not_kept: u64,
+    /// ACLs that could not be kept.
+    pub acls_not_kept: u64,
     /// From start to durable, in seconds.
     pub seconds: f64,
     /// `(bytes - kept_bytes) / seconds`.

@@ -117,11 +117,11 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
     }
     let page = args.report.as_deref().map(Page::at).transpose()?;
     let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
-    let tell = Arc::clone(&report);
+    let (tell, insists) = (Arc::clone(&report), args.insists_on_owners());
     let result =
         Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
             .await;
-    Ok(pushed(&report, result))
+    Ok(pushed(&report, result, insists))
 }
 
 async fn pull(args: PullArgs) -> Result<u8, Error> {
@@ -132,11 +132,11 @@ async fn pull(args: PullArgs) -> Result<u8, Error> {
     }
     let page = args.report.as_deref().map(Page::at).transpose()?;
     let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
-    let tell = Arc::clone(&report);
+    let (tell, insists) = (Arc::clone(&report), args.insists_on_owners());
     let result =
         Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
             .await;
-    Ok(pushed(&report, result))
+    Ok(pushed(&report, result, insists))
 }
 
 async fn verify(args: VerifyArgs) -> Result<u8, Error> {
@@ -186,7 +186,7 @@ async fn serve(args: ServeArgs) -> Result<u8, Error> {
 async fn demo(bytes: u64) -> Result<u8, Error> {
     let report = Arc::new(PushReport::new(Output::default()));
     let result = demo::run(bytes, Arc::clone(&report), stop_signal()?).await;
-    Ok(pushed(&report, result))
+    Ok(pushed(&report, result, true))
 }
 
 /// The exit code is what it would be, as far as that shows.
@@ -200,16 +200,21 @@ fn planned(result: Result<PlanSummary, Error>) -> Result<u8, Error> {
     })
 }
 
-fn pushed(report: &PushReport, result: Result<Summary, Error>) -> u8 {
+fn pushed(report: &PushReport, result: Result<Summary, Error>, insists_on_owners: bool) -> u8 {
     let code = match result {
-        Ok(summary) => code_of(&summary),
+        Ok(summary) => code_of(&summary, insists_on_owners),
         Err(error) => report.fail(&error),
     };
     report.finish(code)
 }
 
-fn code_of(summary: &Summary) -> u8 {
-    let unkept = summary.modes_not_kept + summary.times_not_kept;
+fn code_of(summary: &Summary, insists_on_owners: bool) -> u8 {
+    let owners = summary.owners_not_kept + summary.special_bits_not_kept;
+    let unkept = summary.modes_not_kept
+        + summary.times_not_kept
+        + summary.xattrs_not_kept
+        + summary.acls_not_kept
+        + if insists_on_owners { owners } else { 0 };
     match summary.failed {
         0 if unkept == 0 => 0,
         failed if unkept == 0 && failed == summary.vanished + summary.changed => EXIT_SOME_CHANGED,

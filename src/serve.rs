@@ -91,6 +91,7 @@ pub struct Server {
     means: Means,
     counts: Arc<Counts>,
     discards: bool,
+    allows_super: bool,
 }
 
 impl Server {
@@ -133,6 +134,7 @@ impl Server {
                 workers: Arc::default(),
             },
             discards: false,
+            allows_super: config.allows_super,
         })
     }
 
@@ -259,7 +261,7 @@ impl Server {
         let desk = Desk::new(
             Arc::clone(&self.access),
             self.names.clone(),
-            self.discards,
+            (self.discards, self.allows_super),
             Arc::clone(&report),
             &self.means,
             Arc::clone(&clients),
@@ -272,6 +274,7 @@ impl Server {
             Arc::clone(&clients),
             &self.means,
             (Arc::clone(&drain), Arc::clone(&turned_away), Arc::clone(&self.counts)),
+            self.allows_super,
         );
         let door = Door {
             tls: Arc::clone(&self.tls),

@@ -10,8 +10,8 @@ mod properties;
 
 use properties::TARGETS;
 use qbulk::wire::{
-    Candidate, Destination, HostNumber, Likeness, Message, Meta, PullRequest, PushNumber, Request,
-    Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
+    Candidate, Destination, Extras, HostNumber, Likeness, Message, Meta, PullRequest, PushNumber,
+    Request, Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
 };
 
 fn fuzz_dir() -> PathBuf {
@@ -62,9 +62,10 @@ fn every_property_holds_for_what_the_fuzzers_have_kept() {
 /// What begins the search of the control fuzzer for messages that are seldom met by chance, as they are said today.
 fn seeds() -> [(&'static str, Vec<u8>); 3] {
     let meta = Meta { mode: 0o644, mtime_s: 981_173_106, mtime_ns: 5 };
-    let likeness = Likeness { size_only: true, adopts: true, window_s: 1 };
-    let files: Vec<_> =
-        ["a/b", "a/bc"].map(|path| Candidate { path: path.into(), bytes: Some(7), meta }).into();
+    let likeness = Likeness { size_only: true, adopts: true, window_s: 1, has_claims: false };
+    let files: Vec<_> = ["a/b", "a/bc"]
+        .map(|path| Candidate { path: path.into(), bytes: Some(7), meta, claim: None })
+        .into();
     let there = files.iter().map(|file| There::file(file, 7, (0, 0), likeness)).collect();
     let wish = Wish {
         connections: 10,
@@ -94,6 +95,7 @@ fn seeds() -> [(&'static str, Vec<u8>); 3] {
         wish,
         names_kept: true,
         skip: Skip { update: true, modify_window_s: 1, ..Skip::NOTHING },
+        extras: Extras::default(),
     }));
     let look = ToReceiver::Look { question: 1, likeness, files };
     let found = ToSender::Found { question: 1, there };

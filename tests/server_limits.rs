@@ -18,8 +18,8 @@ use qbulk::store::descriptors::{Descriptors, Share};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
-    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Header, HostNumber, Keep, Message, Meta, Piece, PushNumber,
-    PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId, SourceState,
+    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Extras, Header, HostNumber, Keep, Message, Meta, Piece,
+    PushNumber, PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId, SourceState,
     SourceVersion, ToReceiver, ToSender, TransferSecret,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
@@ -76,6 +76,7 @@ impl Served {
                 push: PushNumber(transfer),
                 host: HostNumber([0; 16]),
                 keep: Keep::default(),
+                extras: Extras::default(),
             }))
             .await;
         let welcome = client.messages.next().await.expect("set up");

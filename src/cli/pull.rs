@@ -91,6 +91,11 @@ impl PullArgs {
         self.dry_run.dry_run
     }
 
+    /// Whether it is a fault that owners are not kept.
+    pub(crate) fn insists_on_owners(&self) -> bool {
+        self.metadata.insists_on_owners()
+    }
+
     /// Pulls; tells what happens to `report`.
     pub(crate) async fn run(
         self,
@@ -202,6 +207,7 @@ impl PullArgs {
             remembers: !self.way.no_memory,
             receipt: self.receipt.clone(),
             keep: self.metadata.keep(),
+            extras: self.metadata.extras(),
             skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,

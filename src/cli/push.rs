@@ -111,6 +111,11 @@ impl PushArgs {
         self.dry_run.dry_run
     }
 
+    /// Whether it is a fault that owners are not kept.
+    pub(crate) fn insists_on_owners(&self) -> bool {
+        self.metadata.insists_on_owners()
+    }
+
     /// Pushes; tells what happens to `report`.
     pub(crate) async fn run(
         self,
@@ -217,8 +222,9 @@ impl PushArgs {
             paths: if self.way.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt.clone(),
             filter,
-            read: ReadOptions { growing_ok: self.growing_ok },
+            read: ReadOptions { growing_ok: self.growing_ok, ..ReadOptions::default() },
             keep: self.metadata.keep(),
+            extras: self.metadata.extras(),
             skip: self.skip.skip(),
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,

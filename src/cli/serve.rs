@@ -57,6 +57,11 @@ pub(crate) struct ServeArgs {
     /// [default: both].
     #[arg(long, value_name = "[NAME=]MODE", value_delimiter = ',', env = "QBULK_ACCESS")]
     access: Vec<AccessArg>,
+    /// Do for clients what only root can do, where this runs as root and they ask for it (-a, -o, -g, -D, -X): give files
+    /// to other users, set-user-id bits, devices, and attributes of the system. Whoever may write here can then
+    /// become root on this host.
+    #[arg(id = "super", long = "super", env = "QBULK_SUPER")]
+    allows_super: bool,
     /// A client's fingerprint that is let in, and may do all that the roots allow; repeatable.
     #[arg(
         long,
@@ -135,6 +140,7 @@ impl ServeArgs {
             limits: self.limits(),
             memory: self.memory,
             keep_unfinished: self.keep_unfinished,
+            allows_super: self.allows_super,
             ..ServeConfig::new(self.listen, roots, identity, trust)
         })?;
         Ok((server, own))
@@ -146,6 +152,7 @@ impl ServeArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Error> {
         let given = self.roots()?;
+        let given_none = given.is_none();
         let rights = self.access.first().map_or(Rights::BOTH, AccessArg::rights);
         let home = etcetera::home_dir().map_err(|_| {
             Error::Disk("cannot tell where the home folder is: HOME is not set".into())
@@ -153,6 +160,8 @@ impl ServeArgs {
         let config = FarConfig {
             roots: given,
             rights,
+            // Whoever has logged in as root, and is not held to some folder, could do it all the same.
+            allows_super: self.allows_super || given_none && rights == Rights::BOTH,
             home,
             identity: Arc::new(trust::identity(&self.identity)?),
             datagram_bytes_max: self.mtu,

@@ -9,7 +9,7 @@ use qbulk::congestion::{Aggressiveness, Algorithm};
 use qbulk::error::Error;
 use qbulk::net::address::ServerAddress;
 use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
-use qbulk::wire::Keep;
+use qbulk::wire::{Extras, Keep};
 
 use super::url::Destination;
 use super::values::{
@@ -33,6 +33,44 @@ const CONGESTION: [Choice<Algorithm>; 2] = [
 /// What of metadata is kept.
 #[derive(Debug, Args)]
 pub(super) struct MetadataArgs {
+    /// Keep all that rsync's -a does: with what is kept in any case (-rlpt), -o, -g and -D.
+    #[arg(short = 'a', long, env = "QBULK_ARCHIVE", help_heading = "Metadata")]
+    archive: bool,
+    /// Keep owners, and with them set-user-id, set-group-id and sticky bits: by the users' names, where they are known
+    /// at the receiver. Only where root receives, and from a server with its --super.
+    #[arg(short = 'o', long, env = "QBULK_OWNER", help_heading = "Metadata")]
+    owner: bool,
+    /// Keep groups, by their names. Who is not root can keep those that it is a member of.
+    #[arg(short = 'g', long, env = "QBULK_GROUP", help_heading = "Metadata")]
+    group: bool,
+    /// Do not keep owners, for all that -a says.
+    #[arg(long, env = "QBULK_NO_OWNER", conflicts_with = "owner", help_heading = "Metadata")]
+    no_owner: bool,
+    /// Do not keep groups, for all that -a says.
+    #[arg(long, env = "QBULK_NO_GROUP", conflicts_with = "group", help_heading = "Metadata")]
+    no_group: bool,
+    /// Keep owners and groups by their numbers, whatever they are called.
+    #[arg(long, env = "QBULK_NUMERIC_IDS", help_heading = "Metadata")]
+    numeric_ids: bool,
+    /// Send devices (which only root can make), named pipes and sockets as such. Without, they are named as failed.
+    #[arg(short = 'D', long = "devices", env = "QBULK_DEVICES", help_heading = "Metadata")]
+    devices: bool,
+    /// Keep what is one file under several names as that, among what is sent together.
+    #[arg(short = 'H', long, env = "QBULK_HARD_LINKS", help_heading = "Metadata")]
+    hard_links: bool,
+    /// Keep extended attributes: those of users, and where root sends and receives also those of the system, such as
+    /// capabilities. What else there is at the receiver is removed.
+    #[arg(short = 'X', long, env = "QBULK_XATTRS", help_heading = "Metadata")]
+    xattrs: bool,
+    /// Keep POSIX ACLs, with users and groups by their numbers.
+    #[arg(
+        short = 'A',
+        long,
+        env = "QBULK_ACLS",
+        conflicts_with = "no_perms",
+        help_heading = "Metadata"
+    )]
+    acls: bool,
     /// Do not keep permission bits: what is new gets what the server's umask leaves of them, and what is
     /// replaced keeps its own. For file systems that have none.
     #[arg(long, env = "QBULK_NO_PERMS", help_heading = "Metadata")]
@@ -188,6 +226,25 @@ impl SetArgs {
 impl MetadataArgs {
     pub(super) fn keep(&self) -> Keep {
         Keep { modes: !self.no_perms, times: !self.no_times, folder_times: !self.omit_dir_times }
+    }
+
+    pub(super) fn extras(&self) -> Extras {
+        Extras {
+            owner: self.owner || self.archive && !self.no_owner,
+            group: self.group || self.archive && !self.no_group,
+            numeric_ids: self.numeric_ids,
+            devices: self.devices || self.archive,
+            specials: self.devices || self.archive,
+            hard_links: self.hard_links,
+            xattrs: self.xattrs,
+            acls: self.acls,
+        }
+    }
+
+    /// Whether owners are asked for as such, and not only with all else as -a does: then it is a fault that they are
+    /// not kept. Otherwise it is told.
+    pub(super) fn insists_on_owners(&self) -> bool {
+        self.owner || self.group
     }
 }
 

@@ -19,7 +19,7 @@ use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
 use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
-use crate::wire::{Keep, Skip};
+use crate::wire::{Extras, Keep, Skip};
 
 /// How long to try to go on after an interruption unless told otherwise.
 pub const RETRY_FOR: Duration = Duration::from_secs(600);
@@ -67,6 +67,8 @@ pub struct PushConfig {
     pub read: ReadOptions,
     /// What of metadata is to be kept at the receiver.
     pub keep: Keep,
+    /// What beyond permissions and times.
+    pub extras: Extras,
     /// What is not sent if it is there already.
     pub skip: Skip,
     /// How long to try for a first connection.
@@ -105,6 +107,7 @@ impl PushConfig {
             filter: Arc::default(),
             read: ReadOptions::default(),
             keep: Keep::default(),
+            extras: Extras::default(),
             skip: Skip::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
@@ -171,6 +174,8 @@ pub struct PullConfig {
     pub receipt: Option<PathBuf>,
     /// What of metadata is to be kept.
     pub keep: Keep,
+    /// What beyond permissions and times; what root can do is done if this is root.
+    pub extras: Extras,
     /// What is not sent if it is here already.
     pub skip: Skip,
     /// How long to try for a first connection.
@@ -207,6 +212,7 @@ impl PullConfig {
             remembers: true,
             receipt: None,
             keep: Keep::default(),
+            extras: Extras::default(),
             skip: Skip::default(),
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,

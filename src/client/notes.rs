@@ -77,6 +77,7 @@ impl Notes {
             Delivered::Folder { path, meta } => {
                 Line::Folder(FolderEntry::new(self.path(path), meta))
             }
+            Delivered::Special { .. } => return,
             Delivered::Symlink { path, target } => {
                 Line::Link(LinkEntry::new(self.path(path), target))
             }

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::store::join;
 use crate::store::start::Start;
-use crate::wire::{HostNumber, PushNumber, half};
+use crate::wire::{Extras, HostNumber, PushNumber, half};
 
 /// Tells pushes of a client apart: what goes where has the same number whenever it is pushed, however
 /// its places are spelt, and whatever the host is called by then.
@@ -12,7 +12,7 @@ use crate::wire::{HostNumber, PushNumber, half};
 /// The host is no part of it: what could name one (its name, its `machine-id`) changes for containers or
 /// is the same for many. Two hosts that push from the same place to the same place with one key share a
 /// number, and the server lets both go on: see [`host_number`].
-pub(crate) fn push_number(starts: &[Start], destination: &[u8]) -> PushNumber {
+pub(crate) fn push_number(starts: &[Start], destination: &[u8], extras: Extras) -> PushNumber {
     let names = destination.split(|&byte| byte == b'/').filter(|name| !name.is_empty());
     let destination = names.collect::<Vec<_>>().join(&b'/');
     let mut places: Vec<_> = starts
@@ -31,6 +31,10 @@ pub(crate) fn push_number(starts: &[Start], destination: &[u8]) -> PushNumber {
             hasher.update(&(bytes.len() as u64).to_be_bytes()).update(bytes);
         }
         hasher.update(&[u8::from(*is_leaf)]);
+    }
+    // What has arrived without some metadata is not what is asked for with it.
+    if extras.is_any() {
+        hasher.update(&extras.number().to_be_bytes());
     }
     PushNumber(half(&hasher))
 }
@@ -63,7 +67,7 @@ mod tests {
         std::os::unix::fs::symlink("a", dir.path().join("link")).unwrap();
         let number = |sources: &[&str], destination: &str| {
             let starts = sources.iter().map(|source| Start::new(&dir.path().join(source)).unwrap());
-            push_number(&starts.collect::<Vec<_>>(), destination.as_bytes())
+            push_number(&starts.collect::<Vec<_>>(), destination.as_bytes(), Extras::default())
         };
         for (one, other) in [
             ((&["a"][..], "x"), (&["./a"][..], "x/")),

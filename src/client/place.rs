@@ -116,6 +116,8 @@ impl Place {
         Ok(sink
             .served_at(Arc::clone(&self.root))
             .keeping(config.keep)
+            .keeping_more(config.extras, true)
+            .with_root()
             .only_at(within)
             .showing()
             .skipping(config.skip))
@@ -200,6 +202,10 @@ fn number(config: &PullConfig, whole: &Path) -> PushNumber {
     add(whole.as_os_str().as_bytes());
     for source in &config.sources {
         add(source);
+    }
+    // What is here without some metadata is not what is asked for with it.
+    if config.extras.is_any() {
+        add(&config.extras.number().to_be_bytes());
     }
     PushNumber(half(&hasher))
 }

@@ -16,10 +16,16 @@ use crate::net::lookup::Addresses;
 use crate::send::names::starts;
 use crate::send::{Job, Receipt, Search, Sender};
 use crate::store::descriptors::raise_limit;
+use crate::store::owners::is_root;
+use crate::store::scan::LookFor;
+use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
 use crate::wire;
 use crate::wire::TransferSecret;
 use crate::work::Work;
+
+/// What remembering files with several names may take, in bytes.
+const LINKED_BYTES_MAX: usize = 256 << 20;
 
 /// Pushes, until everything is durable at the destination or `stop` resolves. What the receiver has of
 /// an earlier run of the same push is not sent again; an interruption that may pass is waited out.
@@ -59,6 +65,7 @@ pub async fn push(
                     None => Search::start(
                         starts(&config.sources)?,
                         Arc::clone(&config.filter),
+                        LookFor { extras: config.extras, is_privileged: is_root() },
                         receipt.clone(),
                     ),
                 };
@@ -116,10 +123,12 @@ fn attempt(
         },
         limit: config.rate_max.map(|rate_max| Arc::new(Limit::new(rate_max))),
         work: Work::alone(),
-        read: config.read,
+        read: ReadOptions { extras: config.extras, is_privileged: is_root(), ..config.read },
         buffers: Buffers::default(),
         receipt,
         names_kept: false,
+        gives_root: false,
+        linked_bytes_max: LINKED_BYTES_MAX,
         skip: config.skip,
         began,
     };

@@ -20,7 +20,7 @@ use crate::net::tls;
 use crate::send::Lines;
 use crate::store::start::Start;
 use crate::traffic::ConnId;
-use crate::wire::{HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
+use crate::wire::{Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
 
 /// Brings a sender its lines to a server.
 pub(super) struct Session {
@@ -44,6 +44,7 @@ struct Introduction {
     /// Where it runs.
     host: HostNumber,
     keep: Keep,
+    extras: Extras,
 }
 
 impl Session {
@@ -86,9 +87,10 @@ impl Session {
             introduction: Introduction {
                 transfer,
                 destination: config.destination.clone(),
-                push: push_number(starts, &config.destination),
+                push: push_number(starts, &config.destination, config.extras),
                 host: host_number(),
                 keep: config.keep,
+                extras: config.extras,
             },
             lines: JoinSet::new(),
         })
@@ -121,6 +123,7 @@ impl Introduction {
             push: self.push,
             host: self.host,
             keep: self.keep,
+            extras: self.extras,
         })
     }
 }

@@ -127,16 +127,14 @@ struct Seen {
 
 /// A push sends what can be read, whatever size a file is said to have: that is what is compared.
 fn with_real_size(entry: Entry) -> Result<Seen, Lost> {
-    let Entry { local, remote, kind } = entry;
-    let Kind::File(info) = kind else {
-        return Ok(Seen { entry: Entry { local, remote, kind }, hash: None });
+    let info = match entry.kind {
+        Kind::File(info) if info.is_hollow && info.bytes <= SMALL_BYTES => info,
+        _ => return Ok(Seen { entry, hash: None }),
     };
-    if !info.is_hollow || info.bytes > SMALL_BYTES {
-        return Ok(Seen { entry: Entry { local, remote, kind }, hash: None });
-    }
+    let Entry { local, remote, beside, .. } = entry;
     match read_small(&local, &info) {
         Ok((info, hash)) => {
-            let entry = Entry { local, remote, kind: Kind::File(info) };
+            let entry = Entry { local, remote, kind: Kind::File(info), beside };
             Ok(Seen { entry, hash: Some(hash) })
         }
         Err(why) => Err(Lost { local, remote, why }),
@@ -210,7 +208,7 @@ impl Verify {
 
     /// Asks the server for something that was found, and begins to hash it.
     fn compare(&mut self, seen: Seen) -> Result<(), Error> {
-        let Seen { entry: Entry { local, remote, kind }, hash } = seen;
+        let Seen { entry: Entry { local, remote, kind, .. }, hash } = seen;
         let path = self.names.remote(&remote);
         let subject = match &kind {
             Kind::Folder(_) if path.is_empty() => return Ok(()), // the root is the server's own
@@ -219,6 +217,7 @@ impl Verify {
             Kind::Symlink { target, .. } => {
                 Subject::Symlink { target_hash: *blake3::hash(target).as_bytes() }
             }
+            Kind::Special { .. } => return Ok(()), // nobody has asked for these
         };
         if !is_path_safe(&path) {
             let reason = format!("its path is longer than {PATH_BYTES_MAX} bytes");

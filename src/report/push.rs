@@ -91,18 +91,20 @@ impl PushReport {
                 self.told().losses.add(*conn, verdict, *stripes);
             }
             PushEvent::NotKept { what, count, path, reason } => {
-                let (what, option) = match *what {
-                    "modes" => ("permissions", "--no-perms"),
-                    _ => ("modification times", "--no-times"),
+                let (what, hint) = match *what {
+                    "modes" => ("permissions", " (--no-perms expects that)"),
+                    "times" => ("modification times", " (--no-times expects that)"),
+                    "owners" => ("owner and group", ""),
+                    "special_bits" => ("set-user-id, set-group-id and sticky bits", ""),
+                    "xattrs" => ("extended attributes", " (without -X, none are kept)"),
+                    _ => ("ACLs", " (without -A, none are kept)"),
                 };
                 let others = match count {
                     0..=1 => String::new(),
                     2 => " and 1 other".into(),
                     count => format!(" and {} others", count - 1),
                 };
-                say(&format!(
-                    "{what} of {path}{others} cannot be kept there: {reason} ({option} expects that)"
-                ));
+                say(&format!("{what} of {path}{others} cannot be kept there: {reason}{hint}"));
             }
             PushEvent::Interrupted { reason, .. } => {
                 let mut told = self.told();

@@ -36,7 +36,7 @@ pub(super) struct Failures {
     pub(super) settled: Vec<(Vec<u8>, String)>,
     settled_bytes: usize,
     /// Metadata that the server could not keep.
-    unkept: [Option<Unkept>; 2],
+    unkept: [Option<Unkept>; What::ALL.len()],
 }
 
 impl Failures {
@@ -53,7 +53,7 @@ impl Failures {
             told: 0,
             settled: Vec::new(),
             settled_bytes: 0,
-            unkept: [None, None],
+            unkept: Default::default(),
         }
     }
 
@@ -102,8 +102,8 @@ impl Failures {
         self.unkept[what] = Some(unkept);
     }
 
-    /// Of how many files, folders and links modes, and times, were not kept.
-    pub(super) fn unkept(&self) -> [u64; 2] {
+    /// Of how many files, folders and links each was not kept.
+    pub(super) fn unkept(&self) -> [u64; What::ALL.len()] {
         self.unkept.each_ref().map(|unkept| unkept.as_ref().map_or(0, |unkept| unkept.count))
     }
 
@@ -113,10 +113,7 @@ impl Failures {
         self.count += self.unnamed;
         for Unkept { what, count, path, reason } in self.unkept.iter().flatten() {
             (self.report)(PushEvent::NotKept {
-                what: match what {
-                    What::Modes => "modes",
-                    What::Times => "times",
-                },
+                what: what.name(),
                 count: *count,
                 path: shown(path),
                 reason: said(reason),

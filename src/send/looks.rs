@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::store::kind::Kind;
 use crate::store::source_root::SourcePath;
 use crate::traffic::ConnId;
-use crate::wire::{Candidate, LOOKS_MAX, Skip, There, ToReceiver, fitting};
+use crate::wire::{Candidate, Claim, LOOKS_MAX, Likeness, Skip, There, ToReceiver, fitting};
 
 /// A receiver may take this long to answer before it is asked over another connection; twice as long each time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,15 +17,32 @@ pub(super) struct Unsure {
     pub(super) local: SourcePath,
     pub(super) path: Vec<u8>,
     pub(super) kind: Kind,
+    /// What else it is to have, if that is asked for.
+    pub(super) claim: Option<Claim>,
+    /// What its attributes take, at most, in bytes.
+    pub(super) xattr_bytes_max: usize,
+}
+
+/// What becomes of such a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is sent.
+    Sent,
+    /// It is not.
+    Skipped,
+    /// Only its metadata is.
+    Adopted,
 }
 
 impl Unsure {
     fn candidate(&self) -> Candidate {
         let (bytes, meta) = match &self.kind {
             Kind::File(info) => (Some(info.bytes), info.meta),
-            Kind::Folder(meta) | Kind::Symlink { meta, .. } => (None, *meta),
+            Kind::Folder(meta) | Kind::Symlink { meta, .. } | Kind::Special { meta, .. } => {
+                (None, *meta)
+            }
         };
-        Candidate { path: self.path.clone(), bytes, meta }
+        Candidate { path: self.path.clone(), bytes, meta, claim: self.claim.clone() }
     }
 
     fn is_skipped(&self, skip: Skip, there: There) -> bool {
@@ -125,11 +142,12 @@ impl Looks {
         let conn = self.conn?;
         let mut questions = Vec::new();
         while !self.waiting.is_empty() && self.asked.len() < LOOKS_MAX {
-            let count = fitting(self.waiting.iter().map(|unsure| unsure.path.len()));
+            let has_claims = self.waiting.front().is_some_and(|unsure| unsure.claim.is_some());
+            let count = fitting(self.waiting.iter().map(|unsure| unsure.candidate().cost()));
             let files: Vec<_> = self.waiting.drain(..count.min(self.waiting.len())).collect();
             questions.push(ToReceiver::Look {
                 question: self.next,
-                likeness: self.skip.likeness(),
+                likeness: Likeness { has_claims, ..self.skip.likeness() },
                 files: files.iter().map(Unsure::candidate).collect(),
             });
             if self.asked.is_empty() {
@@ -160,7 +178,7 @@ impl Looks {
         !self.asked.is_empty() && self.heard_at.is_some_and(|at| now - at >= self.patience)
     }
 
-    /// An answer has come over `conn`. Returns what it is about, and whether each is skipped; `None` if it
+    /// An answer has come over `conn`. Returns what it is about, and what becomes of each; `None` if it
     /// answers nothing that was asked.
     pub(super) fn answer(
         &mut self,
@@ -168,7 +186,7 @@ impl Looks {
         question: u64,
         there: &[There],
         now: Instant,
-    ) -> Option<Vec<(Unsure, bool)>> {
+    ) -> Option<Vec<(Unsure, Verdict)>> {
         if self.conn != Some(conn) && question < self.next {
             return Some(Vec::new()); // asked again meanwhile
         }
@@ -180,8 +198,12 @@ impl Looks {
         self.count -= files.len();
         let skip = self.skip;
         let told = |(unsure, there): (Unsure, &There)| {
-            let is_skipped = unsure.is_skipped(skip, *there);
-            (unsure, is_skipped)
+            let verdict = match unsure.is_skipped(skip, *there) {
+                false => Verdict::Sent,
+                true if there.has_other_meta() => Verdict::Adopted,
+                true => Verdict::Skipped,
+            };
+            (unsure, verdict)
         };
         Some(files.into_iter().zip(there).map(told).collect())
     }
@@ -209,8 +231,9 @@ mod tests {
         for number in 0..count {
             let stat = rustix::fs::stat(dir.path().join("file")).unwrap();
             let local = SourcePath::new(Arc::clone(&root), b"file".to_vec());
-            let kind = Kind::File(FileInfo::of(&stat));
-            looks.add(Unsure { local, path: format!("{number:04}").into_bytes(), kind });
+            let (path, kind) =
+                (format!("{number:04}").into_bytes(), Kind::File(FileInfo::of(&stat)));
+            looks.add(Unsure { local, path, kind, claim: None, xattr_bytes_max: 0 });
         }
         looks
     }

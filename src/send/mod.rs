@@ -4,6 +4,7 @@ mod again;
 mod connections;
 mod failures;
 mod lines;
+mod linked;
 mod looks;
 pub(crate) mod names;
 mod outflow;

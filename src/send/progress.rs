@@ -8,6 +8,7 @@ use super::sender::Sender;
 use crate::clock;
 use crate::event::{Progress, PushEvent, Summary};
 use crate::traffic::{ConnId, Plan, Role};
+use crate::wire::What;
 
 /// Connections that the summary of a push tells about one by one.
 const CONNECTIONS_TOLD_MAX: usize = 2_000;
@@ -64,7 +65,7 @@ impl<L: Lines> Sender<L> {
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
         let connections = self.connections.totals(&transfer, samples(), now);
         let stats = self.set.stats();
-        let [modes_not_kept, times_not_kept] = self.failures.unkept();
+        let not_kept = self.failures.unkept();
         Summary {
             transfer,
             failures: std::mem::take(&mut self.failures.named),
@@ -72,8 +73,12 @@ impl<L: Lines> Sender<L> {
             vanished: self.failures.vanished,
             changed: self.failures.changed,
             failed_unnamed: self.failures.unnamed,
-            modes_not_kept,
-            times_not_kept,
+            modes_not_kept: not_kept[What::Modes as usize],
+            times_not_kept: not_kept[What::Times as usize],
+            owners_not_kept: not_kept[What::Owners as usize],
+            special_bits_not_kept: not_kept[What::SpecialBits as usize],
+            xattrs_not_kept: not_kept[What::Xattrs as usize],
+            acls_not_kept: not_kept[What::Acls as usize],
             seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,
             padding_percent: share_percent(padding_bytes, self.confirmed_bytes),

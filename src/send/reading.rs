@@ -10,7 +10,7 @@ use super::search::Found;
 use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
 use crate::clock;
 use crate::store::scan::Lost;
-use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare};
+use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare, reread};
 use crate::store::unreadable::Unreadable;
 use crate::traffic::{Input, Item, Stripe, StripeId};
 
@@ -57,7 +57,12 @@ impl<L: Lines> Sender<L> {
         self.confirming += 1;
         let (events, options, wanted) = (self.events.clone(), self.read, self.wanted.watch());
         self.work.start(move || {
-            let result = confirm(&sealed, options, &wanted);
+            let confirmed =
+                confirm(&sealed, options, &wanted).and_then(|()| reread(sealed.clone(), options));
+            let (sealed, result) = match confirmed {
+                Ok(sealed) => (sealed, Ok(())),
+                Err(why) => (sealed, Err(why)),
+            };
             drop(events.send(Event::Confirmed(sealed, result)));
         });
     }
@@ -69,7 +74,7 @@ impl<L: Lines> Sender<L> {
                 if let Some(receipt) = &self.receipt {
                     receipt.seal(sealed);
                 }
-                self.source.seal(&sealed.item, sealed.hash)
+                self.source.seal(sealed)
             }
             Err(why) => {
                 self.lose(&sealed.item, why);
@@ -105,6 +110,9 @@ impl<L: Lines> Sender<L> {
                         Ok(Err(failure)) => self.failures.add(failure),
                         Err(lost) => self.on_lost_entry(lost),
                     }
+                }
+                if let Some(failure) = self.source.unlinked() {
+                    self.failures.add(failure);
                 }
                 self.offer(items);
             }

@@ -128,7 +128,9 @@ impl Receipt {
                 SourceKind::Found(Kind::Symlink { target, .. }) => {
                     self.write(&Line::Link(LinkEntry::new(&item.path, target)));
                 }
-                SourceKind::Found(Kind::File(_))
+                SourceKind::Found(Kind::File(_) | Kind::Special { .. })
+                | SourceKind::Adopt(_)
+                | SourceKind::Link { .. }
                 | SourceKind::Seal { .. }
                 | SourceKind::Kept { .. }
                 | SourceKind::TakeBack { .. } => {}

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::receipt::Receipt;
 use crate::filter::Filter;
 use crate::store::kind::Kind;
-use crate::store::scan::{Entry, Lost, scan};
+use crate::store::scan::{Entry, LookFor, Lost, scan_for};
 use crate::store::start::Start;
 
 /// Entries that are handed over together at most, so that small ones share a stripe. They do not wait
@@ -55,8 +55,8 @@ pub(super) struct Scanned {
 
 impl Search {
     /// The same for one attempt only: what it has said is not kept.
-    pub(crate) fn once(starts: Vec<Start>, filter: Arc<Filter>) -> Self {
-        Self { said: None, ..Self::start(starts, filter, None) }
+    pub(crate) fn once(starts: Vec<Start>, filter: Arc<Filter>, look_for: LookFor) -> Self {
+        Self { said: None, ..Self::start(starts, filter, look_for, None) }
     }
 
     /// Starts to look through `starts` for what `filter` takes; ends when it is dropped. What `receipt` is made of is
@@ -64,6 +64,7 @@ impl Search {
     pub(crate) fn start(
         starts: Vec<Start>,
         filter: Arc<Filter>,
+        look_for: LookFor,
         receipt: Option<Arc<Receipt>>,
     ) -> Self {
         let (sender, found) = mpsc::channel(SCAN_AHEAD);
@@ -78,7 +79,8 @@ impl Search {
             again: 0,
         };
         // On a thread of its own: it waits for whoever takes what it finds, for as long as that takes.
-        let look = move || look(&starts, &filter, receipt.as_deref(), &scanned, &sender);
+        let look =
+            move || look(&starts, (&filter, look_for), receipt.as_deref(), &scanned, &sender);
         if let Err(error) = thread::Builder::new().name("qbulk-search".into()).spawn(look) {
             tracing::error!(%error, "nothing is found: no thread can be started");
         }
@@ -122,13 +124,13 @@ impl Search {
 
 fn look(
     starts: &[Start],
-    filter: &Filter,
+    (filter, look_for): (&Filter, LookFor),
     receipt: Option<&Receipt>,
     scanned: &Scanned,
     sender: &mpsc::Sender<Found>,
 ) {
     let (mut group, mut group_bytes, mut begun) = (Vec::new(), 0_u64, Instant::now());
-    scan(starts, filter, |entry| {
+    scan_for(starts, filter, look_for, |entry| {
         if let (Some(receipt), Ok(Entry { kind: Kind::File(info), local, .. })) = (receipt, &entry)
             && receipt.is_at(local.name(), info.id())
         {
@@ -175,7 +177,7 @@ mod tests {
             fs::write(dir.path().join(format!("{number}")), b"x").unwrap();
         }
         let start = Start::new(&dir.path().join("")).unwrap();
-        let mut search = Search::start(vec![start], Arc::default(), None);
+        let mut search = Search::start(vec![start], Arc::default(), LookFor::default(), None);
         // The first attempt is over when it has seen a part.
         let first = search.next().await;
         assert!(matches!(first, Some(Found::Entries(entries)) if entries.len() < 200));

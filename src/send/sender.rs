@@ -102,6 +102,10 @@ pub(crate) struct Job {
     pub(crate) receipt: Option<Arc<Receipt>>,
     /// The receiver wants to hear of files that it has already.
     pub(crate) names_kept: bool,
+    /// The receiver has the folder that it writes below get mode and time.
+    pub(crate) gives_root: bool,
+    /// What remembering files with several names may take, in bytes.
+    pub(crate) linked_bytes_max: usize,
     /// What is not sent if it is there already.
     pub(crate) skip: Skip,
     /// When it began, for what is told of it.
@@ -181,7 +185,14 @@ impl<L: Lines> Sender<L> {
             set,
             transfer: job.transfer,
             destination: job.destination,
-            source: Source::new(job.search, job.skip, job.receipt.clone(), job.names_kept),
+            source: Source::new(
+                job.search,
+                job.skip,
+                job.receipt.clone(),
+                job.names_kept,
+                job.gives_root,
+                (job.read, job.linked_bytes_max),
+            ),
             read: job.read,
             again: Again::default(),
             wanted: Wanted::default(),
@@ -443,7 +454,7 @@ impl<L: Lines> Sender<L> {
                 }
                 let (unsure, sure): (Vec<_>, Vec<_>) =
                     sealed.into_iter().partition(|sealed| sealed.is_unsure);
-                let seal = |sealed: Sealed| self.source.seal(&sealed.item, sealed.hash);
+                let seal = |sealed: Sealed| self.source.seal(&sealed);
                 let seals = sure.into_iter().map(seal).collect();
                 self.offer(seals);
                 for sealed in unsure {

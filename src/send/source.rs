@@ -3,21 +3,26 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::looks::{Looks, Unsure};
+use super::linked::{Linked, Name};
+use super::looks::{Looks, Unsure, Verdict};
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use super::search::{Found, Scanned, Search};
 use crate::error::Error;
-use crate::event::Failure;
+use crate::event::{Failure, FailureKind};
 use crate::hashtree::HashTree;
 use crate::send::names::{Names, Taken};
 use crate::store::compare::StillWanted;
-use crate::store::kind::{FileInfo, Kind};
+use crate::store::kind::{Beside, FileInfo, Kind};
+use crate::store::owners::claim;
 use crate::store::scan::Entry;
-use crate::store::source::{Part, SourceItem, SourceKind, holds};
+use crate::store::source::{Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
-use crate::wire::{Destination, FileKey, KeptPiece, Skip, SourceBasis, is_path_safe};
+use crate::wire::{
+    Claim, Destination, Extras, FileKey, KeptPiece, Skip, SourceBasis, XATTRS_BYTES_MAX,
+    is_path_safe,
+};
 
 /// Items up to this size are never cut.
 const WHOLE_BYTES_MAX: u64 = 64 << 10;
@@ -26,6 +31,8 @@ const WHOLE_BYTES_MAX: u64 = 64 << 10;
 const UNKNOWN_BYTES: u64 = 4 << 20;
 /// What a record takes beside its path, in bytes, at most and roughly.
 const RECORD_BYTES: u64 = 80;
+/// What an owner takes in one, in bytes, at most and roughly.
+const OWNER_BYTES: u64 = 48;
 
 /// What the search has found, and the items that came of it.
 pub(super) struct Source {
@@ -41,6 +48,13 @@ pub(super) struct Source {
     receipt: Option<Arc<Receipt>>,
     /// They are named to the receiver as well.
     names_kept: bool,
+    /// What the receiver writes below gets mode and time as well.
+    gives_root: bool,
+    /// What is sent beyond permissions and times.
+    extras: Extras,
+    linked: Linked,
+    /// Somebody was told that not all files with several names are remembered.
+    is_full_told: bool,
     /// Items that are not cut up yet, and how many of their bytes are not.
     items: HashMap<ItemId, (Arc<SourceItem>, u64)>,
     taken: Taken,
@@ -66,6 +80,7 @@ pub(super) struct Check {
     local: SourcePath,
     path: Vec<u8>,
     info: FileInfo,
+    xattr_bytes_max: usize,
     kept: Kept,
 }
 
@@ -89,6 +104,8 @@ impl Source {
         skip: Skip,
         receipt: Option<Arc<Receipt>>,
         names_kept: bool,
+        gives_root: bool,
+        (read, linked_bytes_max): (ReadOptions, usize),
     ) -> Self {
         let taken = Taken::new(search.starts());
         Self {
@@ -99,6 +116,10 @@ impl Source {
             looks: Looks::new(skip),
             receipt,
             names_kept,
+            gives_root,
+            extras: read.extras,
+            linked: Linked::new(linked_bytes_max),
+            is_full_told: false,
             items: HashMap::new(),
             taken,
             next_item: 0,
@@ -148,15 +169,19 @@ impl Source {
         let Some(names) = &self.names else { return Ok(Vec::new()) };
         let path = names.remote(&entry.remote);
         self.taken.check(&entry, &path)?;
-        let Entry { local, kind, .. } = entry;
+        let Entry { local, kind, beside, .. } = entry;
+        let xattr_bytes_max = self.xattr_bytes_max(beside);
         match kind {
-            Kind::Folder(_) if path.is_empty() => Ok(Vec::new()), // the root is the server's own
-            Kind::File(info) => Ok(self.take_file(local, path, info, false)),
-            kind if self.looks.is_asked(&kind) => {
-                self.looks.add(Unsure { local, path, kind });
+            // Elsewhere the root is the server's own.
+            Kind::Folder(_) if path.is_empty() && !self.gives_root => Ok(Vec::new()),
+            Kind::File(info) => Ok(self.take_file(local, path, info, beside, false)),
+            // The root is there, and has no path by which it could be asked for.
+            kind if !path.is_empty() && self.looks.is_asked(&kind) => {
+                let claim = self.extras.goes_with_all().then(Claim::default);
+                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max });
                 Ok(Vec::new())
             }
-            kind => Ok(vec![self.offer_other(local, path, kind)]),
+            kind => Ok(vec![self.offer_other((local, path), kind, xattr_bytes_max)]),
         }
     }
 
@@ -169,8 +194,8 @@ impl Source {
     /// A file was found that had vanished or changed, and has its path already.
     pub(super) fn take_again(&mut self, entry: Entry) -> Vec<Item> {
         match entry.kind {
-            Kind::File(info) => self.take_file(entry.local, entry.remote, info, true),
-            Kind::Folder(_) | Kind::Symlink { .. } => Vec::new(),
+            Kind::File(info) => self.take_file(entry.local, entry.remote, info, entry.beside, true),
+            Kind::Folder(_) | Kind::Symlink { .. } | Kind::Special { .. } => Vec::new(),
         }
     }
 
@@ -179,8 +204,17 @@ impl Source {
         local: SourcePath,
         path: Vec<u8>,
         info: FileInfo,
+        beside: Beside,
         is_last_try: bool,
     ) -> Vec<Item> {
+        if self.extras.hard_links
+            && info.links > 1
+            && !is_last_try
+            && let Name::Of(of) = self.linked.find(info.id(), info.links, &path)
+        {
+            return vec![self.link((local, path), info, of)];
+        }
+        let xattr_bytes_max = self.xattr_bytes_max(beside);
         let kept = if self.kept.is_empty() {
             None
         } else {
@@ -188,21 +222,31 @@ impl Source {
         };
         match kept {
             None if self.looks.is_on() && !is_last_try => {
-                self.looks.add(Unsure { local, path, kind: Kind::File(info) });
+                let (claim, kind) = (claim(&info, beside, self.extras), Kind::File(info));
+                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max });
                 Vec::new()
             }
-            None => self.offer(local, path, info, is_last_try, None),
-            Some(kept) if *kept.state() == info.state() => self.go_on(local, path, info, kept),
+            None => self.offer((local, path), info, xattr_bytes_max, is_last_try, None),
+            Some(kept) if *kept.state() == info.state() => {
+                self.go_on(local, path, info, xattr_bytes_max, kept)
+            }
             // It may be the same: that is looked at before anything of it is sent.
             Some(kept) => {
-                self.checks.push_back(Check { local, path, info, kept });
+                self.checks.push_back(Check { local, path, info, xattr_bytes_max, kept });
                 Vec::new()
             }
         }
     }
 
     /// The receiver has something of a file, and it is that of the file as it was found.
-    fn go_on(&mut self, local: SourcePath, path: Vec<u8>, info: FileInfo, kept: Kept) -> Vec<Item> {
+    fn go_on(
+        &mut self,
+        local: SourcePath,
+        path: Vec<u8>,
+        info: FileInfo,
+        xattr_bytes_max: usize,
+        kept: Kept,
+    ) -> Vec<Item> {
         match kept {
             Kept::Whole { hash, .. } => {
                 if let Some(receipt) = &self.receipt {
@@ -221,7 +265,8 @@ impl Source {
                 Vec::new()
             }
             Kept::Pieces { basis, pieces, .. } => {
-                self.offer(local, path, info, false, Some((tree(info.bytes, &pieces), basis)))
+                let kept = Some((tree(info.bytes, &pieces), basis));
+                self.offer((local, path), info, xattr_bytes_max, false, kept)
             }
         }
     }
@@ -239,52 +284,122 @@ impl Source {
 
     /// A file was looked at; if it has what the receiver has, it was so then.
     pub(super) fn take_checked(&mut self, check: Check, same: Option<FileInfo>) -> Vec<Item> {
-        let Check { local, path, info, kept } = check;
+        let Check { local, path, info, xattr_bytes_max, kept } = check;
         match same {
-            Some(now) => self.go_on(local, path, now, kept),
-            None => self.offer(local, path, info, false, None),
+            Some(now) => {
+                // What has changed of it is something else than its content.
+                let is_adopted = self.extras.goes_with_all() && matches!(kept, Kept::Whole { .. });
+                let adopted = is_adopted.then(|| (local.clone(), path.clone()));
+                let mut items = self.go_on(local, path, now, xattr_bytes_max, kept);
+                items.extend(adopted.map(|at| self.adopt(at, now, xattr_bytes_max)));
+                items
+            }
+            None => self.offer((local, path), info, xattr_bytes_max, false, None),
         }
     }
 
     /// It is known what is there of these, and which are skipped for that.
-    pub(super) fn take_looked(&mut self, files: Vec<(Unsure, bool)>) -> Vec<Item> {
+    pub(super) fn take_looked(&mut self, files: Vec<(Unsure, Verdict)>) -> Vec<Item> {
         let mut items = Vec::new();
-        for (Unsure { local, path, kind }, is_skipped) in files {
+        for (Unsure { local, path, kind, xattr_bytes_max, .. }, verdict) in files {
             match kind {
-                Kind::File(info) if is_skipped => {
+                Kind::File(info) if verdict == Verdict::Sent => {
+                    items.extend(self.offer((local, path), info, xattr_bytes_max, false, None));
+                }
+                Kind::File(info) => {
                     if let Some(receipt) = &self.receipt {
                         receipt.add_skipped(&path, &info);
                     }
                     self.skipped_files += 1;
                     self.skipped_bytes += info.bytes;
+                    if verdict == Verdict::Adopted {
+                        items.push(self.adopt((local, path), info, xattr_bytes_max));
+                    }
                 }
-                Kind::File(info) => items.extend(self.offer(local, path, info, false, None)),
-                Kind::Folder(_) | Kind::Symlink { .. } if is_skipped => self.skipped_others += 1,
-                other => items.push(self.offer_other(local, path, other)),
+                other if verdict == Verdict::Sent => {
+                    items.push(self.offer_other((local, path), other, xattr_bytes_max));
+                }
+                _ => self.skipped_others += 1,
             }
         }
         items
     }
 
-    /// A folder or a link is to be sent.
-    fn offer_other(&mut self, local: SourcePath, path: Vec<u8>, kind: Kind) -> Item {
+    /// A folder, a link or a special file is to be sent.
+    fn offer_other(
+        &mut self,
+        (local, path): (SourcePath, Vec<u8>),
+        kind: Kind,
+        xattr_bytes_max: usize,
+    ) -> Item {
         self.others += 1;
         let id = self.next_id();
         let target_bytes = match &kind {
             Kind::Symlink { target, .. } => target.len() as u64,
             _ => 0,
         };
-        let overhead_bytes = path.len() as u64 + RECORD_BYTES + target_bytes;
-        self.keep(id, 0, SourceItem::new(id.0, local, path, SourceKind::Found(kind)));
+        let overhead_bytes = self.overhead_bytes(&path, xattr_bytes_max) + target_bytes;
+        let item = SourceItem::new(id.0, local, path, SourceKind::Found(kind));
+        self.keep(id, 0, item.beside(xattr_bytes_max, false));
         Item::whole(id, 0, overhead_bytes)
+    }
+
+    /// A file that is there already is to have other metadata.
+    fn adopt(
+        &mut self,
+        (local, path): (SourcePath, Vec<u8>),
+        info: FileInfo,
+        xattr_bytes_max: usize,
+    ) -> Item {
+        let (id, overhead_bytes) = (self.next_id(), self.overhead_bytes(&path, xattr_bytes_max));
+        let item = SourceItem::new(id.0, local, path, SourceKind::Adopt(info));
+        self.keep(id, 0, item.beside(xattr_bytes_max, false));
+        Item::whole(id, 0, overhead_bytes)
+    }
+
+    /// A file is another name of one that is sent, or is there.
+    fn link(&mut self, (local, path): (SourcePath, Vec<u8>), info: FileInfo, of: Vec<u8>) -> Item {
+        self.others += 1;
+        let id = self.next_id();
+        let overhead_bytes = (path.len() + of.len()) as u64 + RECORD_BYTES;
+        let kind = SourceKind::Link { info, of };
+        self.keep(id, 0, SourceItem::new(id.0, local, path, kind));
+        Item::whole(id, 0, overhead_bytes)
+    }
+
+    /// What is to be told once where there are more files with several names than are remembered.
+    pub(super) fn unlinked(&mut self) -> Option<Failure> {
+        let is_new = self.linked.is_full && !std::mem::replace(&mut self.is_full_told, true);
+        is_new.then(|| Failure {
+            kind: FailureKind::Source,
+            path: String::new(),
+            reason: "there are more files with several names than can be remembered: some are sent as files of \
+                     their own; send parts of the tree by themselves"
+                .into(),
+        })
+    }
+
+    /// What the attributes of something take, at most, in bytes.
+    fn xattr_bytes_max(&self, beside: Beside) -> usize {
+        match beside.xattrs {
+            _ if !self.extras.has_xattrs() => 0,
+            Some((_, bytes)) => bytes as usize,
+            None => XATTRS_BYTES_MAX,
+        }
+    }
+
+    /// What a record takes beside content.
+    fn overhead_bytes(&self, path: &[u8], xattr_bytes_max: usize) -> u64 {
+        let owner_bytes = if self.extras.has_owners() { OWNER_BYTES } else { 0 };
+        path.len() as u64 + RECORD_BYTES + owner_bytes + xattr_bytes_max as u64
     }
 
     /// A file is to be sent, but for what the receiver has of it.
     fn offer(
         &mut self,
-        local: SourcePath,
-        path: Vec<u8>,
+        (local, path): (SourcePath, Vec<u8>),
         info: FileInfo,
+        xattr_bytes_max: usize,
         is_last_try: bool,
         kept: Option<(HashTree, SourceBasis)>,
     ) -> Vec<Item> {
@@ -292,9 +407,10 @@ impl Source {
         self.files += 1;
         let id = self.next_id();
         let is_unknown = is_last_try && info.is_hollow && bytes <= WHOLE_BYTES_MAX;
-        let overhead_bytes =
-            path.len() as u64 + RECORD_BYTES + if is_unknown { UNKNOWN_BYTES } else { 0 };
+        let unknown_bytes = if is_unknown { UNKNOWN_BYTES } else { 0 };
+        let overhead_bytes = self.overhead_bytes(&path, xattr_bytes_max) + unknown_bytes;
         let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
+        let item = item.beside(xattr_bytes_max, self.extras.hard_links && info.links > 1);
         let item = if is_last_try { item.for_last_try() } else { item };
         let Some((tree, basis)) = kept else {
             self.keep(id, bytes, item);
@@ -317,10 +433,12 @@ impl Source {
     }
 
     /// All pieces of a file have been read: its hash follows them.
-    pub(super) fn seal(&mut self, file: &SourceItem, hash: [u8; 32]) -> Item {
-        let id = self.next_id();
-        let item = Item { urgent: true, ..Item::whole(id, 0, RECORD_BYTES) };
-        let kind = SourceKind::Seal { of: file.id, hash };
+    pub(super) fn seal(&mut self, sealed: &Sealed) -> Item {
+        let (id, file) = (self.next_id(), &sealed.item);
+        let extra = sealed.extra.clone();
+        let extra_bytes = extra.as_ref().map_or(0, |extra| extra.bytes() as u64);
+        let item = Item { urgent: true, ..Item::whole(id, 0, RECORD_BYTES + extra_bytes) };
+        let kind = SourceKind::Seal { of: file.id, hash: sealed.hash, extra };
         self.keep(id, 0, SourceItem::new(id.0, file.local.clone(), file.path.clone(), kind));
         item
     }

@@ -41,6 +41,9 @@ pub struct ServeConfig {
     /// Whoever is let in is the same user, whatever the key: unfinished transfers of one key are gone on with by
     /// another.
     pub one_user: bool,
+    /// Clients may have done what only root can do, if the server runs as root: whose files are, set-user-id bits,
+    /// devices, and the attributes of the system.
+    pub allows_super: bool,
 }
 
 impl ServeConfig {
@@ -62,6 +65,7 @@ impl ServeConfig {
             memory: None,
             keep_unfinished: KEEP_UNFINISHED,
             one_user: false,
+            allows_super: false,
         }
     }
 }

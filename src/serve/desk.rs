@@ -63,6 +63,7 @@ pub(super) struct Desk {
     access: Arc<Access>,
     names: OwnNames,
     discards: bool,
+    allows_super: bool,
     report: ServeReporter,
     clients: Arc<Clients>,
     rooms: Arc<Rooms>,
@@ -84,7 +85,7 @@ impl Desk {
     pub(super) fn new(
         access: Arc<Access>,
         names: OwnNames,
-        discards: bool,
+        (discards, allows_super): (bool, bool),
         report: ServeReporter,
         means: &Means,
         clients: Arc<Clients>,
@@ -94,6 +95,7 @@ impl Desk {
             access,
             names,
             discards,
+            allows_super,
             report,
             rooms: Rooms::new(Arc::clone(&clients), means.parts),
             clients,
@@ -268,6 +270,8 @@ impl Desk {
             descriptors: Arc::clone(&self.descriptors),
             reached: reached.clone(),
             keep: hello.keep,
+            extras: hello.extras,
+            allows_super: self.allows_super,
             discards: self.discards,
             // It is waited here, where that takes no thread.
             patience: match patience {

@@ -37,6 +37,8 @@ use crate::net::line::Line;
 use crate::net::pipe::is_pipe;
 use crate::net::telemetry::Telemetry;
 use crate::send::{Job, Search, Sender};
+use crate::store::owners::is_root;
+use crate::store::scan::LookFor;
 use crate::store::shown;
 use crate::store::source::ReadOptions;
 use crate::store::start::Start;
@@ -61,6 +63,8 @@ const TURN_STRIPES_MAX: u64 = 1_000_000;
 /// Reserves are not primed more often, and not for longer.
 const REPRIME_AFTER_MIN: Duration = Duration::from_secs(1);
 const PRIME_TIME_MAX: Duration = Duration::from_secs(10);
+/// What remembering files with several names may take for one transfer, in bytes.
+const LINKED_BYTES_MAX: usize = 16 << 20;
 /// What may be sent and not confirmed of one transfer, at least, in bytes.
 const FLYING_BYTES_MIN: usize = 4 << 20;
 
@@ -80,6 +84,8 @@ pub(super) struct Giver {
     paths: Arc<Paths>,
     /// Of all transfers: what each would keep for itself would add up.
     buffers: Buffers,
+    /// Clients may have what is root's.
+    allows_super: bool,
     /// One for each transfer.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -111,6 +117,7 @@ impl Giver {
         clients: Arc<Clients>,
         means: &Means,
         (drain, turned_away, counts): (Arc<Drain>, Arc<TurnedAway>, Arc<Counts>),
+        allows_super: bool,
     ) -> Self {
         Self {
             access,
@@ -126,6 +133,7 @@ impl Giver {
             admissions: Turns::default(),
             paths: Arc::default(),
             buffers: Buffers::keeping(means.parts.kept),
+            allows_super,
             tasks: Mutex::default(),
         }
     }
@@ -267,17 +275,20 @@ impl Giver {
             remote,
             sources: request.sources.iter().map(|source| shown(source)).collect(),
         });
+        let (extras, is_privileged) = (request.extras, self.allows_super && is_root());
         let job = Job {
             transfer: request.transfer,
-            search: Search::once(starts, Arc::default()),
+            search: Search::once(starts, Arc::default(), LookFor { extras, is_privileged }),
             destination: request.destination.clone(),
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
             work: self.workers.of(*key.0.as_bytes()),
-            read: ReadOptions::default(),
+            read: ReadOptions { extras, is_privileged, ..ReadOptions::default() },
             buffers: self.buffers.clone(),
             receipt: None,
             names_kept: request.names_kept,
+            gives_root: true,
+            linked_bytes_max: LINKED_BYTES_MAX,
             skip: request.skip,
             began: now,
         };

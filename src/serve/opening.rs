@@ -16,7 +16,7 @@ use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner};
 use crate::store::sink::Sink;
 use crate::store::{named, reason};
-use crate::wire::{Destination, Keep};
+use crate::wire::{Destination, Extras, Keep};
 
 /// What a transfer is to write to.
 pub(super) struct Opening {
@@ -27,6 +27,8 @@ pub(super) struct Opening {
     pub(super) descriptors: Arc<Descriptors>,
     pub(super) reached: Reached,
     pub(super) keep: Keep,
+    pub(super) extras: Extras,
+    pub(super) allows_super: bool,
     pub(super) discards: bool,
     pub(super) patience: Patience,
 }
@@ -52,6 +54,7 @@ impl Opening {
         let sink = Sink::within(share, Arc::clone(&folder), names, name, journal);
         let sink = sink.map_err(failed)?.served_at(Arc::clone(root));
         let sink = sink.called(root_name.clone()).keeping(self.keep);
+        let sink = sink.keeping_more(self.extras, self.allows_super);
         let sink = if is_append_only { sink.appending() } else { sink };
         let sink = if self.reached.rights.reads { sink.showing() } else { sink };
         Ok((found, if self.discards { sink.discarding() } else { sink }))

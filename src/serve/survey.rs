@@ -12,7 +12,7 @@ use super::sources::{reach, starts};
 use crate::identity::Fingerprint;
 use crate::send::{Found, Search};
 use crate::store::kind::Kind;
-use crate::store::scan::{Entry, Lost};
+use crate::store::scan::{Entry, LookFor, Lost};
 use crate::store::{folder_of, last_of};
 use crate::wire::{Answer, Destination, Listed, ListedKind, SurveyRequest};
 
@@ -46,7 +46,7 @@ impl Lister {
         let is_one = matches!(&starts[..], [start] if start.is_leaf);
         let there = if is_one { Destination::File } else { Destination::Folder };
         self.say(&answers, Answer::Welcome(there)).await?;
-        let mut search = Search::once(starts, Arc::default());
+        let mut search = Search::once(starts, Arc::default(), LookFor::default());
         let (mut folder, mut told) = (Vec::new(), 0);
         while let Some(Found::Entries(entries)) = search.next().await {
             for entry in entries {
@@ -80,6 +80,7 @@ fn listed(entry: Entry) -> Listed {
             Listed { name, meta: info.meta, kind: ListedKind::File { bytes: info.bytes } }
         }
         Kind::Folder(meta) => Listed { name, meta, kind: ListedKind::Folder },
+        Kind::Special { meta, .. } => Listed { name, meta, kind: ListedKind::Other },
         Kind::Symlink { meta, target } => {
             Listed { name, meta, kind: ListedKind::Symlink { target } }
         }

@@ -29,6 +29,8 @@ pub struct FarConfig {
     pub roots: Option<Roots>,
     /// The most that may be done there.
     pub rights: Rights,
+    /// What only root can do is done for clients, if this is root.
+    pub allows_super: bool,
     /// The user's folder, which paths are relative to.
     pub home: PathBuf,
     /// Who the user is here: the key itself is not shown.
@@ -149,6 +151,7 @@ fn begin(
         keep_unfinished: Duration::MAX,
         // Whoever is there has logged in as this user.
         one_user: true,
+        allows_super: config.allows_super,
         ..ServeConfig::new(any, roots, identity, trust)
     })?;
     let paths = paths.iter().map(|path| PathText::new(path)).collect();

@@ -71,6 +71,8 @@ pub struct Complete {
     pub hash: [u8; 32],
     /// The mode and time that it was sent with.
     pub meta: Meta,
+    /// Others are to be linked to it.
+    pub is_linked: bool,
 }
 
 enum Job {

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, Mode, RenameFlags};
@@ -18,6 +18,7 @@ use super::descriptors::{Held, Share};
 use super::file::FileId;
 use super::journal::{Entry, Trace};
 use super::meta::{Metas, open_up};
+use super::object::Object;
 use super::own::{OwnNames, RESERVED, has_reserved};
 use super::root::{open_folder, open_step};
 use super::spill::{Left, Spill};
@@ -26,7 +27,7 @@ use super::tally::Tally;
 use super::unfinished::{FOLDER_BYTES, Unfinished};
 use super::{folder_of, name_of, os, reason};
 use crate::mutex::lock;
-use crate::wire::Meta;
+use crate::wire::{Extra, Meta};
 
 /// What folders may take in memory, in bytes, while their modes and times wait for the end; the others wait on
 /// the disk.
@@ -47,6 +48,8 @@ pub(super) struct Folders {
     /// Those that were used last.
     open: Mutex<HashMap<Vec<u8>, OpenFolder>>,
     unfinished: Mutex<Unfinished>,
+    /// What the root itself is to have, where that is not its owner's to say but the sender's.
+    root_left: OnceLock<Mutex<Option<Left>>>,
     /// Held while one is made where what is there may not be changed.
     making: Mutex<()>,
 }
@@ -68,8 +71,25 @@ impl Folders {
     ) -> Self {
         let unfinished = Mutex::new(Unfinished::new(FOLDERS_BYTES_MAX, share.ration()));
         let open = Mutex::default();
-        let making = Mutex::default();
-        Self { root, systems, committer, tally, share, metas, names, open, unfinished, making }
+        let (making, root_left) = (Mutex::default(), OnceLock::new());
+        Self {
+            root,
+            systems,
+            committer,
+            tally,
+            share,
+            metas,
+            names,
+            open,
+            unfinished,
+            root_left,
+            making,
+        }
+    }
+
+    /// The root is to have what is sent for it.
+    pub(super) fn with_root(&self) {
+        self.root_left.get_or_init(Mutex::default);
     }
 
     /// Closes those that are kept for the next file.
@@ -78,9 +98,15 @@ impl Folders {
     }
 
     /// Makes a folder that is to have `meta` at the end.
-    pub(super) fn make(&self, path: &[u8], meta: Meta) -> io::Result<()> {
+    pub(super) fn make(&self, path: &[u8], meta: Meta, extra: Option<&Extra>) -> io::Result<()> {
+        let extra = extra.map(|extra| Arc::new(extra.clone()));
+        let left = Left { meta: Some(meta), extra, ..Left::default() };
         if path.is_empty() {
-            return Ok(()); // the root is the server's own
+            // Elsewhere the root is the server's own.
+            if let Some(root_left) = self.root_left.get() {
+                lock(root_left).replace(left);
+            }
+            return Ok(());
         }
         not_reserved(path)?;
         let folder = match self.open(path) {
@@ -95,18 +121,21 @@ impl Folders {
         if !self.may_change(path, &folder) {
             return Ok(()); // it stays as it is
         }
-        self.remember(path, Left { meta: Some(meta), ..Left::default() });
+        self.remember(path, left);
         Ok(())
     }
 
     /// Notes a folder whose mode and time are set at the end.
     fn remember(&self, path: &[u8], left: Left) {
         let mut unfinished = lock(&self.unfinished);
-        if let Some(known) = unfinished.left.get_mut(path) {
-            *known = known.and(left);
-        } else if unfinished.has_room(FOLDER_BYTES + path.len()) {
+        let grows =
+            unfinished.left.get(path).map(|known| left.bytes().saturating_sub(known.bytes()));
+        let may_grow = grows.is_some_and(|bytes| bytes == 0 || unfinished.has_room(bytes));
+        if let Some(known) = unfinished.left.get_mut(path).filter(|_| may_grow) {
+            *known = std::mem::take(known).and(left);
+        } else if grows.is_none() && unfinished.has_room(FOLDER_BYTES + path.len() + left.bytes()) {
             unfinished.left.insert(path.to_vec(), left);
-        } else if let Err(error) = unfinished.spill(&self.root, path, left) {
+        } else if let Err(error) = unfinished.spill(&self.root, path, &left) {
             let reason = format!("it keeps the mode and time that it has: {}", reason(&error));
             self.tally.note(path, reason);
         }
@@ -116,6 +145,14 @@ impl Folders {
     /// mode may forbid making anything.
     pub(super) fn finish(&self) {
         self.settle(|left| left);
+    }
+
+    /// The root comes last of all, when nothing is made or removed in it any more.
+    pub(super) fn finish_root(&self) {
+        let left = self.root_left.get().and_then(|left| lock(left).take());
+        if let Some(left) = left {
+            self.give(&[(Vec::new(), left)]);
+        }
     }
 
     /// Folders that were opened up get back the modes that they had.
@@ -140,7 +177,7 @@ impl Folders {
         let depth = |path: &[u8]| os(path).components().count();
         left.sort_by_cached_key(|(path, _)| std::cmp::Reverse(depth(path)));
         for (_, left) in &mut left {
-            *left = is_due(*left);
+            *left = is_due(std::mem::take(left));
         }
         self.give(&left);
     }
@@ -162,9 +199,9 @@ impl Folders {
                 if left.meta.is_some() != has_meta {
                     return;
                 }
-                let mode = is_due(left).mode(self.metas.keeps_modes());
+                let mode = is_due(left.clone()).mode(self.metas.keeps_modes());
                 if mode.is_some_and(|mode| mode & 0o100 == 0) {
-                    let bytes = FOLDER_BYTES + path.len();
+                    let bytes = FOLDER_BYTES + path.len() + left.bytes();
                     if later_bytes + bytes > bytes_max {
                         let reason = "too many folders that cannot be entered: it stays as it is";
                         return self.tally.note(&path, reason.into());
@@ -199,18 +236,21 @@ impl Folders {
         let (mut done, mut paths) = (Vec::new(), Vec::new());
         for (path, left) in batch.iter().filter(|(_, left)| *left != Left::default()) {
             let result = open_folder(&self.root, path).and_then(|folder| {
-                if self.is_root(&folder) {
+                if !path.is_empty() && self.is_root(&folder) {
                     return Err(io::Error::other(
                         "it leads to the root folder, which stays as it is",
                     ));
                 }
                 let opened = open_up(&folder);
                 let folder = readable(&folder)?;
+                let (object, extra) = (Object::open(&folder), left.extra.as_deref());
+                self.metas.give_owner(path, &object, extra);
                 if let Some(mode) = left.mode(self.metas.keeps_modes()).or(opened) {
-                    self.metas.give_mode(path, &folder, mode);
+                    self.metas.give_mode(path, &object, mode);
                 }
+                self.metas.give_xattrs(path, &object, extra);
                 if let Some(meta) = left.meta {
-                    self.metas.give_folder_time(path, &folder, meta);
+                    self.metas.give_folder_time(path, &object, meta);
                 }
                 Ok(folder)
             });
@@ -477,7 +517,7 @@ mod tests {
         for (number, mode) in modes.into_iter().enumerate() {
             for path in [format!("top{number}/in/deep"), format!("top{number}/in")] {
                 folders.parent(format!("{path}/file").as_bytes()).unwrap();
-                folders.make(path.as_bytes(), meta(mode)).unwrap();
+                folders.make(path.as_bytes(), meta(mode), None).unwrap();
                 sent.push((path, mode));
             }
             folders.parent(format!("made{number}/file").as_bytes()).unwrap();
@@ -503,8 +543,8 @@ mod tests {
         fs::create_dir(dir.path().join("Dir")).unwrap();
         std::os::unix::fs::symlink("Dir", dir.path().join("dir")).unwrap();
         for _ in 0..2 {
-            folders.make(b"Dir", meta(0o700)).unwrap();
-            let error = folders.make(b"dir", meta(0o755)).unwrap_err().to_string();
+            folders.make(b"Dir", meta(0o700), None).unwrap();
+            let error = folders.make(b"dir", meta(0o755), None).unwrap_err().to_string();
             assert_eq!(error, "\"dir\" has the same name there as \"Dir\", which was sent");
         }
         folders.finish();
@@ -547,7 +587,7 @@ mod tests {
         let again = appending(&dir);
         for name in ["before", "after", "theirs", "new"] {
             again.parent(format!("{name}/file").as_bytes()).unwrap();
-            again.make(name.as_bytes(), meta(0o755)).unwrap();
+            again.make(name.as_bytes(), meta(0o755), None).unwrap();
         }
         again.finish();
         assert_eq!(

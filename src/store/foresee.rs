@@ -86,7 +86,8 @@ fn look(root: &Dir, folder: &Dir, expected: &Expected, likeness: Likeness) -> Th
 }
 
 fn file(expected: &Expected, bytes: u64, meta: Meta, stat: &Stat, likeness: Likeness) -> There {
-    let candidate = Candidate { path: expected.path.clone(), bytes: Some(bytes), meta };
+    let candidate =
+        Candidate { path: expected.path.clone(), bytes: Some(bytes), meta, claim: None };
     let there_bytes = u64::try_from(stat.st_size).unwrap_or_default();
     let mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
     let there = There::file(&candidate, there_bytes, mtime, likeness);

@@ -51,6 +51,8 @@ pub(super) struct Kept {
     files: Option<JournalReader>,
     /// Those that were told of, if that is asked for later.
     told: Option<Mutex<HashSet<u64>>>,
+    /// The paths of these, if others are to be linked to them.
+    told_paths: Option<Mutex<HashSet<u64>>>,
 }
 
 /// What there is of a file, as it is told.
@@ -147,12 +149,23 @@ impl Kept {
             Some((file, Part { temp, tree, memory, path, source, bytes, is_suspect }))
         };
         let parts = known.into_iter().filter_map(part).collect();
-        Self { parts: Mutex::new(parts), files: has_files.then(|| journal.reader()), told: None }
+        let files = has_files.then(|| journal.reader());
+        Self { parts: Mutex::new(parts), files, told: None, told_paths: None }
     }
 
     /// From now on it is known which whole files were told of.
     pub(super) fn list(&mut self) {
         self.told = Some(Mutex::default());
+    }
+
+    /// From now on it is known at which paths there are whole files that were told of.
+    pub(super) fn list_paths(&mut self) {
+        self.told_paths = Some(Mutex::default());
+    }
+
+    /// Whether it was told that all of the file at this path is there.
+    pub(super) fn was_told_path(&self, path: &[u8]) -> bool {
+        self.told_paths.as_ref().is_some_and(|told| lock(told).contains(&key(path, b"")))
     }
 
     /// Whether it was told that all of this file is there.
@@ -221,12 +234,12 @@ impl Kept {
                 && (last_folder.as_deref() == Some(folder) || is_entered())
             {
                 last_folder = Some(folder.to_vec());
-                if let Some(told) = &self.told {
-                    let mut told = lock(told);
-                    if told.len() < TOLD_MAX {
-                        told.insert(key(&path, &hash));
-                    }
-                }
+                let tell = |told: &Option<Mutex<HashSet<u64>>>, key| {
+                    let told = told.as_ref().map(lock);
+                    told.filter(|told| told.len() < TOLD_MAX).map(|mut told| told.insert(key));
+                };
+                tell(&self.told, key(&path, &hash));
+                tell(&self.told_paths, key(&path, b""));
                 let file = FileKey::new(&join(root_name, &path), &source.version);
                 goes_on = say(Remnant::Whole(KeptFile { file, state: source.state, hash }));
             }

@@ -1,8 +1,8 @@
 //! What something at the source is, as it was when it was found.
 
-use rustix::fs::Stat;
+use rustix::fs::{FileType, Stat, major, minor};
 
-use crate::wire::{Meta, SourceState, SourceVersion, half};
+use crate::wire::{Meta, SourceState, SourceVersion, Special, XattrsDigest, half};
 
 /// What it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,20 @@ pub enum Kind {
         /// What it says.
         target: Vec<u8>,
     },
+    /// A device, a pipe or a socket, where that is asked for.
+    Special {
+        /// Mode and time.
+        meta: Meta,
+        /// What it is.
+        what: Special,
+    },
+}
+
+/// What was found beside that, where it is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// What its extended attributes are known by, and how many bytes they have.
+    pub xattrs: Option<(XattrsDigest, u32)>,
 }
 
 /// A regular file as it was when it was found.
@@ -32,6 +46,12 @@ pub struct FileInfo {
     /// It occupies nothing. That is so for files of holes alone, for some small ones, and for those that
     /// are made up as they are read, whose size may be anything.
     pub is_hollow: bool,
+    /// The user whose it is.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// How many names it has.
+    pub links: u32,
     device: u64,
     inode: u64,
     /// When it was last changed in any way, in seconds and nanoseconds: nobody can set this back.
@@ -47,6 +67,9 @@ impl FileInfo {
             meta: meta(stat),
             sparse: blocks.saturating_mul(512) < bytes,
             is_hollow: blocks == 0,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            links: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
             device: stat.st_dev,
             inode: stat.st_ino,
             ctime: (stat.st_ctime, stat.st_ctime_nsec as u32),
@@ -78,6 +101,12 @@ impl FileInfo {
         self.has_same_version(later) && told(self) == told(later)
     }
 
+    /// Whether `later` is the same file, of which nothing has changed, be its size made up.
+    pub fn has_same_state(&self, later: &Self) -> bool {
+        let told = |info: &Self| (info.device, info.inode, info.ctime);
+        told(self) == told(later)
+    }
+
     /// Whether `later` has the same size and time of modification. Both can be put back, so that this
     /// alone does not mean that the content is the same; but a file of which only the rest changes most
     /// likely has the same content, under another name or with other permissions.
@@ -102,6 +131,18 @@ impl FileInfo {
     pub fn has_grown_into(&self, later: &Self) -> bool {
         let told = |info: &Self| (info.device, info.inode);
         told(self) == told(later) && later.bytes >= self.bytes
+    }
+}
+
+/// What something is that is neither a file, a folder nor a link; `None` if it is none of what there is.
+pub(super) fn special(stat: &Stat) -> Option<Special> {
+    let device = (major(stat.st_rdev), minor(stat.st_rdev));
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => Some(Special::Fifo),
+        FileType::Socket => Some(Special::Socket),
+        FileType::CharacterDevice => Some(Special::CharDevice(device.0, device.1)),
+        FileType::BlockDevice => Some(Special::BlockDevice(device.0, device.1)),
+        _ => None,
     }
 }
 

@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 
 use super::descriptors::patiently;
 use super::meta::Metas;
+use super::object::Object;
 use super::own::has_reserved;
 use super::{folder_of, name_of, os};
 use crate::wire::{Candidate, Likeness, There};
@@ -63,6 +64,16 @@ fn look_in(
     let bytes = u64::try_from(stat.st_size).unwrap_or_default();
     let mtime = (stat.st_mtime, stat.st_mtime_nsec as u32);
     let there = There::file(file, bytes, mtime, likeness);
+    if likeness.has_claims {
+        let (Some(metas), Some(claim), true) = (metas, &file.claim, there.is_same()) else {
+            return Ok(there);
+        };
+        // What cannot be looked at is to be sent: that tells why.
+        let object = Object::at(folder, name.as_encoded_bytes())?;
+        let differs = metas.differs(&object, file.meta, claim)?
+            || likeness.size_only && mtime != (file.meta.mtime_s, file.meta.mtime_ns);
+        return Ok(if differs { there.with_other_meta() } else { there });
+    }
     let is_other = (stat.st_mode ^ file.meta.mode) & 0o777 != 0
         || likeness.size_only && mtime != (file.meta.mtime_s, file.meta.mtime_ns);
     match metas.filter(|_| there.is_same() && is_other) {
@@ -98,7 +109,7 @@ mod tests {
 
     fn candidate(path: &str) -> Candidate {
         let meta = Meta { mode: 0o640, mtime_s: 1_000, mtime_ns: 5 };
-        Candidate { path: path.into(), bytes: Some(4), meta }
+        Candidate { path: path.into(), bytes: Some(4), meta, claim: None }
     }
 
     fn put(path: &Path, mtime: (u64, u32)) {

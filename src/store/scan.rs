@@ -3,7 +3,7 @@
 
 use rustix::fs::FileType;
 
-use super::kind::{FileInfo, Kind};
+use super::kind::{Beside, FileInfo, Kind};
 use super::own::{RESERVED, has_reserved};
 use super::reason;
 use super::source_root::SourcePath;
@@ -12,7 +12,7 @@ use super::unreadable::Unreadable;
 use super::walk::{TOO_LONG, Walk};
 use crate::event::Failure;
 use crate::filter::Filter;
-use crate::wire::is_path_safe;
+use crate::wire::{Extras, is_path_safe};
 
 /// Something to move.
 #[derive(Clone, Debug)]
@@ -23,6 +23,17 @@ pub struct Entry {
     pub remote: Vec<u8>,
     /// What it is.
     pub kind: Kind,
+    /// What else is asked for.
+    pub beside: Beside,
+}
+
+/// What is looked at beside what things are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LookFor {
+    /// Metadata, and what is neither file, folder nor link.
+    pub extras: Extras,
+    /// Attributes that are root's as well.
+    pub is_privileged: bool,
 }
 
 /// What was there and cannot be looked at.
@@ -45,11 +56,23 @@ impl From<Lost> for Failure {
 
 /// Walks the sources in order and hands out what is there and `filter` takes, until `emit` says that it has had
 /// enough. What is listed there and is not found is lost.
-pub fn scan(starts: &[Start], filter: &Filter, mut emit: impl FnMut(Result<Entry, Lost>) -> bool) {
+pub fn scan(starts: &[Start], filter: &Filter, emit: impl FnMut(Result<Entry, Lost>) -> bool) {
+    scan_for(starts, filter, LookFor::default(), emit);
+}
+
+/// The same, with what else is looked for.
+pub fn scan_for(
+    starts: &[Start],
+    filter: &Filter,
+    LookFor { extras, is_privileged }: LookFor,
+    mut emit: impl FnMut(Result<Entry, Lost>) -> bool,
+) {
     for start in starts {
-        for (path, found) in Walk::new(start.root(), start.name(), filter) {
+        let walk = Walk::new(start.root(), start.name(), filter);
+        let mut walk = walk.with(extras, is_privileged);
+        while let Some((path, found)) = walk.next() {
             let local = start.at(path.clone());
-            if !emit(entry(local, path, found)) {
+            if !emit(entry(local, path, found, walk.beside())) {
                 return;
             }
         }
@@ -70,6 +93,7 @@ fn entry(
     local: SourcePath,
     remote: Vec<u8>,
     found: Result<Kind, Unreadable>,
+    beside: Beside,
 ) -> Result<Entry, Lost> {
     let found = found.and_then(|kind| {
         if !remote.is_empty() && !is_path_safe(&remote) {
@@ -78,7 +102,7 @@ fn entry(
         if has_reserved(&remote) { Err(Unreadable::source(RESERVED)) } else { Ok(kind) }
     });
     match found {
-        Ok(kind) => Ok(Entry { local, remote, kind }),
+        Ok(kind) => Ok(Entry { local, remote, kind, beside }),
         Err(why) => Err(Lost { local, remote, why }),
     }
 }
@@ -88,7 +112,8 @@ fn entry(
 pub fn look_again(local: SourcePath, remote: Vec<u8>) -> Result<Entry, Lost> {
     match local.stat() {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_file() => {
-            Ok(Entry { local, remote, kind: Kind::File(FileInfo::of(&stat)) })
+            let kind = Kind::File(FileInfo::of(&stat));
+            Ok(Entry { local, remote, kind, beside: Beside::default() })
         }
         Ok(_) => Err(Lost { local, remote, why: Unreadable::replaced() }),
         Err(error) => Err(Lost { local, remote, why: error.into() }),

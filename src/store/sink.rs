@@ -3,6 +3,7 @@
 //! A client is not trusted. Every path is opened relative to the root's descriptor and cannot lead out
 //! of it, neither by its name nor by a link on the way.
 
+mod linked;
 mod partial;
 mod pieces;
 mod table;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use cap_std::fs::Dir;
+use rustix::fs::{FileType, Mode, makedev};
 
 use self::partial::Partials;
 use self::table::{decode, split, strip};
@@ -25,16 +27,20 @@ use super::folders::Folders;
 use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Remnant};
+use super::links::Links;
 use super::look::look;
 use super::meta::Metas;
-use super::own::OwnNames;
+use super::object::Object;
+use super::own::{OwnNames, has_reserved};
 use super::places::{Placed, Placing, moved_reason};
-use super::root::Root;
+use super::root::{Root, open_folder};
 use super::systems::Systems;
 use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
-use super::{beneath, folder_of, is_full, join, os, reason, shown};
+use super::{beneath, folder_of, is_full, join, last_of, os, reason, shown};
 use crate::mutex::lock;
-use crate::wire::{Candidate, Header, Keep, Likeness, Meta, Record, Skip, There, WireError};
+use crate::wire::{
+    Candidate, Extra, Extras, Header, Keep, Likeness, Meta, Record, Skip, Special, There, WireError,
+};
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
 const EARLIER_MAX: usize = 1 << 16;
@@ -81,6 +87,7 @@ pub struct Sink {
     kept: Kept,
     open: Arc<Open>,
     metas: Arc<Metas>,
+    links: Arc<Links>,
     tally: Arc<Tally>,
     is_distrusted: AtomicBool,
     committer: Arc<Committer>,
@@ -144,6 +151,8 @@ impl Sink {
         let kept = kept.map_or_else(Kept::default, |journal| Kept::of(&root, journal, &share));
         let tally = Arc::new(Tally::new(Arc::clone(&root), share.ration()));
         let told = Arc::clone(&tally);
+        let links = Arc::new(Links::new(share.ration()));
+        let linked = Arc::clone(&links);
         let systems = Arc::new(Systems::of(&root));
         let committer = Committer::start(
             Arc::clone(&root),
@@ -151,7 +160,12 @@ impl Sink {
             journal,
             share.ration(),
             move |committed, result| match (committed, result) {
-                (Committed::File(file), Ok(())) => told.add_file(file),
+                (Committed::File(file), Ok(())) => {
+                    told.add_file(file);
+                    if file.is_linked && file.temp.is_published() {
+                        linked.has_put(file);
+                    }
+                }
                 (Committed::Folder(_) | Committed::Piece(_), Ok(())) => {}
                 // The file fails with its next piece, or when it is to get its name.
                 (Committed::Piece(path), Err(error)) => told.note_fatal(path, &error),
@@ -189,6 +203,7 @@ impl Sink {
             kept,
             open,
             metas,
+            links,
             tally,
             is_distrusted: AtomicBool::new(false),
             committer,
@@ -233,6 +248,23 @@ impl Sink {
     #[must_use]
     pub fn keeping(self, keep: Keep) -> Self {
         self.metas.keep(keep);
+        self
+    }
+
+    /// Keeps this of the metadata as well; what root can do is done if it `is_allowed` and this is root.
+    #[must_use]
+    pub fn keeping_more(mut self, extras: Extras, is_allowed: bool) -> Self {
+        self.metas.keep_more(extras, is_allowed);
+        if extras.hard_links {
+            self.kept.list_paths();
+        }
+        self
+    }
+
+    /// The root itself is to have the mode and time that are sent for it.
+    #[must_use]
+    pub fn with_root(self) -> Self {
+        self.open.folders.with_root();
         self
     }
 
@@ -289,7 +321,7 @@ impl Sink {
         }
         let adopts = likeness.adopts && !self.committer.places().is_append_only();
         let there = look(&self.root, &files, likeness, adopts.then_some(&*self.metas));
-        for (Candidate { path, bytes, meta }, there) in files.iter().zip(&there) {
+        for (Candidate { path, bytes, meta, .. }, there) in files.iter().zip(&there) {
             if let &Some(bytes) = bytes
                 && self.skip.is_some_and(|skip| skip.skips(*there))
             {
@@ -312,7 +344,7 @@ impl Sink {
         }
         let records = decode(table, &self.root_name, &self.within)?;
         let contents = split(&records, content)?;
-        let intact = records.iter().zip(&contents).all(|(record, content)| match record {
+        let intact = records.iter().zip(&contents).all(|(record, content)| match record.plain() {
             Record::Piece(piece) => {
                 let (offset, len) = (piece.offset, piece.len);
                 piece.is_name_only()
@@ -395,6 +427,8 @@ impl Sink {
         self.committer.flush();
         self.check_disk()?;
         self.check_root()?;
+        self.make_links();
+        self.committer.flush();
         self.look_for_moved();
         // Before folders get their times.
         self.kept.remove();
@@ -404,6 +438,7 @@ impl Sink {
         if !self.tally.has_put_off() {
             self.committer.close();
         }
+        self.open.folders.finish_root();
         let mut unkept = self.metas.unkept();
         for unkept in &mut unkept {
             unkept.path = join(&self.root_name, &unkept.path);
@@ -466,19 +501,23 @@ impl Sink {
 
     /// Does what a record says. Returns the file that is complete with it, if there is one.
     fn act(&self, record: &Record, content: &[u8]) -> Result<Option<Complete>, SinkError> {
-        match record {
-            Record::Folder { path, meta, .. } => match self.open.folders.make(path, *meta) {
+        let extra = record.extra();
+        if extra.is_some_and(|extra| !self.has_asked_for(extra)) {
+            return Err(SinkError::Protocol("it sends metadata that nobody has asked for".into()));
+        }
+        match record.plain() {
+            Record::Folder { path, meta, .. } => match self.open.folders.make(path, *meta, extra) {
                 Ok(()) => self.tally.tell(&Delivered::Folder { path, meta: *meta }),
                 Err(error) => self.tally.fail(path, &error),
             },
             Record::Symlink { item, path, meta, target } => {
-                match self.make_symlink(*item, path, *meta, target) {
+                match self.make_symlink(*item, path, (*meta, extra), target) {
                     Ok(()) => self.tally.tell(&Delivered::Symlink { path, target }),
                     Err(error) => self.tally.fail(path, &error),
                 }
             }
-            Record::Piece(piece) => return self.write_piece(piece, content),
-            Record::Seal { item, hash } => return self.seal(*item, *hash),
+            Record::Piece(piece) => return self.write_piece(piece, content, extra),
+            Record::Seal { item, hash } => return self.seal(*item, *hash, extra),
             Record::Discard { item } => self.discard(*item)?,
             &Record::Kept { ref path, meta, file_bytes, hash, .. } => {
                 // Nobody is believed that something is here which was not told of.
@@ -493,30 +532,133 @@ impl Sink {
                     Delivered::Failed { path, reason: "it has changed since" }
                 });
             }
+            Record::Special { item, path, meta, what } => {
+                match self.make_special(*item, path, (*meta, extra), *what) {
+                    Ok(()) => self.tally.tell(&Delivered::Special { path }),
+                    Err(error) => self.tally.fail(path, &error),
+                }
+            }
+            Record::Adopt { path, meta, file_bytes, .. } => {
+                if let Err(error) = self.adopt(path, *meta, *file_bytes, extra)? {
+                    self.tally.fail(path, &error);
+                }
+            }
+            link @ Record::Link { path, .. } if self.metas.extras().hard_links => {
+                if !self.discards
+                    && let Err(error) = self.links.add(&self.root, link)
+                {
+                    self.tally.fail(path, &error);
+                }
+            }
+            Record::With { .. } | Record::Link { .. } => {
+                return Err(SinkError::Protocol("a record is where none can be".into()));
+            }
         }
         Ok(None)
     }
 
-    fn make_symlink(&self, item: u64, path: &[u8], meta: Meta, target: &[u8]) -> io::Result<()> {
+    fn has_asked_for(&self, extra: &Extra) -> bool {
+        let asked = self.metas.extras();
+        (extra.owner.is_none() || asked.has_owners())
+            && (extra.xattrs.is_none() || asked.has_xattrs())
+            && (!extra.is_linked || asked.hard_links)
+    }
+
+    /// A file that is there gets metadata. Fails by itself if it is not the one that was told of.
+    fn adopt(
+        &self,
+        path: &[u8],
+        meta: Meta,
+        file_bytes: u64,
+        extra: Option<&Extra>,
+    ) -> Result<io::Result<()>, SinkError> {
+        if !self.shows || self.committer.places().is_append_only() {
+            return Err(SinkError::Protocol("it may not change what is there".into()));
+        }
+        let adopt = || {
+            let folder = open_folder(&self.root, folder_of(path))?;
+            let file = Object::at(&folder, last_of(path))?;
+            let stat = file.stat()?;
+            let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
+            if has_reserved(path) || !is_file || stat.st_size as u64 != file_bytes {
+                return Err(io::Error::other("it has changed since"));
+            }
+            self.metas.give_all(path, &file, meta, extra);
+            Ok(())
+        };
+        Ok(adopt())
+    }
+
+    fn make_special(
+        &self,
+        item: u64,
+        path: &[u8],
+        (meta, extra): (Meta, Option<&Extra>),
+        what: Special,
+    ) -> io::Result<()> {
+        let asked = self.metas.extras();
+        if !if what.is_device() { asked.devices } else { asked.specials } {
+            return Err(io::Error::other("nobody has asked for devices, pipes or sockets"));
+        }
+        if what.is_device() && !self.metas.is_privileged() {
+            return Err(io::Error::other(
+                "devices are made only where root receives, and a server only with --super",
+            ));
+        }
+        let (kind, device) = match what {
+            Special::Fifo => (FileType::Fifo, 0),
+            Special::Socket => (FileType::Socket, 0),
+            Special::CharDevice(major, minor) => (FileType::CharacterDevice, makedev(major, minor)),
+            Special::BlockDevice(major, minor) => (FileType::BlockDevice, makedev(major, minor)),
+        };
+        let (parent, _) = self.open.folders.parent(path)?;
+        let temp_name = self.names.part(&self.tag, item);
+        rustix::fs::mknodat(&*parent, &*temp_name, kind, Mode::RUSR | Mode::WUSR, device)?;
+        let object = Object::at(&parent, temp_name.as_bytes())?;
+        let made = FileId::from(object.stat()?);
+        self.metas.give_all(path, &object, meta, extra);
+        let hash = *blake3::hash(format!("{what:?}").as_bytes()).as_bytes();
+        self.place_made(&parent, &temp_name, made, path, hash)
+    }
+
+    fn make_symlink(
+        &self,
+        item: u64,
+        path: &[u8],
+        (meta, extra): (Meta, Option<&Extra>),
+        target: &[u8],
+    ) -> io::Result<()> {
         let (parent, _) = self.open.folders.parent(path)?;
         let temp_name = self.names.part(&self.tag, item);
         parent.symlink_contents(os(target), &temp_name)?;
         let made = FileId::at(&parent, OsStr::new(&temp_name))?;
-        self.metas.give_link(path, &parent, &temp_name, meta);
+        self.metas.give_link(path, (&parent, &temp_name), meta, extra);
         let hash = *blake3::hash(target).as_bytes();
+        self.place_made(&parent, &temp_name, made, path, hash)
+    }
+
+    /// Gives what was made under a temporary name in `parent` its own.
+    fn place_made(
+        &self,
+        parent: &Dir,
+        temp_name: &str,
+        made: FileId,
+        path: &[u8],
+        hash: [u8; 32],
+    ) -> io::Result<()> {
         if self.committer.places().is_append_only() {
-            let (path, trace) = (path.to_vec(), trace(&parent, OsStr::new(&temp_name))?);
+            let (path, trace) = (path.to_vec(), trace(parent, OsStr::new(temp_name))?);
             self.committer.announce(&Entry::Placing { path, hash, trace });
         }
-        let placed = made.check(&parent, &temp_name).and_then(|()| {
-            let (parent, temp_name, id) = (&*parent, temp_name.as_str(), made);
+        let placed = made.check(parent, temp_name).and_then(|()| {
+            let id = made;
             let placing = Placing { parent, temp_name, path, id, file_bytes: None, hash: &hash };
             self.committer.places().place(&placing)
         });
         if !matches!(placed, Ok(Placed::Now)) {
-            made.remove(&parent, &temp_name)?;
+            made.remove(parent, temp_name)?;
         }
-        self.committer.touched(&parent, folder_of(path))?;
+        self.committer.touched(parent, folder_of(path))?;
         placed.map(drop)
     }
 }

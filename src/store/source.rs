@@ -4,6 +4,7 @@
 //! modification hold, and whose other properties change under way (its permissions, or the links to it),
 //! is read once more when all of it has been sent, and is sealed only if it still has the same hash.
 
+mod extra;
 mod read;
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,6 +12,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+pub use self::extra::reread;
+use self::extra::{of_file, of_other};
 use self::read::{Content, Read, read_piece, read_whole};
 pub use self::read::{confirm, holds, read_small};
 use super::kind::{FileInfo, Kind};
@@ -20,7 +23,10 @@ use crate::buffers::Buffers;
 use crate::event::Failure;
 use crate::hashtree::HashTree;
 use crate::mutex::lock;
-use crate::wire::{CONTENT_BYTES_MAX, Header, Piece, Record, SourceBasis, SourceId};
+use crate::wire::{
+    CONTENT_BYTES_MAX, Extra, Extras, Header, Piece, Record, SourceBasis, SourceId,
+    XATTRS_BYTES_MAX,
+};
 
 /// A file whose size is not known before it is read may have this much, in bytes: it is read at once.
 pub const MADE_UP_BYTES_MAX: usize = 1 << 20;
@@ -44,6 +50,10 @@ pub struct SourceItem {
     pub kind: SourceKind,
     /// It was tried before, and had vanished or changed.
     pub is_last_try: bool,
+    /// What its extended attributes may take, in bytes.
+    pub xattr_bytes_max: usize,
+    /// Others are linked to it.
+    pub is_linked: bool,
     reading: Mutex<Reading>,
     failed: AtomicBool,
 }
@@ -59,6 +69,17 @@ pub enum SourceKind {
         of: u64,
         /// Its BLAKE3 hash.
         hash: [u8; 32],
+        /// Metadata that goes with it.
+        extra: Option<Box<Extra>>,
+    },
+    /// A file that is there already, and is to have other metadata.
+    Adopt(FileInfo),
+    /// A file that has another name, by which it is sent.
+    Link {
+        /// How it was found.
+        info: FileInfo,
+        /// The path that it has there by that name.
+        of: Vec<u8>,
     },
     /// A file that the receiver has already, which is named and not sent.
     Kept {
@@ -101,7 +122,15 @@ impl SourceItem {
             is_unsure: false,
         };
         let (reading, failed) = (Mutex::new(reading), AtomicBool::new(false));
-        Self { id, local, path, kind, is_last_try: false, reading, failed }
+        let (is_last_try, is_linked) = (false, false);
+        let xattr_bytes_max = XATTRS_BYTES_MAX;
+        Self { id, local, path, kind, is_last_try, xattr_bytes_max, is_linked, reading, failed }
+    }
+
+    /// One whose extended attributes take no more than this, and which others are linked to, or not.
+    #[must_use]
+    pub fn beside(self, xattr_bytes_max: usize, is_linked: bool) -> Self {
+        Self { xattr_bytes_max, is_linked, ..self }
     }
 
     /// One that was tried before.
@@ -151,6 +180,10 @@ impl SourceItem {
 pub struct ReadOptions {
     /// A file that has grown since it was found is sent as long as it was then.
     pub growing_ok: bool,
+    /// What of metadata is read beyond permissions and times.
+    pub extras: Extras,
+    /// Attributes that are root's are read as well.
+    pub is_privileged: bool,
 }
 
 /// A part of an item, to be read.
@@ -169,7 +202,11 @@ impl Part {
     pub fn ends_item(&self) -> bool {
         match &self.item.kind {
             SourceKind::Found(Kind::File(info)) => self.len == info.bytes,
-            SourceKind::Found(_) | SourceKind::Seal { .. } | SourceKind::Kept { .. } => true,
+            SourceKind::Found(_)
+            | SourceKind::Seal { .. }
+            | SourceKind::Adopt(_)
+            | SourceKind::Link { .. }
+            | SourceKind::Kept { .. } => true,
             SourceKind::TakeBack { .. } => false,
         }
     }
@@ -205,6 +242,8 @@ pub struct Sealed {
     /// Something about the file has changed under way: it must be [confirmed](confirm) before the
     /// receiver may give it its name.
     pub is_unsure: bool,
+    /// Metadata that goes with it.
+    pub extra: Option<Box<Extra>>,
 }
 
 /// What reading a stripe brought to light.
@@ -242,10 +281,10 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
                 covered_bytes += info.bytes;
                 whole.push(Whole { item, info, hash });
             }
-            Ok((record, Done::Sealed { hash, is_unsure })) => {
+            Ok((record, Done::Sealed { hash, is_unsure, extra })) => {
                 record.encode(&mut table);
                 covered_bytes += part.len;
-                sealed.push(Sealed { item, hash, is_unsure });
+                sealed.push(Sealed { item, hash, is_unsure, extra });
             }
             Ok((record, Done::Nothing)) => {
                 record.encode(&mut table);
@@ -278,7 +317,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
 enum Done {
     Nothing,
     Whole(FileInfo, [u8; 32]),
-    Sealed { hash: [u8; 32], is_unsure: bool },
+    Sealed { hash: [u8; 32], is_unsure: bool, extra: Option<Box<Extra>> },
 }
 
 /// The record for `part`, whose content is appended to `content`.
@@ -291,14 +330,29 @@ fn record(
     let info = match &part.item.kind {
         SourceKind::Found(Kind::File(info)) => info,
         SourceKind::Found(Kind::Folder(meta)) => {
-            return Ok((Record::Folder { item, path, meta: *meta }, Done::Nothing));
+            let record = Record::Folder { item, path, meta: *meta };
+            return Ok((record.with(of_other(&part.item, options)?), Done::Nothing));
         }
         SourceKind::Found(Kind::Symlink { meta, target }) => {
             let (meta, target) = (*meta, target.clone());
-            return Ok((Record::Symlink { item, path, meta, target }, Done::Nothing));
+            let record = Record::Symlink { item, path, meta, target };
+            return Ok((record.with(of_other(&part.item, options)?), Done::Nothing));
         }
-        SourceKind::Seal { of, hash } => {
-            return Ok((Record::Seal { item: *of, hash: *hash }, Done::Nothing));
+        SourceKind::Found(Kind::Special { meta, what }) => {
+            let record = Record::Special { item, path, meta: *meta, what: *what };
+            return Ok((record.with(of_other(&part.item, options)?), Done::Nothing));
+        }
+        SourceKind::Seal { of, hash, extra } => {
+            let record = Record::Seal { item: *of, hash: *hash };
+            return Ok((record.with(extra.as_deref().cloned()), Done::Nothing));
+        }
+        SourceKind::Adopt(info) => {
+            let record = Record::Adopt { item, path, meta: info.meta, file_bytes: info.bytes };
+            return Ok((record.with(of_file(&part.item, info, options)?), Done::Nothing));
+        }
+        SourceKind::Link { info, of } => {
+            let (of, meta, file_bytes) = (of.clone(), info.meta, info.bytes);
+            return Ok((Record::Link { item, path, of, meta, file_bytes }, Done::Nothing));
         }
         SourceKind::Kept { info, hash } => {
             let (meta, file_bytes, hash) = (info.meta, info.bytes, *hash);
@@ -315,8 +369,12 @@ fn record(
     } else {
         read_piece(part, info, content, options)?
     };
-    let (first, done) =
-        if is_whole { (info, Done::Whole(info, hash)) } else { add_piece(part, info, hash)? };
+    let (first, done) = if is_whole {
+        (info, Done::Whole(info, hash))
+    } else {
+        add_piece(part, info, hash, options)?
+    };
+    let extra = if is_whole { of_file(&part.item, &info, options)? } else { None };
     let piece = Piece {
         item,
         path,
@@ -329,12 +387,17 @@ fn record(
         runs,
         hash,
     };
-    Ok((Record::Piece(piece), done))
+    Ok((Record::Piece(piece).with(extra), done))
 }
 
 /// Adds a piece's hash to its file's. Returns how the file was at first as well. A file of one piece
 /// needs no seal.
-fn add_piece(part: &Part, now: FileInfo, hash: [u8; 32]) -> Result<(FileInfo, Done), Unreadable> {
+fn add_piece(
+    part: &Part,
+    now: FileInfo,
+    hash: [u8; 32],
+    options: ReadOptions,
+) -> Result<(FileInfo, Done), Unreadable> {
     let mut reading = lock(&part.item.reading);
     let first = *reading.first.get_or_insert(now);
     reading.latest = Some(now);
@@ -344,6 +407,8 @@ fn add_piece(part: &Part, now: FileInfo, hash: [u8; 32]) -> Result<(FileInfo, Do
         return Err(Unreadable::source("its pieces do not fit together"));
     }
     let is_unsure = reading.is_unsure;
-    let sealed = |root: blake3::Hash| Done::Sealed { hash: *root.as_bytes(), is_unsure };
-    Ok((first, reading.tree.root().map_or(Done::Nothing, sealed)))
+    let Some(root) = reading.tree.root() else { return Ok((first, Done::Nothing)) };
+    drop(reading);
+    let extra = of_file(&part.item, &now, options)?.map(Box::new);
+    Ok((first, Done::Sealed { hash: *root.as_bytes(), is_unsure, extra }))
 }

@@ -17,6 +17,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{OFlags, Stat};
 
 use super::descriptors::patiently;
+use super::object::Object;
 use super::{beneath, join, last_of, shown};
 
 /// A folder that is held open, and what people call it.
@@ -75,6 +76,12 @@ impl SourcePath {
     pub fn open(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
         Ok(beneath::open(&self.root.folder, &self.below, flags)?.into())
+    }
+
+    /// Points at it, be it a link.
+    pub(super) fn point(&self) -> io::Result<Object<'static>> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        Ok(Object::Pointed(beneath::open(&self.root.folder, &self.below, flags)?))
     }
 
     /// How it is, be it a link.
@@ -149,7 +156,7 @@ mod tests {
             let wanted = Wanted::default();
             assert_eq!(holds(&local, &info, &[(0, info.bytes, hash)], &wanted.watch()), None);
             changed(read_small(&local, &info).unwrap_err().kind);
-            let sealed = Sealed { item, hash, is_unsure: true };
+            let sealed = Sealed { item, hash, is_unsure: true, extra: None };
             changed(confirm(&sealed, options, &wanted.watch()).unwrap_err().kind);
             changed(look_again(local.clone(), b"file".to_vec()).unwrap_err().why.kind);
         }

@@ -71,6 +71,11 @@ pub enum Delivered<'a> {
         /// What it says.
         target: &'a [u8],
     },
+    /// A device, a pipe or a socket is there.
+    Special {
+        /// Its path.
+        path: &'a [u8],
+    },
     /// Something failed: what was told of it before, or of what is below it, does not hold.
     Failed {
         /// Its path.

@@ -38,7 +38,7 @@ impl Unfinished {
         has_room
     }
 
-    pub(super) fn spill(&mut self, root: &Dir, path: &[u8], left: Left) -> io::Result<()> {
+    pub(super) fn spill(&mut self, root: &Dir, path: &[u8], left: &Left) -> io::Result<()> {
         let spill = match &mut self.spill {
             Some(spill) => spill,
             empty => empty.insert(Spill::new(root)?),

@@ -12,12 +12,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Dir, FileType, OFlags};
 
 use super::beneath::{self, PASSED};
-use super::kind::{FileInfo, Kind, meta};
+use super::kind::{Beside, FileInfo, Kind, meta, special};
+use super::object::Object;
 use super::source_root::SourceRoot;
 use super::unreadable::Unreadable;
+use super::xattrs::Kinds;
 use super::{join, last_of};
 use crate::filter::Filter;
-use crate::wire::PATH_BYTES_MAX;
+use crate::wire::{Extras, PATH_BYTES_MAX, XattrsDigest};
 
 /// Folders that are open at the same time.
 const OPEN_MAX: usize = 16;
@@ -36,6 +38,9 @@ pub(super) struct Walk<'a> {
     filter: &'a Filter,
     /// The file system that it began on, where it is to stay there.
     device: Option<u64>,
+    extras: Extras,
+    kinds: Kinds,
+    beside: Beside,
 }
 
 /// A folder that is being read.
@@ -63,7 +68,27 @@ impl<'a> Walk<'a> {
     /// take is neither told of nor entered.
     pub(super) fn new(root: &'a SourceRoot, path: &[u8], filter: &'a Filter) -> Self {
         let first = Some(path.to_vec());
-        Self { root, first, levels: Vec::new(), closed: 0, filter, device: None }
+        Self {
+            root,
+            first,
+            levels: Vec::new(),
+            closed: 0,
+            filter,
+            device: None,
+            extras: Extras::default(),
+            kinds: Kinds::default(),
+            beside: Beside::default(),
+        }
+    }
+
+    /// Looks as well at this.
+    pub(super) fn with(self, extras: Extras, is_privileged: bool) -> Self {
+        Self { extras, kinds: Kinds::new(extras, is_privileged), ..self }
+    }
+
+    /// What was found beside what was told last.
+    pub(super) fn beside(&self) -> Beside {
+        self.beside
     }
 }
 
@@ -135,7 +160,9 @@ impl Walk<'_> {
         let Level { path, .. } = self.levels.pop()?;
         self.closed = self.closed.min(self.levels.len());
         let found = match self.look(&path) {
-            Ok(Kind::File(_) | Kind::Symlink { .. }) => Err(Unreadable::replaced()),
+            Ok(Kind::File(_) | Kind::Symlink { .. } | Kind::Special { .. }) => {
+                Err(Unreadable::replaced())
+            }
             found => found,
         };
         Some((path, found))
@@ -143,17 +170,32 @@ impl Walk<'_> {
 
     /// Looks at something in the folder that is being read.
     fn look(&mut self, path: &[u8]) -> Result<Kind, Unreadable> {
+        let (extras, kinds) = (self.extras, self.kinds);
         let (folder, name) = (self.folder()?, last_of(path));
         let stat = beneath::stat(folder, name)?;
-        match FileType::from_raw_mode(stat.st_mode) {
+        let mut beside = Beside::default();
+        if kinds.is_any() {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW;
+            let xattrs = kinds.read(&Object::Pointed(beneath::open(folder, name, flags)?))?;
+            let bytes: usize = xattrs.iter().map(|it| it.name.len() + it.value.len() + 16).sum();
+            beside.xattrs = Some((XattrsDigest::of(&xattrs), bytes as u32));
+        }
+        let found = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => Ok(Kind::File(FileInfo::of(&stat))),
             FileType::Directory => Ok(Kind::Folder(meta(&stat))),
             FileType::Symlink => {
                 let target = beneath::link_target(folder, name)?;
                 Ok(Kind::Symlink { meta: meta(&stat), target })
             }
-            _ => Err(Unreadable::source("neither a file, a folder nor a link: skipped")),
-        }
+            _ => match special(&stat) {
+                Some(what) if if what.is_device() { extras.devices } else { extras.specials } => {
+                    Ok(Kind::Special { meta: meta(&stat), what })
+                }
+                _ => Err(Unreadable::source("neither a file, a folder nor a link: skipped")),
+            },
+        };
+        self.beside = beside;
+        found
     }
 
     /// The folder that is being read; the root before there is one.

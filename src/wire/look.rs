@@ -3,9 +3,12 @@
 //! A [`Candidate`] is coded against the one before it: how many bytes of the path they share, the rest of the path
 //! (bytes), 0 for what is no file or else one more than its size, and meta as in [`Record`](super::Record). A [`There`] is one byte for each candidate, a sum of 1 if
 //! something is there, 2 if it is a regular file, 4 if that has the same size, 8 if its modification time counts as the
-//! same, and 16 if it was modified later. In an answer to a [`Question::Look`](super::Question::Look) there are 32 if a
+//! same, 16 if it was modified later, and 64 if metadata that is claimed differs. In an answer to a [`Question::Look`](super::Question::Look) there are 32 if a
 //! folder is there, 64 if permission bits differ, or times where they do not count, and 128 if nothing can be there, since what is on the way is no folder;
 //! and 2 and 4 mean that it is a folder where that is asked for, or a link, and that the link says the same.
+//!
+//! Where there are claims, one follows each candidate: a sum of 1 if an [`Owner`] follows, 2 if it is that of the
+//! candidate before, and 4 if the digest of its attributes follows (16 bytes).
 //!
 //! A [`Skip`] is a sum of 1 if size and time say nothing, 2 if the same size is enough, 4 for what is newer there, 8 for
 //! what is there at all, and 16 for what is not, and then by how many seconds two times of modification may differ and
@@ -15,9 +18,10 @@ use std::cmp::Ordering;
 
 use bytes::{Buf, BufMut};
 
+use super::extra::{Owner, XattrsDigest};
 use super::stripe::{get_meta, is_path_safe, limit, put_meta};
 use super::{
-    Meta, PATH_BYTES_MAX, WireError, get_bytes, get_u32, get_varint, put_all, put_bytes,
+    Meta, PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
     put_varint, within,
 };
 use crate::hashtree::FILE_BYTES_MAX;
@@ -38,10 +42,32 @@ pub struct Candidate {
     pub bytes: Option<u64>,
     /// Mode and time.
     pub meta: Meta,
+    /// What else it is to have, where that is asked for.
+    pub claim: Option<Claim>,
+}
+
+/// Metadata of a file at the source, beyond mode and time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// Whose it is.
+    pub owner: Option<Owner>,
+    /// What its attributes are known by.
+    pub xattrs: Option<XattrsDigest>,
+}
+
+impl Candidate {
+    /// What it takes in a question, about, in bytes.
+    pub fn cost(&self) -> usize {
+        let claim = self.claim.as_ref().map_or(0, |claim| {
+            let owner = claim.owner.as_ref();
+            20 + owner.map_or(0, |owner| 16 + owner.user.len() + owner.group.len())
+        });
+        self.path.len() + claim
+    }
 }
 
 /// What makes a file at the destination the same as one at the source: a sum of 1 if the same size is enough, and 2 if
-/// those that are the same get mode and time, and then [`Skip::modify_window_s`].
+/// those that are the same get mode and time, and 4 if each has a [`Claim`], and then [`Skip::modify_window_s`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Likeness {
     /// Whatever their times.
@@ -50,6 +76,8 @@ pub struct Likeness {
     pub adopts: bool,
     /// By how many seconds two times of modification may differ and count as the same.
     pub window_s: u32,
+    /// Each file comes with a claim, and it is told of those that are the same whether they differ in that.
+    pub has_claims: bool,
 }
 
 /// What is at the destination of a file.
@@ -180,6 +208,7 @@ impl Skip {
             size_only: self.size_only,
             adopts: !self.ignore_times && !self.ignore_existing,
             window_s: self.modify_window_s,
+            has_claims: false,
         }
     }
 
@@ -243,14 +272,16 @@ fn is_as_kept(found: (i64, u32), wanted: (i64, u32)) -> bool {
 
 impl Likeness {
     pub(super) fn encode(self, out: &mut Vec<u8>) {
-        let flags = u64::from(self.size_only) + 2 * u64::from(self.adopts);
+        let flags = [self.size_only, self.adopts, self.has_claims];
+        let flags = flags.into_iter().rev().fold(0, |sum, flag| sum << 1 | u64::from(flag));
         put_all(out, &[flags, self.window_s.into()]);
     }
 
     pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
-        let flags = limit("likeness", get_varint(input)?, 3)?;
+        let flags = limit("likeness", get_varint(input)?, 7)?;
         let window_s = get_u32("seconds", input)?;
-        Ok(Self { size_only: flags & 1 != 0, adopts: flags & 2 != 0, window_s })
+        let has = |bit| flags & bit != 0;
+        Ok(Self { size_only: has(1), adopts: has(2), window_s, has_claims: has(4) })
     }
 }
 
@@ -284,25 +315,71 @@ pub(super) fn get_next_path(input: &mut &[u8], before: &[u8]) -> Result<Vec<u8>,
     }
 }
 
-pub(super) fn put_candidates(out: &mut Vec<u8>, candidates: &[Candidate]) {
+pub(super) fn put_candidates(out: &mut Vec<u8>, candidates: &[Candidate], has_claims: bool) {
     put_varint(out, candidates.len() as u64);
-    let mut before: &[u8] = b"";
-    for Candidate { path, bytes, meta } in candidates {
+    let (mut before, mut owner_before): (&[u8], _) = (b"", None);
+    for Candidate { path, bytes, meta, claim } in candidates {
         put_next_path(out, before, path);
         put_varint(out, bytes.map_or(0, |bytes| bytes + 1));
         put_meta(out, *meta);
         before = path;
+        if has_claims {
+            owner_before = put_claim(out, claim.as_ref(), owner_before);
+        }
     }
 }
 
-pub(super) fn get_candidates(input: &mut &[u8]) -> Result<Vec<Candidate>, WireError> {
+/// Returns the owner that the next one may share.
+fn put_claim<'a>(
+    out: &mut Vec<u8>,
+    claim: Option<&'a Claim>,
+    owner_before: Option<&'a Owner>,
+) -> Option<&'a Owner> {
+    let owner = claim.and_then(|claim| claim.owner.as_ref());
+    let xattrs = claim.and_then(|claim| claim.xattrs);
+    let is_shared = owner.is_some() && owner == owner_before;
+    let owner_flag = if is_shared { 2 } else { u64::from(owner.is_some()) };
+    put_varint(out, owner_flag + 4 * u64::from(xattrs.is_some()));
+    if let Some(owner) = owner.filter(|_| !is_shared) {
+        owner.encode(out);
+    }
+    if let Some(XattrsDigest(digest)) = xattrs {
+        out.put_slice(&digest);
+    }
+    owner.or(owner_before)
+}
+
+fn get_claim(input: &mut &[u8], owner_before: Option<&Owner>) -> Result<Claim, WireError> {
+    let flags = limit("claim", get_varint(input)?, 6)?;
+    let owner = match flags & 3 {
+        0 => None,
+        1 => Some(Owner::decode(input)?),
+        2 if owner_before.is_some() => owner_before.cloned(),
+        value => return Err(WireError::Unknown { what: "owner", value }),
+    };
+    let xattrs = (flags & 4 != 0).then(|| get_array(input).map(XattrsDigest)).transpose()?;
+    Ok(Claim { owner, xattrs })
+}
+
+pub(super) fn get_candidates(
+    input: &mut &[u8],
+    has_claims: bool,
+) -> Result<Vec<Candidate>, WireError> {
     let count = within("number of files", get_varint(input)?, LOOK_FILES_MAX)?;
     let mut candidates: Vec<Candidate> = Vec::new();
+    let mut owner_before: Option<Owner> = None;
     for _ in 0..count {
         let before = candidates.last().map_or(&b""[..], |before| &before.path);
         let path = get_next_path(input, before)?;
         let bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX + 1)?.checked_sub(1);
-        candidates.push(Candidate { path, bytes, meta: get_meta(input)? });
+        let meta = get_meta(input)?;
+        let claim = has_claims.then(|| get_claim(input, owner_before.as_ref())).transpose()?;
+        if let Some(owner) = claim.as_ref().and_then(|claim| claim.owner.as_ref())
+            && owner_before.as_ref() != Some(owner)
+        {
+            owner_before = Some(owner.clone());
+        }
+        candidates.push(Candidate { path, bytes, meta, claim });
     }
     Ok(candidates)
 }
@@ -324,13 +401,17 @@ pub(super) fn get_there(input: &mut &[u8]) -> Result<Vec<There>, WireError> {
 pub(super) mod tests {
     use proptest::prelude::*;
 
+    use super::super::extra::tests::extra;
     use super::super::stripe::tests::{meta, path};
     use super::*;
 
-    pub(in super::super) fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let bytes = proptest::option::of(0..1_u64 << 40);
-        let one =
-            (path(), bytes, meta()).prop_map(|(path, bytes, meta)| Candidate { path, bytes, meta });
+    pub(in super::super) fn candidates(has_claims: bool) -> impl Strategy<Value = Vec<Candidate>> {
+        let claim = move |extra: super::super::Extra| {
+            let xattrs = extra.xattrs.map(|xattrs| XattrsDigest::of(&xattrs));
+            has_claims.then_some(Claim { owner: extra.owner, xattrs })
+        };
+        let one = (path(), proptest::option::of(0..1_u64 << 40), meta(), extra().prop_map(claim))
+            .prop_map(|(path, bytes, meta, claim)| Candidate { path, bytes, meta, claim });
         // Some of those that follow each other are in one folder.
         (path(), proptest::collection::vec((any::<bool>(), one), 0..20)).prop_map(
             |(folder, ones)| {
@@ -357,7 +438,7 @@ pub(super) mod tests {
 
     fn candidate() -> Candidate {
         let meta = Meta { mode: 0o644, mtime_s: 1_000, mtime_ns: 5 };
-        Candidate { path: b"a".to_vec(), bytes: Some(7), meta }
+        Candidate { path: b"a".to_vec(), bytes: Some(7), meta, claim: None }
     }
 
     #[test]
@@ -447,7 +528,7 @@ pub(super) mod tests {
         assert_eq!(fitting([1].into_iter()), 1);
         let longest = Candidate { path: vec![b'a'; PATH_BYTES_MAX], ..candidate() };
         let mut out = Vec::new();
-        put_candidates(&mut out, &[longest]);
+        put_candidates(&mut out, &[longest], false);
         assert!(out.len() + 16 < super::super::CONTROL_BYTES_MAX);
     }
 
@@ -455,8 +536,8 @@ pub(super) mod tests {
     fn paths_that_lead_out_are_not_looked_for() {
         for path in ["..", "a/../b", "/etc/passwd", ""] {
             let mut out = Vec::new();
-            put_candidates(&mut out, &[Candidate { path: path.into(), ..candidate() }]);
-            let refused = get_candidates(&mut &*out);
+            put_candidates(&mut out, &[Candidate { path: path.into(), ..candidate() }], false);
+            let refused = get_candidates(&mut &*out, false);
             assert!(matches!(refused, Err(WireError::UnsafePath(_))), "{path:?}");
         }
     }

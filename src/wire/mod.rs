@@ -15,6 +15,7 @@
 
 mod close;
 mod compare;
+mod extra;
 mod ids;
 mod kept;
 mod list;
@@ -34,6 +35,10 @@ pub use close::{
     CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, CLOSE_UNKNOWN, CLOSE_VERSION,
 };
 pub use compare::{Content, Subject, Verdict};
+pub use extra::{
+    Extra, Extras, OWNER_NAME_BYTES_MAX, Owner, XATTR_NAME_BYTES_MAX, XATTRS_BYTES_MAX, XATTRS_MAX,
+    Xattr, XattrsDigest,
+};
 pub(crate) use ids::half;
 pub use ids::{
     FileKey, HostNumber, PushNumber, SourceBasis, SourceState, SourceVersion, TransferSecret,
@@ -41,7 +46,7 @@ pub use ids::{
 pub use kept::{KEPT_MAX, KeptFile, KeptPiece};
 pub use list::{ListRequest, Listed, ListedKind};
 pub use look::{
-    Candidate, LOOK_BYTES_MAX, LOOK_FILES_MAX, LOOKS_MAX, Likeness, Skip, There, fitting,
+    Candidate, Claim, LOOK_BYTES_MAX, LOOK_FILES_MAX, LOOKS_MAX, Likeness, Skip, There, fitting,
 };
 pub use message::{Message, MessageBuffer};
 pub use plan::Expected;
@@ -53,7 +58,7 @@ pub use query::{Answer, Question};
 pub use request::{Keep, PushRequest, Request, Right, VerifyRequest};
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
-    SourceId, TABLE_BYTES_MAX, is_path_safe, path_fault,
+    SourceId, Special, TABLE_BYTES_MAX, is_path_safe, path_fault,
 };
 pub use survey::SurveyRequest;
 pub use to_receiver::ToReceiver;

@@ -1,5 +1,7 @@
 //! What is said where the server sends: what a client asks for, and what it hears beside the data.
 
+use super::extra::Extras;
+use super::request::{EXTRAS, extras_option};
 use super::{
     Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Skip, TransferSecret, WireError,
     get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
@@ -37,6 +39,8 @@ pub struct PullRequest {
     pub names_kept: bool,
     /// What is not sent if it is there already.
     pub skip: Skip,
+    /// What of metadata is to be sent beyond permissions and times.
+    pub extras: Extras,
 }
 
 /// How a client wants to be sent to; the server's own bounds hold as well.
@@ -265,8 +269,19 @@ impl PullRequest {
         let sources = (0..count).map(source).collect::<Result<_, _>>()?;
         let wish = Wish::decode(body)?;
         let names_kept = within("flag", get_varint(body)?, 1)? == 1;
-        let skip = Skip::NOTHING;
-        Ok(Self { transfer, conn, pull, host, destination, found, sources, wish, names_kept, skip })
+        Ok(Self {
+            transfer,
+            conn,
+            pull,
+            host,
+            destination,
+            found,
+            sources,
+            wish,
+            names_kept,
+            skip: Skip::NOTHING,
+            extras: Extras::default(),
+        })
     }
 
     /// What follows the fields, by number.
@@ -277,6 +292,7 @@ impl PullRequest {
             self.skip.encode(&mut value);
             options.push((SKIP, value));
         }
+        options.extend(extras_option(self.extras));
         options
     }
 
@@ -284,6 +300,7 @@ impl PullRequest {
     pub(super) fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
         match number {
             SKIP => self.skip = Skip::decode(&mut value)?,
+            EXTRAS => self.extras = Extras::decode(&mut value)?,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
@@ -338,6 +355,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::VARINT_MAX;
+    use super::super::extra::tests::extras;
     use super::super::look::tests::skip;
     use super::*;
 
@@ -380,18 +398,22 @@ pub(super) mod tests {
             }
         });
         let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
-        (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish, skip()).prop_map(
-            |([transfer, pull, host], conn, destination, found, sources, wish, skip)| PullRequest {
-                transfer: TransferSecret(transfer),
-                conn,
-                pull: PushNumber(pull),
-                host: HostNumber(host),
-                destination,
-                found: Destination::of_number(found).unwrap(),
-                sources,
-                wish,
-                names_kept: transfer[0] & 1 == 1,
-                skip,
+        let asked = (skip(), extras());
+        (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish, asked).prop_map(
+            |([transfer, pull, host], conn, destination, found, sources, wish, (skip, extras))| {
+                PullRequest {
+                    transfer: TransferSecret(transfer),
+                    conn,
+                    pull: PushNumber(pull),
+                    host: HostNumber(host),
+                    destination,
+                    found: Destination::of_number(found).unwrap(),
+                    sources,
+                    wish,
+                    names_kept: transfer[0] & 1 == 1,
+                    skip,
+                    extras,
+                }
             },
         )
     }

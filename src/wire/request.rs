@@ -17,7 +17,9 @@
 //! |---|---|---|
 //! | 1 | a pull | [`Skip`](super::Skip): what, seconds; without, everything is sent |
 //! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
+//! | 16 | a push, a pull | [`Extras`]: what beyond permissions and times is kept |
 
+use super::extra::Extras;
 use super::message::Message;
 use super::stripe::limit;
 use super::{
@@ -28,6 +30,8 @@ use super::{
 
 /// Options of one request, at most.
 const OPTIONS_MAX: usize = 64;
+/// The option that says what else of metadata is kept.
+pub(super) const EXTRAS: u64 = 16;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +88,8 @@ pub struct PushRequest {
     pub host: HostNumber,
     /// What of metadata is to be kept.
     pub keep: Keep,
+    /// What beyond that.
+    pub extras: Extras,
 }
 
 /// What of metadata is to be kept at the receiver: a sum of 1 if modes are not, 2 if times are not, and 4 if those
@@ -153,9 +159,10 @@ impl Message for Request {
             }
         }
         let options = match self {
+            Self::Push(request) => request.options(),
             Self::Pull(request) => request.options(),
             Self::Verify(VerifyRequest { writes: true, .. }) => vec![(WRITES, Vec::new())],
-            Self::Push(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => Vec::new(),
+            Self::Verify(_) | Self::List(_) | Self::Survey(_) => Vec::new(),
         };
         put_varint(body, options.len() as u64);
         for (number, value) in options {
@@ -185,12 +192,13 @@ impl Message for Request {
             let number = get_varint(body)?;
             let value = get_bytes("option", body, CONTROL_BYTES_MAX)?;
             let is_known = match &mut request {
+                Self::Push(request) => request.take_option(number, &value)?,
                 Self::Pull(request) => request.take_option(number, &value)?,
                 Self::Verify(request) if number == WRITES && value.is_empty() => {
                     request.writes = true;
                     true
                 }
-                Self::Push(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => false,
+                Self::Verify(_) | Self::List(_) | Self::Survey(_) => false,
             };
             if !is_known {
                 return Err(WireError::Unasked { what: "option", value: number });
@@ -218,14 +226,37 @@ impl PushRequest {
             push: PushNumber::decode(body)?,
             host: HostNumber::decode(body)?,
             keep: Keep::of_number(limit("what to keep", get_varint(body)?, 7)?),
+            extras: Extras::default(),
         })
     }
+
+    /// What follows the fields, by number.
+    fn options(&self) -> Vec<(u64, Vec<u8>)> {
+        extras_option(self.extras).into_iter().collect()
+    }
+
+    /// Takes the option `number`. False if there is none.
+    fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
+        match number {
+            EXTRAS => self.extras = Extras::decode(&mut value)?,
+            _ => return Ok(false),
+        }
+        if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
+    }
+}
+
+/// What is asked for beyond modes and times, if that is anything.
+pub(super) fn extras_option(extras: Extras) -> Option<(u64, Vec<u8>)> {
+    let mut value = Vec::new();
+    extras.encode(&mut value);
+    extras.is_any().then_some((EXTRAS, value))
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::extra::tests::extras;
     use super::super::message::tests::survives;
     use super::super::pull::tests::pull_request;
     use super::*;
@@ -233,8 +264,8 @@ mod tests {
     fn request() -> impl Strategy<Value = Request> {
         let text = proptest::collection::vec(any::<u8>(), 0..300);
         prop_oneof![
-            (any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone(), 0..8_u64).prop_map(
-                |([transfer, push, host], conn, destination, keep)| {
+            (any::<[[u8; 16]; 3]>(), any::<u32>(), text.clone(), 0..8_u64, extras()).prop_map(
+                |([transfer, push, host], conn, destination, keep, extras)| {
                     Request::Push(PushRequest {
                         transfer: TransferSecret(transfer),
                         conn,
@@ -242,6 +273,7 @@ mod tests {
                         push: PushNumber(push),
                         host: HostNumber(host),
                         keep: Keep::of_number(keep),
+                        extras,
                     })
                 }
             ),

@@ -18,6 +18,12 @@
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
 //! | 6 | [`Record::Kept`] | item, path, meta, file size, hash (32 bytes) |
+//! | 7 | [`Record::With`] | [`Extra`], and then a record of type 1, 2, 3, 4, 8 or 10 |
+//! | 8 | [`Record::Special`] | item, path, meta, what (0 pipe, 1 socket, 2 character device, 3 block device), major, minor |
+//! | 9 | [`Record::Link`] | item, path, path of the other, meta, file size |
+//! | 10 | [`Record::Adopt`] | item, path, meta, file size |
+//!
+//! From 7 on they are only of transfers that ask for what they bring.
 //!
 //! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
 //! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
@@ -28,6 +34,7 @@
 
 use bytes::{Buf, BufMut};
 
+use super::extra::Extra;
 use super::ids::{SourceBasis, SourceState, SourceVersion};
 use super::{
     PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
@@ -162,6 +169,90 @@ pub enum Record {
         /// Its BLAKE3 hash.
         hash: [u8; 32],
     },
+    /// A record with metadata beside that of all. A file's comes with its only piece, or its seal.
+    With {
+        /// That.
+        extra: Box<Extra>,
+        /// The record.
+        record: Box<Self>,
+    },
+    /// Make a device, a pipe or a socket.
+    Special {
+        /// The item.
+        item: u64,
+        /// Where.
+        path: Vec<u8>,
+        /// Mode and time.
+        meta: Meta,
+        /// What to make.
+        what: Special,
+    },
+    /// Make another name for a file that is sent as well, or is there already: when all else is done.
+    Link {
+        /// The item.
+        item: u64,
+        /// Where.
+        path: Vec<u8>,
+        /// The file.
+        of: Vec<u8>,
+        /// Mode and time of the file.
+        meta: Meta,
+        /// Its size, in bytes.
+        file_bytes: u64,
+    },
+    /// A file that is there already, with this size and time, gets its other metadata.
+    Adopt {
+        /// The item.
+        item: u64,
+        /// Where.
+        path: Vec<u8>,
+        /// Mode and time that it is to have.
+        meta: Meta,
+        /// Its size, in bytes.
+        file_bytes: u64,
+    },
+}
+
+/// What is neither a file, a folder nor a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device, by its major and minor number.
+    CharDevice(u32, u32),
+    /// A block device.
+    BlockDevice(u32, u32),
+}
+
+impl Special {
+    /// Whether it is a device.
+    pub fn is_device(self) -> bool {
+        matches!(self, Self::CharDevice(..) | Self::BlockDevice(..))
+    }
+
+    fn encode(self, out: &mut Vec<u8>) {
+        let (kind, major, minor) = match self {
+            Self::Fifo => (0, 0, 0),
+            Self::Socket => (1, 0, 0),
+            Self::CharDevice(major, minor) => (2, major, minor),
+            Self::BlockDevice(major, minor) => (3, major, minor),
+        };
+        put_all(out, &[kind, major.into(), minor.into()]);
+    }
+
+    fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        let kind = get_varint(input)?;
+        let (major, minor) = (get_u32("major number", input)?, get_u32("minor number", input)?);
+        Ok(match kind {
+            0 => Self::Fifo,
+            1 => Self::Socket,
+            2 => Self::CharDevice(major, minor),
+            3 => Self::BlockDevice(major, minor),
+            value => return Err(WireError::Unknown { what: "special file", value }),
+        })
+    }
 }
 
 /// What a client knows the content of a file by, from one run of a push to the next. The receiver keeps it
@@ -267,13 +358,71 @@ impl Record {
                 put_varint(out, *file_bytes);
                 out.put_slice(hash);
             }
+            Self::With { extra, record } => {
+                put_varint(out, 7);
+                extra.encode(out);
+                record.encode(out);
+            }
+            Self::Special { item, path, meta, what } => {
+                put_all(out, &[8, *item]);
+                put_bytes(out, path);
+                put_meta(out, *meta);
+                what.encode(out);
+            }
+            Self::Link { item, path, of, meta, file_bytes } => {
+                put_all(out, &[9, *item]);
+                put_bytes(out, path);
+                put_bytes(out, of);
+                put_meta(out, *meta);
+                put_varint(out, *file_bytes);
+            }
+            Self::Adopt { item, path, meta, file_bytes } => {
+                put_all(out, &[10, *item]);
+                put_bytes(out, path);
+                put_meta(out, *meta);
+                put_varint(out, *file_bytes);
+            }
         }
+    }
+
+    /// The record with what goes with it, if that is something.
+    #[must_use]
+    pub fn with(self, extra: Option<Extra>) -> Self {
+        match extra {
+            Some(extra) => Self::With { extra: Box::new(extra), record: Box::new(self) },
+            None => self,
+        }
+    }
+
+    /// The record by itself.
+    pub fn plain(&self) -> &Self {
+        if let Self::With { record, .. } = self { record } else { self }
+    }
+
+    /// What goes with it.
+    pub fn extra(&self) -> Option<&Extra> {
+        if let Self::With { extra, .. } = self { Some(extra) } else { None }
     }
 
     /// Takes one record from the front of `input`. Paths are checked: they cannot lead out of the
     /// destination by name.
     pub fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
-        Ok(match get_varint(input)? {
+        let kind = get_varint(input)?;
+        if kind != 7 {
+            return Self::decode_plain(kind, input);
+        }
+        let extra = Box::new(Extra::decode(input)?);
+        match get_varint(input)? {
+            kind @ (1..=4 | 8 | 10) => {
+                let record = Box::new(Self::decode_plain(kind, input)?);
+                Ok(Self::With { extra, record })
+            }
+            value => Err(WireError::Unknown { what: "record type", value }),
+        }
+    }
+
+    fn decode_plain(kind: u64, input: &mut &[u8]) -> Result<Self, WireError> {
+        Ok(match kind {
             1 => Self::Folder {
                 item: get_varint(input)?,
                 path: get_path(input, true)?,
@@ -294,6 +443,25 @@ impl Record {
                 meta: get_meta(input)?,
                 file_bytes: limit("file size", get_varint(input)?, FILE_BYTES_MAX)?,
                 hash: get_array(input)?,
+            },
+            8 => Self::Special {
+                item: get_varint(input)?,
+                path: get_path(input, false)?,
+                meta: get_meta(input)?,
+                what: Special::decode(input)?,
+            },
+            9 => Self::Link {
+                item: get_varint(input)?,
+                path: get_path(input, false)?,
+                of: get_path(input, false)?,
+                meta: get_meta(input)?,
+                file_bytes: limit("file size", get_varint(input)?, FILE_BYTES_MAX)?,
+            },
+            10 => Self::Adopt {
+                item: get_varint(input)?,
+                path: get_path(input, false)?,
+                meta: get_meta(input)?,
+                file_bytes: limit("file size", get_varint(input)?, FILE_BYTES_MAX)?,
             },
             value => return Err(WireError::Unknown { what: "record type", value }),
         })
@@ -396,6 +564,7 @@ pub(super) fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, W
 
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::extra::tests::extra;
     use super::*;
     use proptest::prelude::*;
 
@@ -413,7 +582,38 @@ pub(super) mod tests {
         proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/").into_bytes())
     }
 
+    fn special() -> impl Strategy<Value = Special> {
+        prop_oneof![
+            Just(Special::Fifo),
+            Just(Special::Socket),
+            any::<[u32; 2]>().prop_map(|[major, minor]| Special::CharDevice(major, minor)),
+            any::<[u32; 2]>().prop_map(|[major, minor]| Special::BlockDevice(major, minor)),
+        ]
+    }
+
     fn record() -> impl Strategy<Value = Record> {
+        let item = || 0..1_u64 << 60;
+        let bytes = 0..1_u64 << 40;
+        let plain = prop_oneof![
+            plain_record(),
+            (item(), path(), meta(), special())
+                .prop_map(|(item, path, meta, what)| Record::Special { item, path, meta, what }),
+            (item(), path(), meta(), bytes.clone()).prop_map(|(item, path, meta, file_bytes)| {
+                Record::Adopt { item, path, meta, file_bytes }
+            }),
+        ];
+        let takes_extra = |record: &Record| !matches!(record, Record::Discard { .. });
+        prop_oneof![
+            3 => plain_record(),
+            2 => (proptest::option::of(extra()), plain.prop_filter("takes more", takes_extra))
+                .prop_map(|(extra, record)| record.with(extra)),
+            1 => (item(), path(), path(), meta(), bytes).prop_map(|(item, path, of, meta, file_bytes)| {
+                Record::Link { item, path, of, meta, file_bytes }
+            }),
+        ]
+    }
+
+    fn plain_record() -> impl Strategy<Value = Record> {
         let item = 0..1_u64 << 60;
         let text = proptest::collection::vec(any::<u8>(), 0..100);
         let runs = proptest::collection::vec((0..5_000_u64, 1..5_000_u64), 0..6);
@@ -541,7 +741,7 @@ pub(super) mod tests {
         #[test]
         fn no_input_makes_the_decoder_panic_or_yields_an_unsafe_path(
             mut input in proptest::collection::vec(any::<u8>(), 0..300),
-            kind in 1..6_u8,
+            kind in 1..11_u8,
         ) {
             input.insert(0, kind);
             if let Ok(Record::Piece(piece)) = Record::decode(&mut &*input) {

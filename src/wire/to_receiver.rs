@@ -134,7 +134,7 @@ impl Message for ToReceiver {
             Self::Look { question, likeness, files } => {
                 put_all(body, &[45, *question]);
                 likeness.encode(body);
-                put_candidates(body, files);
+                put_candidates(body, files, likeness.has_claims);
             }
         }
     }
@@ -159,11 +159,11 @@ impl Message for ToReceiver {
             42 => Self::Primed(LinePrimed::decode(body)?),
             43 => Self::GivenUp(LineGivenUp::decode(body)?),
             44 => Self::Does(LineDoes::decode(body)?),
-            45 => Self::Look {
-                question: get_varint(body)?,
-                likeness: Likeness::decode(body)?,
-                files: get_candidates(body)?,
-            },
+            45 => {
+                let (question, likeness) = (get_varint(body)?, Likeness::decode(body)?);
+                let files = get_candidates(body, likeness.has_claims)?;
+                Self::Look { question, likeness, files }
+            }
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -196,8 +196,12 @@ mod tests {
                 let why = Unsendable::of_number(why).expect("one of three");
                 ToReceiver::Unsent { number, why, path, message }
             }),
-            (number(), skip(), candidates()).prop_map(|(question, skip, files)| {
+            (number(), skip(), candidates(false)).prop_map(|(question, skip, files)| {
                 ToReceiver::Look { question, likeness: skip.likeness(), files }
+            }),
+            (number(), skip(), candidates(true)).prop_map(|(question, skip, files)| {
+                let likeness = Likeness { has_claims: true, ..skip.likeness() };
+                ToReceiver::Look { question, likeness, files }
             }),
             number().prop_map(|files| {
                 ToReceiver::Sent(Sent { files, stripes_again: 7, ..Sent::default() })

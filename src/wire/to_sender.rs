@@ -10,7 +10,7 @@
 //! | 21 | [`ToSender::KeptFiles`] | count, [`KeptFile`]s |
 //! | 22 | [`ToSender::KeptPieces`] | file, basis, state (16 bytes each), count, [`KeptPiece`]s |
 //! | 23 | [`ToSender::KeptEnd`] | |
-//! | 24 | [`ToSender::Unkept`] | what (0 modes, 1 times), count, path (bytes), message (bytes) |
+//! | 24 | [`ToSender::Unkept`] | what (its place in [`What::ALL`]), count, path (bytes), message (bytes) |
 //! | 25 | [`ToSender::Finished`] | files, bytes, failed files, discarded files, failed others, padding |
 //! | 26 | [`ToSender::Heard`] | number |
 //! | 27 | [`ToSender::Unopened`] | connection |
@@ -54,6 +54,37 @@ pub enum What {
     Modes,
     /// Modification times.
     Times,
+    /// Owners and groups.
+    Owners,
+    /// Set-user-id, set-group-id and sticky bits.
+    SpecialBits,
+    /// Extended attributes.
+    Xattrs,
+    /// ACLs.
+    Acls,
+}
+
+impl What {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 6] =
+        [Self::Modes, Self::Times, Self::Owners, Self::SpecialBits, Self::Xattrs, Self::Acls];
+
+    /// What it is called in events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Modes => "modes",
+            Self::Times => "times",
+            Self::Owners => "owners",
+            Self::SpecialBits => "special_bits",
+            Self::Xattrs => "xattrs",
+            Self::Acls => "acls",
+        }
+    }
+
+    fn of_number(value: u64) -> Result<Self, WireError> {
+        let found = usize::try_from(value).ok().and_then(|at| Self::ALL.get(at));
+        found.copied().ok_or(WireError::Unknown { what: "metadata", value })
+    }
 }
 
 /// Metadata that could not be kept, told once for all that it concerns.
@@ -235,11 +266,7 @@ impl Message for ToSender {
             },
             23 => Self::KeptEnd,
             24 => Self::Unkept(Unkept {
-                what: match get_varint(body)? {
-                    0 => What::Modes,
-                    1 => What::Times,
-                    value => return Err(WireError::Unknown { what: "metadata", value }),
-                },
+                what: What::of_number(get_varint(body)?)?,
                 count: get_varint(body)?,
                 path: get_bytes("path", body, PATH_BYTES_MAX)?,
                 reason: get_bytes("message", body, TEXT_BYTES_MAX)?,

@@ -16,7 +16,7 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    Answer, CONTENT_BYTES_MAX, Destination, HostNumber, Keep, ListRequest, Meta, Piece,
+    Answer, CONTENT_BYTES_MAX, Destination, Extras, HostNumber, Keep, ListRequest, Meta, Piece,
     PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Skip, Subject,
     ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
 };
@@ -76,6 +76,7 @@ fn hello(push: [u8; 16]) -> Request {
         push: PushNumber(push),
         host: HostNumber([0; 16]),
         keep: Keep::default(),
+        extras: Extras::default(),
     })
 }
 
@@ -148,6 +149,7 @@ async fn idle_pull(beside: &Beside) -> Attacker {
         wish,
         names_kept: false,
         skip: Skip::NOTHING,
+        extras: Extras::default(),
     };
     attacker.say(&Request::Pull(Box::new(request))).await;
     // It never says what is at its end: then nothing can be sent.

@@ -19,9 +19,10 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    Answer, CONTENT_BYTES_MAX, Header, HostNumber, Keep, Message, Meta, PATH_BYTES_MAX, Piece,
-    PushNumber, PushRequest, Record, Request, Run, SourceBasis, SourceId, SourceState,
-    SourceVersion, TABLE_BYTES_MAX, ToReceiver, ToSender, TransferSecret, VERSION, put_varint,
+    Answer, CONTENT_BYTES_MAX, Extra, Extras, Header, HostNumber, Keep, Message, Meta, Owner,
+    PATH_BYTES_MAX, Piece, PushNumber, PushRequest, Record, Request, Run, SourceBasis, SourceId,
+    SourceState, SourceVersion, Special, TABLE_BYTES_MAX, ToReceiver, ToSender, TransferSecret,
+    VERSION, Xattr, put_varint,
 };
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -140,6 +141,10 @@ impl Attacker {
     }
 
     pub(crate) async fn hello(&mut self, destination: &[u8]) {
+        self.hello_for(destination, Extras::default()).await;
+    }
+
+    async fn hello_for(&mut self, destination: &[u8], extras: Extras) {
         let destination = destination.to_vec();
         self.say(&Request::Push(PushRequest {
             transfer: TransferSecret(rand::random()),
@@ -148,6 +153,7 @@ impl Attacker {
             push: PushNumber(rand::random()),
             host: HostNumber([0; 16]),
             keep: Keep::default(),
+            extras,
         }))
         .await;
     }
@@ -357,6 +363,55 @@ async fn a_link_of_ones_own_leads_nowhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn metadata_reaches_nothing_outside_and_nothing_that_was_not_asked_for() {
+    let scene = Scene::new();
+    symlink("../outside", scene.host.root("out")).unwrap();
+    fs::write(scene.host.root("there"), b"there").unwrap();
+    let xattrs = vec![Xattr { name: b"user.a".into(), value: b"a".into() }];
+    let (uid, gid) = (12_345, 12_345);
+    let owner = Some(Owner { uid, gid, ..Owner::default() });
+    let extra =
+        || Some(Extra { owner: owner.clone(), xattrs: Some(xattrs.clone()), is_linked: true });
+    let link = |path: &str, of: &str| {
+        let (path, of) = (path.into(), of.into());
+        Record::Link { item: 1, path, of, meta: META, file_bytes: 8 }
+    };
+    let adopt =
+        |path: &str| Record::Adopt { item: 2, path: path.into(), meta: META, file_bytes: 8 };
+    let special = |path: &str| Record::Special {
+        item: 3,
+        path: path.into(),
+        meta: META,
+        what: Special::Fifo,
+    };
+    for record in [file(1, b"new", b"").with(extra()), link("new", "there")] {
+        let attacker = scene.attacker(b"").await;
+        attacker.send(&stripe(0, &[record], b"")).await;
+        attacker.expect_closed("protocol").await;
+    }
+    let mut attacker = Attacker::connect(&scene.host, &scene.serve).await;
+    attacker.hello_for(b"", Extras::all()).await;
+    attacker.expect_welcome().await;
+    let records = [
+        link("precious", "out/precious"),
+        link("out/there", "there"),
+        link("way", "out"),
+        adopt("out/precious").with(extra()),
+        adopt("out").with(extra()),
+        special("out/fifo").with(extra()),
+        file(4, b"out/new", b"").with(extra()),
+        Record::Folder { item: 5, path: b"out".into(), meta: META }.with(extra()),
+    ];
+    attacker.send(&stripe(0, &records, b"")).await;
+    let (failed, files) = attacker.finish(1).await;
+    assert_eq!((failed.len(), files), (records.len(), 0), "{failed:?}");
+    drop(attacker);
+    fs::remove_file(scene.host.root("out")).unwrap();
+    fs::remove_file(scene.host.root("there")).unwrap();
+    scene.assert_unharmed(&[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_file_becomes_set_user_id() {
     let scene = Scene::new();
     let mut attacker = scene.attacker(b"").await;
@@ -506,6 +561,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
             push: PushNumber(rand::random()),
             host: HostNumber([0; 16]),
             keep: Keep::default(),
+            extras: Extras::default(),
         };
         Request::Push(request).encode(out);
     };
@@ -549,6 +605,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         push: PushNumber([7; 16]),
         host: HostNumber([0; 16]),
         keep: Keep::default(),
+        extras: Extras::default(),
     });
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

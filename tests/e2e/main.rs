@@ -18,6 +18,7 @@ mod interrupted;
 mod keys;
 mod limits;
 mod list;
+mod metadata;
 mod metrics;
 mod network;
 mod odd;

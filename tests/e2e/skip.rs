@@ -264,7 +264,7 @@ fn the_receipt_of_a_pull_tells_what_was_skipped_as_well() {
 
 fn question(number: u64, path: &[u8]) -> ToReceiver {
     let meta = Meta { mode: 0o640, mtime_s: 1, mtime_ns: 0 };
-    let files = vec![Candidate { path: path.to_vec(), bytes: Some(8), meta }];
+    let files = vec![Candidate { path: path.to_vec(), bytes: Some(8), meta, claim: None }];
     ToReceiver::Look { question: number, likeness: Likeness::default(), files }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
-use qbulk::wire::{HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
+use qbulk::wire::{Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
 use tokio::runtime::Runtime;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, unfinished};
@@ -21,6 +21,7 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
         push: PushNumber([1; 16]),
         host: HostNumber([place; 16]),
         keep: Keep::default(),
+        extras: Extras::default(),
     }))
     .await;
     run.expect_welcome().await;

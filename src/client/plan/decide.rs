@@ -77,7 +77,7 @@ mod tests {
     const LINK: Subject = Subject::Symlink { target_hash: [1; 32] };
 
     fn file(bytes: u64, mtime_s: i64) -> There {
-        let candidate = Candidate { path: b"a".to_vec(), bytes: Some(7), meta: META };
+        let candidate = Candidate { path: b"a".to_vec(), bytes: Some(7), meta: META, claim: None };
         There::file(&candidate, bytes, (mtime_s, 0), Likeness::default())
     }
 

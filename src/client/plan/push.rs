@@ -13,11 +13,11 @@ use crate::event::{Failure, PlanSummary};
 use crate::send::names::{Names, Taken, starts};
 use crate::send::{Found, Search};
 use crate::store::kind::Kind;
-use crate::store::scan::Entry;
+use crate::store::scan::{Entry, LookFor};
 use crate::store::source_root::SourcePath;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    Answer, Expected, LOOKS_MAX, Question, Request, Subject, There, VerifyRequest, fitting,
+    Answer, Expected, Extras, LOOKS_MAX, Question, Request, Subject, There, VerifyRequest, fitting,
     path_fault,
 };
 
@@ -50,11 +50,15 @@ pub async fn plan_push<F: Future<Output = Result<(), Error>>>(
     let terms = Terms { skip: config.skip, keep: config.keep, only_new: false };
     let mut teller = Teller::new(report, terms);
     teller.settle_destination(&names, there).await?;
+    let look_for = LookFor {
+        extras: Extras { xattrs: false, acls: false, ..config.extras },
+        ..LookFor::default()
+    };
     let mut run = Run {
         peer,
         names,
         taken: Taken::new(&starts),
-        search: Search::once(starts, Arc::clone(&config.filter)),
+        search: Search::once(starts, Arc::clone(&config.filter), look_for),
         waiting: Vec::new(),
         asked: BTreeMap::new(),
         answered: BTreeMap::new(),
@@ -132,6 +136,8 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
         let subject = match kind {
             // It is there, or was told of.
             Kind::Folder(_) if entry.remote.is_empty() => return Ok(()),
+            // Of devices, pipes and sockets nothing is compared.
+            Kind::Special { .. } => return Ok(()),
             Kind::Folder(_) => Subject::Folder,
             Kind::File(info) => Subject::File { bytes: info.bytes, meta: info.meta },
             Kind::Symlink { target, .. } => {

@@ -86,6 +86,10 @@ impl Puller {
                 .saturating_sub((self.unsent.len() + self.unwritten.len()) as u64),
             modes_not_kept: unkept(What::Modes),
             times_not_kept: unkept(What::Times),
+            owners_not_kept: unkept(What::Owners),
+            special_bits_not_kept: unkept(What::SpecialBits),
+            xattrs_not_kept: unkept(What::Xattrs),
+            acls_not_kept: unkept(What::Acls),
             seconds,
             bytes_per_s: sent.bytes.saturating_sub(sent.kept_bytes) as f64 / seconds,
             padding_sent_bytes: sent.padding_bytes,
@@ -109,10 +113,7 @@ impl Puller {
 /// What could not be kept, as it is told; `path` is that of the first.
 pub(super) fn not_kept(unkept: &Unkept, path: String) -> PushEvent {
     PushEvent::NotKept {
-        what: match unkept.what {
-            What::Modes => "modes",
-            What::Times => "times",
-        },
+        what: unkept.what.name(),
         count: unkept.count,
         path,
         reason: said(&unkept.reason),

@@ -8,7 +8,7 @@ use super::super::kept::{PARTIAL_BYTES, Part};
 use super::super::ration::{Kept as Memory, Ration};
 use super::super::temp::TempFile;
 use crate::hashtree::{HashTree, NODE_BYTES};
-use crate::wire::{Meta, Piece, SourceId};
+use crate::wire::{Extra, Meta, Piece, SourceId};
 
 /// What a seal, and the number of a file, take in memory, about.
 const SEAL_BYTES: usize = 64;
@@ -19,7 +19,7 @@ const ITEM_BYTES: usize = 24;
 pub(super) struct Partials {
     pub(super) files: HashMap<u64, Arc<Partial>>,
     /// Seals that have overtaken all of their file's pieces.
-    pub(super) early_seals: HashMap<u64, [u8; 32]>,
+    pub(super) early_seals: HashMap<u64, Seal>,
     /// Files that failed or were taken back: what comes of them later is dropped.
     pub(super) discarded: HashSet<u64>,
     /// What these two take in memory.
@@ -38,8 +38,22 @@ impl Partials {
 
     /// Counts what is to come and what is not wanted any more. False if that is too much.
     pub(super) fn count(&mut self) -> bool {
-        let bytes = self.early_seals.len() * SEAL_BYTES + self.discarded.len() * ITEM_BYTES;
+        let seals: usize = self.early_seals.values().map(Seal::bytes).sum();
+        let bytes = seals + self.discarded.len() * ITEM_BYTES;
         self.memory.set(bytes)
+    }
+}
+
+/// The last that is said of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Seal {
+    pub(super) hash: [u8; 32],
+    pub(super) extra: Option<Arc<Extra>>,
+}
+
+impl Seal {
+    fn bytes(&self) -> usize {
+        SEAL_BYTES + self.extra.as_ref().map_or(0, |extra| extra.bytes())
     }
 }
 
@@ -61,7 +75,7 @@ pub(super) struct Partial {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) tree: HashTree,
-    pub(super) seal: Option<[u8; 32]>,
+    pub(super) seal: Option<Seal>,
     /// What the file takes in memory.
     memory: Memory,
 }

@@ -15,10 +15,10 @@ use super::super::kept::{PARTIAL_MAX, part_name};
 use super::super::space::allocate;
 use super::super::temp::{Home, TempFile};
 use super::super::{folder_of, is_full, name_of, reason};
-use super::partial::{Partial, Partials};
+use super::partial::{Partial, Partials, Seal};
 use super::{Sink, SinkError};
 use crate::mutex::lock;
-use crate::wire::Piece;
+use crate::wire::{Extra, Piece};
 
 /// Files that failed or were taken back, at most.
 const DISCARDED_MAX: usize = 1 << 20;
@@ -28,6 +28,7 @@ impl Sink {
         &self,
         piece: &Piece,
         content: &[u8],
+        extra: Option<&Extra>,
     ) -> Result<Option<Complete>, SinkError> {
         let whole = piece.len == piece.file_bytes;
         let partial = if whole {
@@ -68,7 +69,7 @@ impl Sink {
             whole || progress.seal.is_some() && progress.tree.root().is_some()
         };
         if is_done {
-            return self.complete(piece.item, &partial);
+            return self.complete(piece.item, &partial, extra);
         }
         if self.push_tag.is_some() && !piece.is_name_only() {
             match temp.open() {
@@ -168,7 +169,13 @@ impl Sink {
         Ok(temp)
     }
 
-    pub(super) fn seal(&self, item: u64, hash: [u8; 32]) -> Result<Option<Complete>, SinkError> {
+    pub(super) fn seal(
+        &self,
+        item: u64,
+        hash: [u8; 32],
+        extra: Option<&Extra>,
+    ) -> Result<Option<Complete>, SinkError> {
+        let seal = Seal { hash, extra: extra.map(|extra| Arc::new(extra.clone())) };
         let partial = {
             let mut partials = lock(&self.open.partials);
             let Some(partial) = partials.files.get(&item).cloned() else {
@@ -178,30 +185,36 @@ impl Sink {
                 if partials.early_seals.len() >= PARTIAL_MAX {
                     return Err(too_many());
                 }
-                partials.early_seals.insert(item, hash);
+                partials.early_seals.insert(item, seal);
                 return if partials.count() { Ok(None) } else { Err(too_much()) };
             };
             partial
         };
         let is_done = {
             let mut progress = lock(&partial.progress);
-            progress.seal = Some(hash);
+            progress.seal = Some(seal);
             progress.tree.root().is_some()
         };
-        if is_done { self.complete(item, &partial) } else { Ok(None) }
+        if is_done { self.complete(item, &partial, None) } else { Ok(None) }
     }
 
     /// All of a file is there: it gets its mode and time, and is ready for its name. Only whoever added
     /// the last of its pieces and its seal gets here.
-    fn complete(&self, item: u64, partial: &Partial) -> Result<Option<Complete>, SinkError> {
+    fn complete(
+        &self,
+        item: u64,
+        partial: &Partial,
+        extra: Option<&Extra>,
+    ) -> Result<Option<Complete>, SinkError> {
         let path = &partial.path;
         let Some(Ok(temp)) = partial.temp.get() else { return Ok(None) };
         let temp = Arc::clone(temp);
         let (root, seal) = {
             let progress = lock(&partial.progress);
-            (progress.tree.root().map(|root| *root.as_bytes()), progress.seal)
+            (progress.tree.root().map(|root| *root.as_bytes()), progress.seal.clone())
         };
-        let Some(hash) = root.filter(|root| seal.is_none_or(|seal| seal == *root)) else {
+        let is_sealed = |root: &[u8; 32]| seal.as_ref().is_none_or(|seal| seal.hash == *root);
+        let Some(hash) = root.filter(is_sealed) else {
             let reason = "what arrived does not match the file's hash";
             return self.give_up(item, partial, reason.into());
         };
@@ -214,11 +227,15 @@ impl Sink {
         };
         let name = name_of(path);
         let replaced = if self.metas.keeps_modes() { None } else { opened.replaced_mode(&name) };
-        self.metas.give_file(path, opened.file(), partial.meta, replaced);
+        // What goes with a file comes with its last word.
+        let sealed = seal.as_ref().and_then(|seal| seal.extra.as_deref());
+        let extra = sealed.or(extra);
+        self.metas.give_file(path, opened.file(), partial.meta, replaced, extra);
+        let is_linked = extra.is_some_and(|extra| extra.is_linked);
         lock(&self.open.partials).files.remove(&item);
         let (path, source, bytes) = (path.clone(), partial.source, partial.bytes);
         let meta = partial.meta;
-        Ok(Some(Complete { temp, opened, bytes, path, source, hash, meta }))
+        Ok(Some(Complete { temp, opened, bytes, path, source, hash, meta, is_linked }))
     }
 
     /// There is no room for more of a file. What is durable of it stays for when there is.

@@ -2,7 +2,7 @@
 
 use super::super::{below, shown};
 use super::SinkError;
-use crate::wire::{CONTENT_BYTES_MAX, RECORDS_MAX, Record};
+use crate::wire::{CONTENT_BYTES_MAX, Piece, RECORDS_MAX, Record};
 
 /// Runs of content in all pieces of one table, at most: each costs a write of its own, however short it is. A
 /// file system's blocks are not so small that an honest sender finds more.
@@ -18,8 +18,9 @@ pub(super) fn decode(
     let mut records = Vec::new();
     let (mut bytes, mut runs) = (0, 0);
     while !table.is_empty() {
-        let record = below_root(Record::decode(&mut table)?, root_name, within)?;
-        if let Record::Piece(piece) = &record {
+        let mut record = Record::decode(&mut table)?;
+        below_root(&mut record, root_name, within)?;
+        if let Record::Piece(piece) = record.plain() {
             bytes += piece.len;
             runs += piece.runs.len();
         }
@@ -32,15 +33,22 @@ pub(super) fn decode(
     Ok(records)
 }
 
-fn below_root(mut record: Record, root_name: &[u8], within: &[u8]) -> Result<Record, SinkError> {
-    let (path, may_be_root) = match &mut record {
+fn below_root(record: &mut Record, root_name: &[u8], within: &[u8]) -> Result<(), SinkError> {
+    let (path, may_be_root) = match record {
+        Record::With { record, .. } => return below_root(record, root_name, within),
         Record::Folder { path, .. } => (path, true),
-        Record::Symlink { path, .. } | Record::Kept { path, .. } => (path, false),
+        Record::Symlink { path, .. }
+        | Record::Kept { path, .. }
+        | Record::Special { path, .. }
+        | Record::Adopt { path, .. } => (path, false),
+        Record::Link { path, of, .. } => {
+            strip(of, false, root_name, within)?;
+            (path, false)
+        }
         Record::Piece(piece) => (&mut piece.path, false),
-        Record::Seal { .. } | Record::Discard { .. } => return Ok(record),
+        Record::Seal { .. } | Record::Discard { .. } => return Ok(()),
     };
-    strip(path, may_be_root, root_name, within)?;
-    Ok(record)
+    strip(path, may_be_root, root_name, within)
 }
 
 /// Takes the name of the root off a path, which has to be `within` that path.
@@ -71,7 +79,8 @@ pub(super) fn split<'a>(
 ) -> Result<Vec<&'a [u8]>, SinkError> {
     let mut parts = Vec::with_capacity(records.len());
     for record in records {
-        let bytes = if let Record::Piece(piece) = record { piece.content_bytes() } else { 0 };
+        let piece = if let Record::Piece(piece) = record.plain() { Some(piece) } else { None };
+        let bytes = piece.map_or(0, Piece::content_bytes);
         let (part, rest) = usize::try_from(bytes)
             .ok()
             .and_then(|bytes| content.split_at_checked(bytes))

@@ -6,7 +6,7 @@ use qbulk::hashtree::{FILE_BYTES_MAX, HashTree};
 use qbulk::wire::{
     Answer, CONTENT_BYTES_MAX, CONTROL_BYTES_MAX, Header, KEPT_MAX, Message, MessageBuffer,
     PATH_BYTES_MAX, PULL_SOURCES_MAX, Piece, Question, RUNS_MAX, Record, Request, TABLE_BYTES_MAX,
-    TEXT_BYTES_MAX, ToReceiver, ToSender, VerifyRequest, WireError, is_path_safe,
+    TEXT_BYTES_MAX, ToReceiver, ToSender, VerifyRequest, WireError, XATTRS_BYTES_MAX, is_path_safe,
 };
 
 /// A stream says the same however it is cut, what it says keeps its limits, and what is sent on is understood as the
@@ -112,9 +112,17 @@ fn check(record: &Record) {
             assert!(is_path_safe(path) && target.len() <= PATH_BYTES_MAX);
         }
         Record::Piece(piece) => check_piece(piece),
-        Record::Kept { path, file_bytes, .. } => {
+        Record::Kept { path, file_bytes, .. } | Record::Adopt { path, file_bytes, .. } => {
             assert!(is_path_safe(path) && *file_bytes <= FILE_BYTES_MAX);
         }
+        Record::With { extra, record } => {
+            let xattrs = extra.xattrs.iter().flatten();
+            let bytes: usize = xattrs.map(|xattr| xattr.name.len() + xattr.value.len()).sum();
+            assert!(bytes <= XATTRS_BYTES_MAX && record.extra().is_none());
+            check(record);
+        }
+        Record::Special { path, .. } => assert!(is_path_safe(path)),
+        Record::Link { path, of, .. } => assert!(is_path_safe(path) && is_path_safe(of)),
         Record::Seal { .. } | Record::Discard { .. } => {}
     }
 }
