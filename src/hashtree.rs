@@ -122,6 +122,31 @@ impl HashTree {
         true
     }
 
+    /// How long the file is said to be.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
+    }
+
+    /// A file that was said to be as long as none is, since that was not known, has `bytes` bytes. False if that
+    /// cannot be.
+    pub fn set_length(&mut self, bytes: u64) -> bool {
+        if self.file_bytes == bytes {
+            return true;
+        }
+        if self.file_bytes != FILE_BYTES_MAX || bytes == 0 {
+            return false;
+        }
+        let mut known = Self::new(bytes);
+        let fits = self.pieces().into_iter().all(|(offset, len, hash)| {
+            // A node is all of its file only by another hash.
+            len < bytes && known.add(offset, len, hash)
+        });
+        if fits {
+            *self = known;
+        }
+        fits
+    }
+
     /// The file's hash, once all pieces are there.
     pub fn root(&self) -> Option<Hash> {
         self.root
@@ -183,6 +208,35 @@ mod tests {
     use super::*;
     use crate::traffic::{ConnId, Item, ItemId, Plan};
     use proptest::prelude::*;
+
+    #[test]
+    fn a_length_that_is_learned_at_the_end_makes_the_same_hash_in_whatever_order() {
+        let chunk = 4 * PIECE_MIN as usize;
+        for (count, rest) in [(1, 7), (2, chunk), (3, 1), (4, chunk), (5, 1_500)] {
+            let bytes = count * chunk + rest;
+            let data: Vec<u8> = (0..bytes).map(|at| (at * 13 / 5) as u8).collect();
+            let total = bytes as u64;
+            for first in 0..=count {
+                let mut tree = HashTree::new(FILE_BYTES_MAX);
+                let mut parts: Vec<usize> = (0..=count).collect();
+                parts.rotate_left(first);
+                for part in parts {
+                    let start = part * chunk;
+                    let piece = &data[start..bytes.min(start + chunk)];
+                    let is_last = part == count;
+                    assert!(!is_last || tree.set_length(total));
+                    let said = if is_last { total } else { FILE_BYTES_MAX };
+                    let hash = piece_hash(start as u64, piece, said);
+                    assert!(tree.add(start as u64, piece.len() as u64, hash), "{count} {first}");
+                }
+                assert_eq!(tree.root(), Some(blake3::hash(&data)), "{count} {first}");
+                assert!(tree.set_length(total) && !tree.set_length(total + 1));
+            }
+        }
+        let mut tree = HashTree::new(FILE_BYTES_MAX);
+        assert!(tree.add(PIECE_MIN, PIECE_MIN, [7; 32]));
+        assert!(!tree.set_length(PIECE_MIN + 5), "more is there already");
+    }
 
     #[test]
     fn pieces_that_do_not_fit_are_refused() {

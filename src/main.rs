@@ -116,7 +116,8 @@ async fn push(args: PushArgs) -> Result<u8, Error> {
         return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
     }
     let page = args.report.as_deref().map(Page::at).transpose()?;
-    let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
+    let report =
+        Arc::new(PushReport::new(args.output.report()).with_page(page).streaming(args.is_stream()));
     let (tell, insists) = (Arc::clone(&report), args.insists_on_owners());
     let result =
         Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))
@@ -131,7 +132,8 @@ async fn pull(args: PullArgs) -> Result<u8, Error> {
         return planned(Box::pin(args.plan(tell, stop_signal()?)).await);
     }
     let page = args.report.as_deref().map(Page::at).transpose()?;
-    let report = Arc::new(PushReport::new(args.output.report()).with_page(page));
+    let report =
+        Arc::new(PushReport::new(args.output.report()).with_page(page).streaming(args.is_stream()));
     let (tell, insists) = (Arc::clone(&report), args.insists_on_owners());
     let result =
         Box::pin(args.run(Arc::new(move |event: PushEvent| tell.tell(&event)), stop_signal()?))

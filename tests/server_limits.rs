@@ -77,6 +77,7 @@ impl Served {
                 host: HostNumber([0; 16]),
                 keep: Keep::default(),
                 extras: Extras::default(),
+                is_stream: false,
             }))
             .await;
         let welcome = client.messages.next().await.expect("set up");

@@ -1,12 +1,14 @@
 //! `qbulk pull`: its options, and the transfer that they describe.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use qbulk::client::{PullConfig, PushReporter};
+use qbulk::client::{Outlet, PullConfig, PushReporter};
 use qbulk::error::Error;
 use qbulk::event::{PlanEvent, PlanSummary, Summary};
 use qbulk::ssh::{Far, Stop, Wanted, carry};
@@ -31,6 +33,9 @@ With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/s
 there already is replaced as a whole once the new one is complete and verified, never before.
 What would be done is told, and nothing is done, with -n: a line for each path, with what it is, why, its size and where it goes. \
 Why is new, kind (something else is there), size, time, forced (-I), target (of a link), or metadata (only permissions).
+With - as DST, one file goes to standard output, in order and as it comes: only what was verified, and in bounded memory. If the \
+whole is not right in the end, the exit code says so: what was written by then has to be thrown away.
+  qbulk pull host:db.sql - | psql db
 A pull that was interrupted goes on where it was when the same command is run again; what it has left \
 until then is removed by `qbulk clean`.
 
@@ -91,6 +96,23 @@ impl PullArgs {
         self.dry_run.dry_run
     }
 
+    /// Whether standard output is where the data goes.
+    pub(crate) fn is_stream(&self) -> bool {
+        self.paths.last().is_some_and(|last| last == "-")
+    }
+
+    fn check_pipe(&self, destination: &Path) -> Result<(), Error> {
+        if destination == Path::new("-") && self.output.json {
+            return Err(Error::Usage("--json and data cannot both go to standard output".into()));
+        }
+        if destination == Path::new("-") && self.is_dry_run() {
+            return Err(Error::Usage(
+                "what goes to standard output cannot be tried: -n is for files".into(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Whether it is a fault that owners are not kept.
     pub(crate) fn insists_on_owners(&self) -> bool {
         self.metadata.insists_on_owners()
@@ -123,6 +145,11 @@ impl PullArgs {
         act: impl Fn(PullConfig, Stop) -> F,
     ) -> Result<T, Error> {
         let (sources, destination) = pulled(&self.paths)?;
+        self.check_pipe(&destination)?;
+        // Over however many attempts: what was written is not written again.
+        let outlet = self.is_stream().then(outlet).transpose()?;
+        let act =
+            |config: PullConfig, stop| act(PullConfig { outlet: outlet.clone(), ..config }, stop);
         let (mut served, mut there) = (Vec::new(), Vec::new());
         for source in sources {
             match source {
@@ -214,4 +241,11 @@ impl PullArgs {
             ..config
         }
     }
+}
+
+/// Standard output, without a buffer that writes line by line.
+fn outlet() -> Result<Outlet, Error> {
+    let owned = std::io::stdout().as_fd().try_clone_to_owned();
+    let cannot = |error| Error::Disk(format!("cannot write to standard output: {error}"));
+    Ok(Outlet::new(File::from(owned.map_err(cannot)?)))
 }

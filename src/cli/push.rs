@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::path_memory::PathCache;
-use qbulk::client::{PushConfig, PushReporter};
+use qbulk::client::{PushConfig, PushReporter, StreamSource};
 use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
 use qbulk::event::{PlanEvent, PlanSummary, Summary};
@@ -17,7 +17,7 @@ use qbulk::store::source::ReadOptions;
 use qbulk::traffic::SetConfig;
 
 use super::filter::FilterArgs;
-use super::peer::{NetworkArgs, TrustArgs, ends};
+use super::peer::{NetworkArgs, TrustArgs, ends, place};
 use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
 use super::ssh::{SshArgs, teller};
@@ -43,6 +43,14 @@ A push that was interrupted goes on where it was when the same command is run ag
 
 What is written to while it is read is tried once more when everything else has been sent.
 
+What comes from a pipe is sent as - and gets the destination's name, once it has ended and all of it is there and verified:
+  pg_dump db | qbulk push - host:db.sql
+A pipe only shows its end, and not whether the program that wrote to it has failed: of one that fails half-way, the half \
+arrives as if it were all. With --stdin-from-command qbulk starts the program itself, and nothing is there if it fails:
+  qbulk push host:db.sql --stdin-from-command pg_dump db
+A pipe cannot be read again: what is on its way is kept in memory, so a connection that is lost is replaced, but when the other \
+side itself is gone the push has failed, and leaves nothing.
+
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, \
 24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
@@ -59,6 +67,18 @@ pub(crate) struct PushArgs {
 
     #[command(flatten)]
     dry_run: DryRunArgs,
+    /// Send what this command writes to its standard output, and what follows it are its arguments: so it comes last.
+    /// If the command fails, nothing is there under the destination's name.
+    #[arg(
+        long,
+        value_name = "CMD",
+        num_args = 1..,
+        allow_hyphen_values = true,
+        env = "QBULK_STDIN_FROM_COMMAND",
+        help_heading = "Source"
+    )]
+    stdin_from_command: Vec<OsString>,
+
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -111,6 +131,11 @@ impl PushArgs {
         self.dry_run.dry_run
     }
 
+    /// Whether what is sent comes from a pipe.
+    pub(crate) fn is_stream(&self) -> bool {
+        !self.stdin_from_command.is_empty() || self.paths.first().is_some_and(|first| first == "-")
+    }
+
     /// Whether it is a fault that owners are not kept.
     pub(crate) fn insists_on_owners(&self) -> bool {
         self.metadata.insists_on_owners()
@@ -142,8 +167,59 @@ impl PushArgs {
         stop: impl Future<Output = ()> + Send + 'static,
         act: impl Fn(PushConfig, Stop) -> F,
     ) -> Result<T, Error> {
-        let (sources, destination) = ends(&self.paths)?;
-        let sources = self.filter.sources(sources)?;
+        let Some((stream, sources, destination)) = self.stream()? else {
+            let (sources, destination) = ends(&self.paths)?;
+            let sources = self.filter.sources(sources)?;
+            return self.to(None, sources, destination, stop, act).await;
+        };
+        self.to(Some(stream), sources, destination, stop, act).await
+    }
+
+    /// What comes from a pipe, if something is to, and where it goes.
+    fn stream(&self) -> Result<Option<(StreamSource, Vec<PathBuf>, Remote)>, Error> {
+        let is_command = !self.stdin_from_command.is_empty();
+        let typed = match self.paths.as_slice() {
+            [destination] if is_command => destination,
+            [source, destination] if source == "-" => destination,
+            [.., _] if is_command => {
+                return Err(Error::Usage(
+                    "with --stdin-from-command there is the destination, and no other source"
+                        .into(),
+                ));
+            }
+            [sources @ .., _] if sources.iter().any(|source| source == "-") => {
+                return Err(Error::Usage(
+                    "- is standard input, and nothing else can be sent with it (a file of that name is ./-)".into(),
+                ));
+            }
+            _ => return Ok(None),
+        };
+        if self.is_dry_run() {
+            return Err(Error::Usage(
+                "what comes from a pipe cannot be tried without sending it".into(),
+            ));
+        }
+        if self.skip.skip().is_strict() || self.filter.sources(Vec::new()).is_err() {
+            return Err(Error::Usage("of what comes from a pipe, all is sent".into()));
+        }
+        let stream = if is_command {
+            StreamSource::command(self.stdin_from_command.clone())
+        } else {
+            StreamSource::reader(std::io::stdin())
+        };
+        Ok(Some((stream, Vec::new(), place("destination", typed)?)))
+    }
+
+    async fn to<T, F: Future<Output = Result<T, Error>>>(
+        self,
+        stream: Option<StreamSource>,
+        sources: Vec<PathBuf>,
+        destination: Remote,
+        stop: impl Future<Output = ()> + Send + 'static,
+        act: impl Fn(PushConfig, Stop) -> F,
+    ) -> Result<T, Error> {
+        let act =
+            |config: PushConfig, stop| act(PushConfig { stream: stream.clone(), ..config }, stop);
         let what = (self.set.set()?, Arc::new(self.filter.filter()?));
         match destination {
             Remote::Server(server) => self.at_server(sources, server, what, stop, act).await,

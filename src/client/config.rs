@@ -17,6 +17,8 @@ use crate::net::lookup::{Resolver, SystemResolver};
 use crate::net::path::DATAGRAM_BYTES_MAX;
 use crate::net::sockets::{Sockets, SystemSockets};
 use crate::net::tls::ClientTrust;
+use crate::send::StreamSource;
+use crate::store::pour::Outlet;
 use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
 use crate::wire::{Extras, Keep, Skip};
@@ -29,6 +31,8 @@ pub const RETRY_FOR: Duration = Duration::from_secs(600);
 pub struct PushConfig {
     /// Files and folders. A trailing slash means a folder's contents.
     pub sources: Vec<PathBuf>,
+    /// In place of these, what comes from a pipe. It is read once: an attempt that fails is the last.
+    pub stream: Option<StreamSource>,
     /// Where the server is; connections take turns over these. Names are looked up at each attempt, and of
     /// the addresses that one has, one that works is used.
     pub servers: Vec<ServerAddress>,
@@ -89,6 +93,7 @@ impl PushConfig {
     ) -> Self {
         Self {
             sources,
+            stream: None,
             servers: servers.into_iter().map(Into::into).collect(),
             resolver: Arc::new(SystemResolver),
             server_name: server_name.into(),
@@ -172,6 +177,8 @@ pub struct PullConfig {
     pub remembers: bool,
     /// Where to write a [receipt](crate::receipt) to; only a pull that ends without an error writes one.
     pub receipt: Option<PathBuf>,
+    /// In place of a destination, where one file is written to in order, as it comes.
+    pub outlet: Option<Outlet>,
     /// What of metadata is to be kept.
     pub keep: Keep,
     /// What beyond permissions and times; what root can do is done if this is root.
@@ -211,6 +218,7 @@ impl PullConfig {
             rate_max: None,
             remembers: true,
             receipt: None,
+            outlet: None,
             keep: Keep::default(),
             extras: Extras::default(),
             skip: Skip::default(),

@@ -72,6 +72,8 @@ pub use self::push::push;
 pub use self::query::PeerConfig;
 pub use self::verify::{ReceiptConfig, VerifyConfig, VerifyReporter, verify, verify_receipt};
 pub use crate::event::PushReporter;
+pub use crate::send::StreamSource;
+pub use crate::store::pour::Outlet;
 
 /// How long to try to reach a server unless told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -58,6 +58,9 @@ impl Place {
         config: &PullConfig,
         inspect: impl Fn(&Dir, &OwnNames, &Path) -> io::Result<Destination>,
     ) -> Result<Self, Error> {
+        if config.outlet.is_some() {
+            return Self::nowhere(config);
+        }
         let typed = &config.destination;
         let cannot = |error: &io::Error| {
             Error::Disk(format!("cannot write to {}: {}", typed.display(), reason(error)))
@@ -93,8 +96,27 @@ impl Place {
         foresee(&self.folder, all, likeness)
     }
 
+    /// What goes to a pipe is written nowhere.
+    fn nowhere(config: &PullConfig) -> Result<Self, Error> {
+        let cannot = |error: io::Error| Error::Disk(reason(&error));
+        let names = OwnNames::new(config.identity.secret("qbulk names of unfinished files 1"));
+        let root = Arc::new(Root::open(Path::new("/")).map_err(cannot)?);
+        let folder = root.current().map_err(|error| Error::Disk(error.to_string()))?;
+        let local = Local { typed: "-".into(), whole: "/-".into(), above: "/".into() };
+        let share = Descriptors::new(budget(raise_limit()), ALONE_BYTES).join([0; 32]);
+        let (path, found) = (b"-".to_vec(), Destination::Missing);
+        let number = PushNumber(rand::random());
+        Ok(Self { root, folder, path, found, number, names, share, local })
+    }
+
     /// What takes in what is sent. Goes on with what an earlier run of the same pull has left. Blocks.
     pub(super) fn sink(&self, config: &PullConfig, tag: String) -> Result<Sink, Error> {
+        if let Some(outlet) = &config.outlet {
+            let (share, folder) = (Arc::clone(&self.share), Arc::clone(&self.folder));
+            let sink = Sink::within(share, folder, self.names.clone(), tag, None);
+            let sink = sink.map_err(|error| Error::Disk(reason(&error)))?;
+            return Ok(sink.only_at(self.path.clone()).pouring(outlet.clone()));
+        }
         let owner = self.names.owner(&[0; 32], &self.number);
         let patience = Patience::Wait(EARLIER_TIME);
         let journal = match Journal::open(&self.folder, &self.names, owner, patience) {

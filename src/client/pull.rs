@@ -72,6 +72,13 @@ pub async fn pull(
 }
 
 pub(super) fn check(config: &PullConfig) -> Result<(), Error> {
+    let is_one = matches!(config.sources.as_slice(), [source] if !source.ends_with(b"/"));
+    if config.outlet.is_some() && (!is_one || config.receipt.is_some() || config.extras.is_any()) {
+        return Err(Error::Usage(
+            "one file can be pulled to standard output, without metadata and without a receipt"
+                .into(),
+        ));
+    }
     let bytes: usize = config.sources.iter().map(Vec::len).sum();
     if config.sources.len() > PULL_SOURCES_MAX || bytes > PULL_SOURCES_BYTES_MAX {
         return Err(Error::Usage(format!(

@@ -62,6 +62,10 @@ pub async fn push(
             Ok(addresses) => {
                 let search = match found_before.take() {
                     Some(search) => search,
+                    None if config.stream.is_some() => {
+                        let Some(stream) = &config.stream else { continue };
+                        Search::stream(stream)?
+                    }
                     None => Search::start(
                         starts(&config.sources)?,
                         Arc::clone(&config.filter),
@@ -90,6 +94,9 @@ pub async fn push(
                 }
             }
         };
+        if config.stream.is_some() {
+            return Err(failed.error);
+        }
         let wait = attempts.failed(failed)?;
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -45,6 +45,7 @@ struct Introduction {
     host: HostNumber,
     keep: Keep,
     extras: Extras,
+    is_stream: bool,
 }
 
 impl Session {
@@ -87,10 +88,16 @@ impl Session {
             introduction: Introduction {
                 transfer,
                 destination: config.destination.clone(),
-                push: push_number(starts, &config.destination, config.extras),
+                // What is read once is pushed once.
+                push: if config.stream.is_some() {
+                    PushNumber(rand::random())
+                } else {
+                    push_number(starts, &config.destination, config.extras)
+                },
                 host: host_number(),
                 keep: config.keep,
                 extras: config.extras,
+                is_stream: config.stream.is_some(),
             },
             lines: JoinSet::new(),
         })
@@ -124,6 +131,7 @@ impl Introduction {
             host: self.host,
             keep: self.keep,
             extras: self.extras,
+            is_stream: self.is_stream,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! One job at the receiver: what is written of it, what its sender is told, and how it ends.
 
+use std::collections::HashMap;
 use std::ops::Deref;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -48,6 +49,8 @@ pub(crate) struct Receiver {
     told: Mutex<u64>,
     /// Content that was verified and written.
     written_bytes: Arc<AtomicU64>,
+    /// Room of stripes that wait for those before them.
+    held: Mutex<HashMap<u64, Box<dyn Room>>>,
     recalling: tokio::sync::Mutex<()>,
     looking: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
@@ -88,6 +91,7 @@ impl Receiver {
             padding_bytes: AtomicU64::new(0),
             told: Mutex::new(0),
             written_bytes: Arc::default(),
+            held: Mutex::default(),
             recalling: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
@@ -204,8 +208,8 @@ impl Receiver {
     ) -> Option<ToSender> {
         let receiver = Arc::clone(self);
         let taken = self.blocking(move || {
-            let taken = receiver.take_blocking(&header, body.as_ref());
-            drop((body, room));
+            let taken = receiver.take_blocking(&header, body.as_ref(), room);
+            drop(body);
             match &taken {
                 Err(error @ SinkError::Protocol(_)) => receiver.end_broken(&error.to_string()),
                 Err(error) => receiver.end(&error.to_string()),
@@ -223,7 +227,12 @@ impl Receiver {
         }
     }
 
-    fn take_blocking(&self, header: &Header, body: &[u8]) -> Result<Answer, SinkError> {
+    fn take_blocking(
+        &self,
+        header: &Header,
+        body: &[u8],
+        room: Box<dyn Room>,
+    ) -> Result<Answer, SinkError> {
         let stripe = header.stripe;
         let (asked, answer) = oneshot::channel();
         let claim = lock(&self.ledger).claim(stripe, asked);
@@ -236,6 +245,19 @@ impl Receiver {
             Claim::Write => {
                 let (table, content) = body.split_at(header.table_bytes as usize);
                 match self.sink.apply(header, table, content)? {
+                    Applied::Held => {
+                        lock(&self.held).insert(stripe, room);
+                        let (asked, answer) = oneshot::channel();
+                        // It is still being written.
+                        let claim = lock(&self.ledger).claim(stripe, asked);
+                        self.tell_poured();
+                        if claim == Claim::Known {
+                            // Its turn has come meanwhile.
+                            lock(&self.held).remove(&stripe);
+                            return Ok(Answer::Now(ToSender::Confirm(stripe)));
+                        }
+                        return Ok(Answer::Later(answer));
+                    }
                     Applied::Written => {
                         self.written_bytes.fetch_add(content.len() as u64, Relaxed);
                         (lock(&self.ledger).written(stripe), ToSender::Confirm(stripe))
@@ -246,12 +268,25 @@ impl Receiver {
                 }
             }
         };
+        self.tell_poured();
         self.written.notify_waiters();
         for asked in waiting {
             // A connection that is gone needs no answer.
             drop(asked.send(message.clone()));
         }
         Ok(Answer::Now(message))
+    }
+
+    /// Tells of stripes that have waited for others, and are written by now.
+    fn tell_poured(&self) {
+        for stripe in self.sink.poured() {
+            // It may be told before it is known to wait.
+            let waiting = lock(&self.ledger).written(stripe);
+            lock(&self.held).remove(&stripe);
+            for asked in waiting {
+                drop(asked.send(ToSender::Confirm(stripe)));
+            }
+        }
     }
 
     /// Runs what blocks where it may. A panic there ends the job and no other.

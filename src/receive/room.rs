@@ -28,7 +28,7 @@ pub(crate) trait Account: fmt::Debug + Send + Sync {
 pub(crate) type Asked<T> = Pin<Box<dyn Future<Output = Option<T>> + Send>>;
 
 /// Room that a stripe takes, until it is dropped.
-pub(crate) trait Room: Send + Sync {
+pub(crate) trait Room: fmt::Debug + Send + Sync {
     /// Whether others wait for it: then it must be used.
     fn is_wanted(&self) -> bool;
 }

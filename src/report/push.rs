@@ -25,6 +25,7 @@ pub(crate) struct PushReport {
     json: Json,
     page: Option<Page>,
     told: Mutex<Told>,
+    is_stream: bool,
 }
 
 /// What was told so far, and what is still to be.
@@ -47,7 +48,7 @@ impl PushReport {
             arrived_bytes: 0,
             found_bytes: 0,
         };
-        Self { output, json: Json::start(), page: None, told: Mutex::new(told) }
+        Self { output, json: Json::start(), page: None, told: Mutex::new(told), is_stream: false }
     }
 
     /// Tells a page as well, which [`Self::finish`] writes.
@@ -65,6 +66,11 @@ impl PushReport {
                 if code == 0 { error.exit_code() } else { code }
             }
         }
+    }
+
+    /// Of a transfer that cannot be gone on with, since it is from a pipe or to one.
+    pub(crate) fn streaming(self, is_stream: bool) -> Self {
+        Self { is_stream, ..self }
     }
 
     pub(crate) fn tell(&self, event: &PushEvent) {
@@ -157,6 +163,7 @@ impl PushReport {
         let Told { arrived_bytes, found_bytes, .. } = *self.told();
         let kept = match arrived_bytes {
             0 => String::new(),
+            _ if self.is_stream => String::new(),
             bytes => format!(
                 ": {} of {} found have arrived; the same command goes on from what the server keeps of it",
                 size(bytes),

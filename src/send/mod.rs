@@ -16,6 +16,7 @@ mod said;
 mod search;
 mod sender;
 mod source;
+mod stream;
 
 pub(crate) use self::lines::{Awaits, Lines};
 pub(crate) use self::names::distinct;
@@ -23,3 +24,4 @@ pub(crate) use self::progress::together;
 pub(crate) use self::receipt::Receipt;
 pub(crate) use self::search::{Found, Search};
 pub(crate) use self::sender::{Job, Sender};
+pub use self::stream::StreamSource;

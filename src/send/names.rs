@@ -46,6 +46,17 @@ impl Names {
         Ok(Self::Into(path))
     }
 
+    /// What comes from a pipe has no name of its own: it gets the destination's.
+    pub(crate) fn of_stream(typed: &[u8], found: Destination) -> Result<Self, Error> {
+        if typed.is_empty() || typed.ends_with(b"/") || found == Destination::Folder {
+            return Err(Error::Usage(format!(
+                "what comes from a pipe has no name: say what it is to be called below the folder {:?} there",
+                shown(typed)
+            )));
+        }
+        Ok(Self::As(typed.to_vec()))
+    }
+
     /// The path of what is called `name` below its source.
     pub(crate) fn remote(&self, name: &[u8]) -> Vec<u8> {
         match self {

@@ -9,6 +9,7 @@ use super::lines::Lines;
 use super::search::Found;
 use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
 use crate::clock;
+use crate::error::Error;
 use crate::store::scan::Lost;
 use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare, reread};
 use crate::store::unreadable::Unreadable;
@@ -100,7 +101,7 @@ impl<L: Lines> Sender<L> {
         }
     }
 
-    pub(super) fn on_found(&mut self, found: Found) {
+    pub(super) fn on_found(&mut self, found: Found) -> Result<(), Error> {
         match found {
             Found::Entries(entries) => {
                 let mut items = Vec::with_capacity(entries.len());
@@ -116,11 +117,17 @@ impl<L: Lines> Sender<L> {
                 }
                 self.offer(items);
             }
+            Found::Chunk(chunk) => {
+                let items = self.source.take_chunk(chunk)?;
+                self.offer(items);
+            }
+            Found::Broken(why) => return Err(Error::Disk(why)),
             Found::End => {
                 self.source_done = true;
                 self.set.handle(Input::SourceDone(JOB), clock::now());
             }
         }
+        Ok(())
     }
 
     /// Something could not be looked at. It may be back at the end.

@@ -130,6 +130,7 @@ impl Receipt {
                 }
                 SourceKind::Found(Kind::File(_) | Kind::Special { .. })
                 | SourceKind::Adopt(_)
+                | SourceKind::Chunk(_)
                 | SourceKind::Link { .. }
                 | SourceKind::Seal { .. }
                 | SourceKind::Kept { .. }
@@ -139,6 +140,12 @@ impl Receipt {
         for Whole { item, info, hash } in &outcome.whole {
             self.write(&Line::File(FileEntry::new(&item.path, info.bytes, *hash, info.meta)));
         }
+        if let Some((item, hash)) = &outcome.streamed
+            && let SourceKind::Chunk(chunk) = &item.kind
+        {
+            let bytes = chunk.data.len() as u64;
+            self.write(&Line::File(FileEntry::new(&item.path, bytes, *hash, chunk.meta)));
+        }
         for sealed in outcome.sealed.iter().filter(|sealed| !sealed.is_unsure) {
             self.seal(sealed);
         }
@@ -146,10 +153,12 @@ impl Receipt {
 
     /// All of a file was read in pieces, and it is what it was.
     pub(super) fn seal(&self, sealed: &Sealed) {
-        if let SourceKind::Found(Kind::File(info)) = &sealed.item.kind {
-            let entry = FileEntry::new(&sealed.item.path, info.bytes, sealed.hash, info.meta);
-            self.write(&Line::File(entry));
-        }
+        let (bytes, meta) = match &sealed.item.kind {
+            SourceKind::Found(Kind::File(info)) => (info.bytes, info.meta),
+            SourceKind::Chunk(chunk) => (lock(&chunk.tree).file_bytes(), chunk.meta),
+            _ => return,
+        };
+        self.write(&Line::File(FileEntry::new(&sealed.item.path, bytes, sealed.hash, meta)));
     }
 
     /// A file that an earlier run has delivered, with the hash that the server has kept of it.

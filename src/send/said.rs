@@ -9,7 +9,7 @@ use super::sender::{DAMAGED_MAX, JOB, Sender};
 use crate::error::Error;
 use crate::event::{PushEvent, Summary};
 use crate::net::line::{Line, LineError};
-use crate::text::said;
+use crate::text::{said, shown};
 use crate::traffic::{ConnId, Input, ItemId, StripeId};
 use crate::wire::{Destination, There, ToReceiver, ToSender};
 use crate::{clock, wire};
@@ -74,6 +74,11 @@ impl<L: Lines> Sender<L> {
                 if let Some(outflow) = self.outflows.get(&conn) {
                     // It is told again, until it is known that it was heard.
                     outflow.line().mention(ToReceiver::Heard(number));
+                }
+                if self.source.is_stream() {
+                    // What comes of it later would be thrown away, and there may be no end of it.
+                    let (path, why) = (shown(&path), said(&message));
+                    return Err(Error::Peer(format!("destination: {path}: {why}")));
                 }
                 if self.failures.hear(number, path, said(&message))
                     && let Some(item) = item

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::receipt::Receipt;
+use super::stream::{Bit, StreamChunk, StreamSource};
+use crate::error::{Error, reason};
 use crate::filter::Filter;
 use crate::store::kind::Kind;
 use crate::store::scan::{Entry, LookFor, Lost, scan_for};
@@ -21,6 +23,8 @@ const SCAN_GROUP_BYTES: u64 = 1 << 20;
 const SCAN_GATHER_TIME: Duration = Duration::from_millis(1);
 /// Groups that the scan may be ahead of the plan.
 const SCAN_AHEAD: usize = 16;
+/// Chunks that who reads a pipe may be ahead.
+const CHUNKS_AHEAD: usize = 4;
 /// What was found is kept for another attempt up to so many entries: what is more is searched anew.
 const ENTRIES_KEPT_MAX: usize = 1 << 17;
 
@@ -41,6 +45,10 @@ pub(crate) struct Search {
 #[derive(Clone)]
 pub(crate) enum Found {
     Entries(Vec<Result<Entry, Lost>>),
+    /// A part of what comes from a pipe.
+    Chunk(StreamChunk),
+    /// What comes from a pipe is not to be had to its end, for this reason.
+    Broken(String),
     /// That was all.
     End,
 }
@@ -85,6 +93,41 @@ impl Search {
             tracing::error!(%error, "nothing is found: no thread can be started");
         }
         search
+    }
+
+    /// Reads what comes from a pipe, once.
+    pub(crate) fn stream(source: &StreamSource) -> Result<Self, Error> {
+        let reading = source.begin()?;
+        let (sender, found) = mpsc::channel(CHUNKS_AHEAD);
+        let scanned = Arc::<Scanned>::default();
+        let told = Arc::clone(&scanned);
+        let read = move || {
+            told.items.store(1, Relaxed);
+            reading.run(|bit| {
+                let found = match bit {
+                    Bit::Chunk(chunk) => {
+                        told.bytes.fetch_add(chunk.data.len() as u64, Relaxed);
+                        told.done.store(chunk.total.is_some(), Relaxed);
+                        Found::Chunk(chunk)
+                    }
+                    Bit::Broken(why) => Found::Broken(why),
+                };
+                let is_last = matches!(&found, Found::Chunk(chunk) if chunk.total.is_some());
+                let is_wanted = sender.blocking_send(found).is_ok();
+                // Fails only if nobody wants to know.
+                is_wanted && (!is_last || sender.blocking_send(Found::End).is_ok())
+            });
+        };
+        thread::Builder::new()
+            .name("qbulk-pipe".into())
+            .spawn(read)
+            .map_err(|error| Error::Disk(format!("cannot start a thread: {}", reason(&error))))?;
+        Ok(Self { starts: Vec::new(), found, scanned, said: None, entries: 0, again: 0 })
+    }
+
+    /// Whether it is what comes from a pipe.
+    pub(super) fn is_stream(&self) -> bool {
+        self.starts.is_empty()
     }
 
     /// The same from its beginning, for another attempt; `None` if it has to be searched anew.

@@ -49,6 +49,8 @@ const CONNECTIONS_INTERVAL: Duration = Duration::from_secs(1);
 const LEAVE_TIME: Duration = Duration::from_secs(3);
 /// Items that may wait in the plan.
 const WAITING_MAX: usize = 4_096;
+/// Of what comes from a pipe so much may wait there, in bytes; what is read once is kept until it is confirmed.
+const STREAM_WAITING_BYTES: u64 = 8 << 20;
 /// Files of which it is not known yet whether they have to be sent.
 const LOOKED_MAX: usize = 16_384;
 /// Files that are read at the same time to see whether they have changed.
@@ -285,7 +287,10 @@ impl<L: Lines> Sender<L> {
                 return Ok(summary);
             }
             // Paths are known once the server has said what is at the destination.
-            let takes_found = self.source.is_named()
+            let has_room = !self.source.is_stream()
+                || self.plan().is_some_and(|plan| plan.waiting_bytes() < STREAM_WAITING_BYTES);
+            let takes_found = has_room
+                && self.source.is_named()
                 && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
                 && self.source.waiting_checks() < WAITING_MAX
                 && self.source.looks.count() < LOOKED_MAX;
@@ -299,7 +304,7 @@ impl<L: Lines> Sender<L> {
                 Some(event) = self.inbox.recv() => self.on_event(event),
                 Some((conn, event)) = self.heard.recv() => self.on_line(conn, event)?,
                 () = tokio::time::sleep_until(due_at.into()) => {}
-                Some(found) = self.source.next(), if takes_found => self.on_found(found),
+                Some(found) = self.source.next(), if takes_found => self.on_found(found)?,
             }
         }
     }

@@ -1,26 +1,28 @@
 //! From what is found at the source to what the plan is offered, and to the parts of a stripe.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::linked::{Linked, Name};
 use super::looks::{Looks, Unsure, Verdict};
 use super::recall::{Kept, KeptFiles};
 use super::receipt::Receipt;
 use super::search::{Found, Scanned, Search};
-use crate::error::Error;
+use super::stream::StreamChunk;
+use crate::error::{Error, reason};
 use crate::event::{Failure, FailureKind};
-use crate::hashtree::HashTree;
+use crate::hashtree::{FILE_BYTES_MAX, HashTree};
 use crate::send::names::{Names, Taken};
 use crate::store::compare::StillWanted;
+use crate::store::fresh::meta_of_new;
 use crate::store::kind::{Beside, FileInfo, Kind};
 use crate::store::owners::claim;
 use crate::store::scan::Entry;
-use crate::store::source::{Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
+use crate::store::source::{Chunk, Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{
-    Claim, Destination, Extras, FileKey, KeptPiece, Skip, SourceBasis, XATTRS_BYTES_MAX,
+    Claim, Destination, Extras, FileKey, KeptPiece, Meta, Skip, SourceBasis, XATTRS_BYTES_MAX,
     is_path_safe,
 };
 
@@ -37,6 +39,8 @@ const OWNER_BYTES: u64 = 48;
 /// What the search has found, and the items that came of it.
 pub(super) struct Source {
     search: Search,
+    /// What comes from a pipe, once something has.
+    stream: Option<Streaming>,
     names: Option<Names>,
     /// What the receiver has of earlier runs.
     kept: KeptFiles,
@@ -72,6 +76,15 @@ pub(super) struct Source {
     pub(super) skipped_bytes: u64,
     /// Folders and links that are not.
     pub(super) skipped_others: u64,
+}
+
+/// What comes from a pipe.
+struct Streaming {
+    id: ItemId,
+    path: Vec<u8>,
+    local: SourcePath,
+    tree: Arc<Mutex<HashTree>>,
+    meta: Meta,
 }
 
 /// A file of which the receiver has something, and whose size and time of modification are the same as
@@ -110,6 +123,7 @@ impl Source {
         let taken = Taken::new(search.starts());
         Self {
             search,
+            stream: None,
             names: None,
             kept: KeptFiles::new(),
             checks: VecDeque::new(),
@@ -146,7 +160,11 @@ impl Source {
         there: Destination,
         kept: KeptFiles,
     ) -> Result<(), Error> {
-        self.names = Some(Names::new(typed, there, self.search.starts())?);
+        self.names = Some(if self.search.is_stream() {
+            Names::of_stream(typed, there)?
+        } else {
+            Names::new(typed, there, self.search.starts())?
+        });
         self.kept = kept;
         Ok(())
     }
@@ -183,6 +201,39 @@ impl Source {
             }
             kind => Ok(vec![self.offer_other((local, path), kind, xattr_bytes_max)]),
         }
+    }
+
+    /// Whether it is what comes from a pipe.
+    pub(super) fn is_stream(&self) -> bool {
+        self.search.is_stream()
+    }
+
+    /// A part of what comes from a pipe is to be sent.
+    pub(super) fn take_chunk(&mut self, chunk: StreamChunk) -> Result<Vec<Item>, Error> {
+        if self.stream.is_none() {
+            let Some(names) = &self.names else { return Ok(Vec::new()) };
+            let path = names.remote(b"");
+            let cannot = |error| Error::Disk(reason(&error));
+            let local = SourcePath::of_pipe().map_err(cannot)?;
+            let tree = Arc::new(Mutex::new(HashTree::new(FILE_BYTES_MAX)));
+            self.files += 1;
+            let id = self.next_id();
+            self.stream = Some(Streaming { id, path, local, tree, meta: meta_of_new() });
+        }
+        let id = self.next_id();
+        let Some(Streaming { id: of, path, local, tree, meta }) = &self.stream else {
+            return Ok(Vec::new());
+        };
+        let StreamChunk { offset, data, total } = chunk;
+        let (len, overhead_bytes) = (data.len() as u64, path.len() as u64 + RECORD_BYTES);
+        let chunk = Chunk { tree: Arc::clone(tree), offset, data, total, meta: *meta };
+        let item = SourceItem::new(of.0, local.clone(), path.clone(), SourceKind::Chunk(chunk));
+        self.keep(id, len, item);
+        Ok(vec![if total == Some(len) {
+            Item::whole(id, len, overhead_bytes)
+        } else {
+            Item::range(id, offset, len, total.is_none())
+        }])
     }
 
     /// What is called `remote` below its source has this path.

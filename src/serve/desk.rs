@@ -273,6 +273,7 @@ impl Desk {
             extras: hello.extras,
             allows_super: self.allows_super,
             discards: self.discards,
+            is_stream: hello.is_stream,
             // It is waited here, where that takes no thread.
             patience: match patience {
                 Patience::Wait(_) => Patience::Wait(Duration::ZERO),

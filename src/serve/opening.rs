@@ -30,6 +30,7 @@ pub(super) struct Opening {
     pub(super) extras: Extras,
     pub(super) allows_super: bool,
     pub(super) discards: bool,
+    pub(super) is_stream: bool,
     pub(super) patience: Patience,
 }
 
@@ -45,7 +46,8 @@ impl Opening {
         let there = Path::new(OsStr::from_bytes(path));
         let share = self.descriptors.join(self.client);
         let found = patiently(|| inspect(&folder, &self.names, there)).map_err(failed)?;
-        let journal = if self.discards {
+        // Of what is read once nothing can be gone on with.
+        let journal = if self.discards || self.is_stream {
             None
         } else {
             open_journal(&folder, &self.names, self.owner, self.patience)?
@@ -55,6 +57,7 @@ impl Opening {
         let sink = sink.map_err(failed)?.served_at(Arc::clone(root));
         let sink = sink.called(root_name.clone()).keeping(self.keep);
         let sink = sink.keeping_more(self.extras, self.allows_super);
+        let sink = if self.is_stream { sink.streaming() } else { sink };
         let sink = if is_append_only { sink.appending() } else { sink };
         let sink = if self.reached.rights.reads { sink.showing() } else { sink };
         Ok((found, if self.discards { sink.discarding() } else { sink }))

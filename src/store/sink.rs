@@ -33,6 +33,7 @@ use super::meta::Metas;
 use super::object::Object;
 use super::own::{OwnNames, has_reserved};
 use super::places::{Placed, Placing, moved_reason};
+use super::pour::{Outlet, Pour, PourError};
 use super::root::{Root, open_folder};
 use super::systems::Systems;
 use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
@@ -53,6 +54,8 @@ const ENDED: &str = "the transfer has ended";
 pub enum Applied {
     /// It was as announced, and all that could be written of it was.
     Written,
+    /// It was as announced, and waits for what comes before it.
+    Held,
     /// It does not match its hashes: nothing of it was written.
     Damaged,
 }
@@ -66,6 +69,15 @@ pub enum SinkError {
     /// Nothing more can be written.
     #[error("{0}")]
     Disk(String),
+}
+
+impl From<PourError> for SinkError {
+    fn from(error: PourError) -> Self {
+        match error {
+            PourError::Protocol(why) => Self::Protocol(why),
+            PourError::Disk(why) => Self::Disk(why),
+        }
+    }
 }
 
 impl From<WireError> for SinkError {
@@ -91,6 +103,10 @@ pub struct Sink {
     tally: Arc<Tally>,
     is_distrusted: AtomicBool,
     committer: Arc<Committer>,
+    /// What is sent goes to a pipe.
+    pour: Option<Pour>,
+    /// How long a file is is known with its last pieces.
+    streams: bool,
     /// Content is verified and not written.
     discards: bool,
     /// The sender may know what is there.
@@ -207,6 +223,8 @@ impl Sink {
             tally,
             is_distrusted: AtomicBool::new(false),
             committer,
+            pour: None,
+            streams: false,
             discards: false,
             shows: false,
             skip: None,
@@ -283,6 +301,25 @@ impl Sink {
         self
     }
 
+    /// Writes the one file that is sent to `outlet`, in order, and nothing to the disk.
+    #[must_use]
+    pub fn pouring(mut self, outlet: Outlet) -> Self {
+        self.pour = Some(Pour::new(outlet));
+        self
+    }
+
+    /// Stripes that were held and are written by now; each is told once.
+    pub fn poured(&self) -> Vec<u64> {
+        self.pour.as_ref().map_or(Vec::new(), Pour::poured)
+    }
+
+    /// What is sent comes from a pipe: how long it is is known with its last pieces.
+    #[must_use]
+    pub fn streaming(mut self) -> Self {
+        self.streams = true;
+        self
+    }
+
     /// The sender may know what is there.
     #[must_use]
     pub fn showing(mut self) -> Self {
@@ -355,6 +392,10 @@ impl Sink {
         if !intact {
             return Ok(Applied::Damaged);
         }
+        if let Some(pour) = &self.pour {
+            let is_written = pour.take(header.stripe, records.iter().zip(contents))?;
+            return Ok(if is_written { Applied::Written } else { Applied::Held });
+        }
         let mut complete = Vec::new();
         let acted = records.iter().zip(contents).try_for_each(|(record, content)| {
             if self.tally.has_ended() {
@@ -419,6 +460,9 @@ impl Sink {
     /// Makes everything durable and gives folders their modes and times. Files that are not whole by
     /// now are removed.
     pub fn finish(&self) -> Result<Outcome, SinkError> {
+        if let Some(pour) = &self.pour {
+            return Ok(Outcome { files: 1, bytes: pour.finish()?, ..Outcome::default() });
+        }
         let partials = std::mem::take(&mut lock(&self.open.partials).files);
         for partial in partials.into_values() {
             self.tally.note_file(None, &partial.path, "not all of it arrived".into());

@@ -14,18 +14,18 @@ use bytes::Bytes;
 
 pub use self::extra::reread;
 use self::extra::{of_file, of_other};
-use self::read::{Content, Read, read_piece, read_whole};
+use self::read::{Content, Read, read_piece, read_whole, whole};
 pub use self::read::{confirm, holds, read_small};
 use super::kind::{FileInfo, Kind};
 use super::source_root::SourcePath;
 use super::unreadable::Unreadable;
 use crate::buffers::Buffers;
 use crate::event::Failure;
-use crate::hashtree::HashTree;
+use crate::hashtree::{FILE_BYTES_MAX, HashTree, piece_hash};
 use crate::mutex::lock;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Extra, Extras, Header, Piece, Record, SourceBasis, SourceId,
-    XATTRS_BYTES_MAX,
+    CONTENT_BYTES_MAX, Extra, Extras, Header, Meta, Piece, Record, SourceBasis, SourceId,
+    SourceState, SourceVersion, XATTRS_BYTES_MAX,
 };
 
 /// A file whose size is not known before it is read may have this much, in bytes: it is read at once.
@@ -72,6 +72,8 @@ pub enum SourceKind {
         /// Metadata that goes with it.
         extra: Option<Box<Extra>>,
     },
+    /// A part of what comes from a pipe.
+    Chunk(Chunk),
     /// A file that is there already, and is to have other metadata.
     Adopt(FileInfo),
     /// A file that has another name, by which it is sent.
@@ -93,6 +95,21 @@ pub enum SourceKind {
         /// The file's item.
         of: u64,
     },
+}
+
+/// A part of what comes from a pipe.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// What is known of all of it by now.
+    pub tree: Arc<Mutex<HashTree>>,
+    /// Where it starts, in bytes.
+    pub offset: u64,
+    /// What it holds.
+    pub data: Bytes,
+    /// How much it is in all, if this is the last one.
+    pub total: Option<u64>,
+    /// What the file is to have.
+    pub meta: Meta,
 }
 
 /// What is known of a file that is read in pieces.
@@ -207,6 +224,7 @@ impl Part {
             | SourceKind::Adopt(_)
             | SourceKind::Link { .. }
             | SourceKind::Kept { .. } => true,
+            SourceKind::Chunk(chunk) => chunk.total == Some(self.len),
             SourceKind::TakeBack { .. } => false,
         }
     }
@@ -255,6 +273,8 @@ pub struct Outcome {
     pub whole: Vec<Whole>,
     /// Files of several pieces whose last piece this was.
     pub sealed: Vec<Sealed>,
+    /// What has come from a pipe and is all in one piece, with its BLAKE3 hash.
+    pub streamed: Option<(Arc<SourceItem>, [u8; 32])>,
     /// What of its files it covers, holes included, in bytes.
     pub covered_bytes: u64,
     /// What could not be read; a file of many pieces is told once.
@@ -271,6 +291,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     let mut content = Content { buffers, buffer, filled: 0, owed: bytes as usize };
     let (mut table, mut covered_bytes) = (Vec::new(), 0);
     let (mut whole, mut sealed, mut failures) = (Vec::new(), Vec::new(), Vec::new());
+    let mut streamed = None;
     for part in parts {
         let start = content.filled;
         content.owed -= part.len as usize;
@@ -285,6 +306,11 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
                 record.encode(&mut table);
                 covered_bytes += part.len;
                 sealed.push(Sealed { item, hash, is_unsure, extra });
+            }
+            Ok((record, Done::Streamed(hash))) => {
+                record.encode(&mut table);
+                covered_bytes += part.len;
+                streamed = Some((item, hash));
             }
             Ok((record, Done::Nothing)) => {
                 record.encode(&mut table);
@@ -310,13 +336,14 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
     let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
-    Outcome { prepared, whole, sealed, covered_bytes, failures }
+    Outcome { prepared, whole, sealed, streamed, covered_bytes, failures }
 }
 
 /// What a part brings to an end.
 enum Done {
     Nothing,
     Whole(FileInfo, [u8; 32]),
+    Streamed([u8; 32]),
     Sealed { hash: [u8; 32], is_unsure: bool, extra: Option<Box<Extra>> },
 }
 
@@ -346,6 +373,7 @@ fn record(
             let record = Record::Seal { item: *of, hash: *hash };
             return Ok((record.with(extra.as_deref().cloned()), Done::Nothing));
         }
+        SourceKind::Chunk(chunk) => return chunk_record(part, chunk, content),
         SourceKind::Adopt(info) => {
             let record = Record::Adopt { item, path, meta: info.meta, file_bytes: info.bytes };
             return Ok((record.with(of_file(&part.item, info, options)?), Done::Nothing));
@@ -388,6 +416,47 @@ fn record(
         hash,
     };
     Ok((Record::Piece(piece).with(extra), done))
+}
+
+/// The record for a part of what comes from a pipe.
+fn chunk_record(
+    part: &Part,
+    chunk: &Chunk,
+    content: &mut Content<'_>,
+) -> Result<(Record, Done), Unreadable> {
+    let start = (part.offset - chunk.offset) as usize;
+    let data = &chunk.data[start..start + part.len as usize];
+    content.append(data);
+    let file_bytes = chunk.total.unwrap_or(FILE_BYTES_MAX);
+    let hash = piece_hash(part.offset, data, file_bytes);
+    let none = [0; 16];
+    let piece = Piece {
+        item: part.item.id,
+        path: part.item.path.clone(),
+        meta: chunk.meta,
+        source: SourceId {
+            version: SourceVersion(none),
+            state: SourceState(none),
+            basis: SourceBasis(none),
+        },
+        file_bytes,
+        sparse: false,
+        offset: part.offset,
+        len: part.len,
+        runs: whole(part.len),
+        hash,
+    };
+    if part.len == file_bytes {
+        return Ok((Record::Piece(piece), Done::Streamed(hash)));
+    }
+    let mut tree = lock(&chunk.tree);
+    let fits = chunk.total.is_none_or(|total| tree.set_length(total));
+    if !fits || !tree.add(part.offset, part.len, hash) {
+        return Err(Unreadable::source("its pieces do not fit together"));
+    }
+    let sealed =
+        |root: blake3::Hash| Done::Sealed { hash: *root.as_bytes(), is_unsure: false, extra: None };
+    Ok((Record::Piece(piece), tree.root().map_or(Done::Nothing, sealed)))
 }
 
 /// Adds a piece's hash to its file's. Returns how the file was at first as well. A file of one piece

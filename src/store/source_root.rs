@@ -67,6 +67,11 @@ impl SourcePath {
         Self { root, below }
     }
 
+    /// What stands for standard input, which is nowhere.
+    pub fn of_pipe() -> io::Result<Self> {
+        Ok(Self { root: Arc::new(SourceRoot::open(b"")?), below: b"-".to_vec() })
+    }
+
     /// What it ends with.
     pub fn name(&self) -> &OsStr {
         OsStr::from_bytes(last_of(&self.below))

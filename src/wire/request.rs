@@ -18,6 +18,7 @@
 //! | 1 | a pull | [`Skip`](super::Skip): what, seconds; without, everything is sent |
 //! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
 //! | 16 | a push, a pull | [`Extras`]: what beyond permissions and times is kept |
+//! | 17 | a push | none: it is one file that comes from a pipe, and how long it is is known at its end |
 
 use super::extra::Extras;
 use super::message::Message;
@@ -32,6 +33,8 @@ use super::{
 const OPTIONS_MAX: usize = 64;
 /// The option that says what else of metadata is kept.
 pub(super) const EXTRAS: u64 = 16;
+/// The option that says that what is pushed comes from a pipe.
+const STREAM: u64 = 17;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +93,11 @@ pub struct PushRequest {
     pub keep: Keep,
     /// What beyond that.
     pub extras: Extras,
+    /// It is one file that comes from a pipe: all pieces but the last ones say [`FILE_BYTES_MAX`] for its size, and
+    /// nothing of it is kept for a later run.
+    ///
+    /// [`FILE_BYTES_MAX`]: crate::hashtree::FILE_BYTES_MAX
+    pub is_stream: bool,
 }
 
 /// What of metadata is to be kept at the receiver: a sum of 1 if modes are not, 2 if times are not, and 4 if those
@@ -227,18 +235,21 @@ impl PushRequest {
             host: HostNumber::decode(body)?,
             keep: Keep::of_number(limit("what to keep", get_varint(body)?, 7)?),
             extras: Extras::default(),
+            is_stream: false,
         })
     }
 
     /// What follows the fields, by number.
     fn options(&self) -> Vec<(u64, Vec<u8>)> {
-        extras_option(self.extras).into_iter().collect()
+        let stream = self.is_stream.then(|| (STREAM, Vec::new()));
+        extras_option(self.extras).into_iter().chain(stream).collect()
     }
 
     /// Takes the option `number`. False if there is none.
     fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
         match number {
             EXTRAS => self.extras = Extras::decode(&mut value)?,
+            STREAM => self.is_stream = true,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
@@ -274,6 +285,7 @@ mod tests {
                         host: HostNumber(host),
                         keep: Keep::of_number(keep),
                         extras,
+                        is_stream: transfer[0] & 1 == 1,
                     })
                 }
             ),

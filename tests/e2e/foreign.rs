@@ -105,6 +105,7 @@ async fn a_log_holds_nothing_as_clients_say_it_and_no_secret_of_a_transfer() {
             host: HostNumber([0; 16]),
             keep: Keep::default(),
             extras: Extras::default(),
+            is_stream: false,
         })
     };
     let mut attacker = Attacker::to(&host, &host, address).await;

@@ -77,6 +77,7 @@ fn hello(push: [u8; 16]) -> Request {
         host: HostNumber([0; 16]),
         keep: Keep::default(),
         extras: Extras::default(),
+        is_stream: false,
     })
 }
 

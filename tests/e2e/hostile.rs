@@ -154,6 +154,7 @@ impl Attacker {
             host: HostNumber([0; 16]),
             keep: Keep::default(),
             extras,
+            is_stream: false,
         }))
         .await;
     }
@@ -562,6 +563,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
             host: HostNumber([0; 16]),
             keep: Keep::default(),
             extras: Extras::default(),
+            is_stream: false,
         };
         Request::Push(request).encode(out);
     };
@@ -606,6 +608,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         host: HostNumber([0; 16]),
         keep: Keep::default(),
         extras: Extras::default(),
+        is_stream: false,
     });
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

@@ -37,6 +37,7 @@ mod skip;
 mod soak;
 mod source;
 mod ssh;
+mod stream;
 mod takeover;
 mod transfer;
 mod trust;

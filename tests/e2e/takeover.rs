@@ -22,6 +22,7 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
         host: HostNumber([place; 16]),
         keep: Keep::default(),
         extras: Extras::default(),
+        is_stream: false,
     }))
     .await;
     run.expect_welcome().await;

@@ -120,7 +120,8 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
                         // What is found together is asked together.
                         self.ask()?;
                     }
-                    Some(Found::End) | None => is_over = true,
+                    // Nothing comes from a pipe where nothing is sent.
+                    Some(Found::End | Found::Chunk(_) | Found::Broken(_)) | None => is_over = true,
                 },
             }
         }

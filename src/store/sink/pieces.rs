@@ -17,6 +17,7 @@ use super::super::temp::{Home, TempFile};
 use super::super::{folder_of, is_full, name_of, reason};
 use super::partial::{Partial, Partials, Seal};
 use super::{Sink, SinkError};
+use crate::hashtree::FILE_BYTES_MAX;
 use crate::mutex::lock;
 use crate::wire::{Extra, Piece};
 
@@ -58,6 +59,10 @@ impl Sink {
         }
         let is_done = {
             let mut progress = lock(&partial.progress);
+            let has_length = self.streams && piece.file_bytes != FILE_BYTES_MAX;
+            if !whole && has_length && !progress.tree.set_length(piece.file_bytes) {
+                return Err(SinkError::Protocol("a file has more than one length".into()));
+            }
             let adds = piece.len > 0;
             if adds && !progress.tree.add(piece.offset, piece.len, piece.hash) {
                 return Err(SinkError::Protocol("the pieces of a file do not fit together".into()));
@@ -103,7 +108,8 @@ impl Sink {
             lock(&partial.progress).seal = early_seals.remove(&piece.item);
             Arc::new(partial)
         });
-        if partial.bytes != piece.file_bytes || partial.path != piece.path {
+        let is_one = self.streams || partial.bytes == piece.file_bytes;
+        if !is_one || partial.path != piece.path {
             return Err(SinkError::Protocol("one item is two files".into()));
         }
         Ok(Some(Arc::clone(partial)))
@@ -131,7 +137,7 @@ impl Sink {
                 share: Arc::clone(&self.share),
             };
             let temp = temp.at(home);
-            if !self.discards && piece.content_bytes() < partial.bytes {
+            if !self.discards && !self.streams && piece.content_bytes() < partial.bytes {
                 allocate(temp.open()?.file(), partial.bytes, piece.sparse)?;
             }
             Ok(Arc::new(temp))
@@ -209,9 +215,13 @@ impl Sink {
         let path = &partial.path;
         let Some(Ok(temp)) = partial.temp.get() else { return Ok(None) };
         let temp = Arc::clone(temp);
-        let (root, seal) = {
+        let (root, seal, tree_bytes) = {
             let progress = lock(&partial.progress);
-            (progress.tree.root().map(|root| *root.as_bytes()), progress.seal.clone())
+            (
+                progress.tree.root().map(|root| *root.as_bytes()),
+                progress.seal.clone(),
+                progress.tree.file_bytes(),
+            )
         };
         let is_sealed = |root: &[u8; 32]| seal.as_ref().is_none_or(|seal| seal.hash == *root);
         let Some(hash) = root.filter(is_sealed) else {
@@ -233,7 +243,7 @@ impl Sink {
         self.metas.give_file(path, opened.file(), partial.meta, replaced, extra);
         let is_linked = extra.is_some_and(|extra| extra.is_linked);
         lock(&self.open.partials).files.remove(&item);
-        let (path, source, bytes) = (path.clone(), partial.source, partial.bytes);
+        let (path, source, bytes) = (path.clone(), partial.source, tree_bytes);
         let meta = partial.meta;
         Ok(Some(Complete { temp, opened, bytes, path, source, hash, meta, is_linked }))
     }
