@@ -41,6 +41,10 @@ pub const EXIT_SOME_FAILED: u8 = 1;
 /// read. It is that of rsync.
 pub const EXIT_SOME_CHANGED: u8 = 24;
 
+/// The exit code of a transfer that has moved everything and removed nothing, since that would have been more than is
+/// allowed. It is that of rsync.
+pub const EXIT_MAX_DELETE: u8 = 25;
+
 impl Error {
     /// Whether the same may do better a moment later though nobody has done anything about it: what was under
     /// way is worth some patience then.

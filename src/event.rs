@@ -85,6 +85,20 @@ pub enum PushEvent {
         /// Why.
         reason: String,
     },
+    /// Something was removed at the destination, since it is not at the source.
+    Deleted {
+        /// Its path at the destination.
+        path: String,
+        /// What it was: `file`, `folder`, or `link` for all else.
+        kind: &'static str,
+    },
+    /// Nothing was removed though that is asked for.
+    NotDeleted {
+        /// Why, for programs: `failures`, `max_delete` or `source_changed`.
+        why: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// Everything that could be moved is durable at the destination.
     Summary(Summary),
 }
@@ -233,6 +247,10 @@ pub struct Summary {
     pub skipped_files: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Files, folders and others that were removed at the destination.
+    pub deleted: u64,
+    /// Why nothing was removed though that is asked for.
+    pub delete_refused: Option<&'static str>,
     /// Bytes of content that were sent.
     pub sent_bytes: u64,
     /// How often the push was interrupted, and went on by itself.
@@ -433,6 +451,19 @@ pub enum ServeEvent {
         reason: String,
         /// Content that was verified and written by then, in bytes.
         bytes: u64,
+    },
+    /// What is not at a client's source was removed, or would be.
+    Swept {
+        /// The client's fingerprint.
+        client: String,
+        /// The client's address.
+        remote: SocketAddr,
+        /// Where from, as the client says it.
+        destination: String,
+        /// Files, folders and others that were removed.
+        removed: u64,
+        /// How long it took.
+        seconds: f64,
     },
     /// The first connection of a transfer was accepted that a client pulls.
     Sending {

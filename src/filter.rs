@@ -3,9 +3,12 @@
 //! Rules are asked in order, and the first that matches decides; what none matches is sent. An excluded folder is not
 //! entered, so nothing below it is asked for.
 
+mod pattern;
+
 use std::collections::BTreeSet;
 
-use regex::bytes::{Regex, RegexBuilder};
+use self::pattern::Pattern;
+use crate::wire::{Rule as WireRule, Select};
 
 /// What of a tree is sent. By default, all of it.
 #[derive(Clone, Debug, Default)]
@@ -39,16 +42,13 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 struct Rule {
     verdict: Verdict,
+    text: Vec<u8>,
     pattern: Pattern,
 }
 
 /// Names, relative to the source.
 #[derive(Clone, Debug, Default)]
-struct Listed {
-    wanted: BTreeSet<Vec<u8>>,
-    /// The folders above them.
-    above: BTreeSet<Vec<u8>>,
-}
+struct Listed(BTreeSet<Vec<u8>>);
 
 impl Filter {
     /// All within these bounds.
@@ -65,7 +65,7 @@ impl Filter {
             _ => (verdict, text),
         };
         let pattern = Pattern::new(text)?;
-        self.rules.push(Rule { verdict, pattern });
+        self.rules.push(Rule { verdict, text: text.to_vec(), pattern });
         Ok(())
     }
 
@@ -90,19 +90,58 @@ impl Filter {
     /// Sends only what is named in a file, as above, and the folders that lead there; a folder that is named, with all
     /// that is in it. A slash in front of a name counts for nothing.
     pub fn list(&mut self, file: &[u8], has_zeros: bool) -> Result<(), String> {
-        let listed = self.listed.get_or_insert_default();
+        self.listed.get_or_insert_default();
         for (number, line) in lines(file, has_zeros) {
-            let names = line.split(|&byte| byte == b'/');
-            let names: Vec<_> = names.filter(|name| !matches!(*name, b"" | b".")).collect();
-            if names.contains(&b"..".as_slice()) {
-                return Err(format!("line {number}: {:?} leads out", crate::text::shown(line)));
-            }
-            for end in 1..names.len() {
-                listed.above.insert(names[..end].join(&b'/'));
-            }
-            listed.wanted.insert(names.join(&b'/'));
+            self.name(line).map_err(|why| format!("line {number}: {why}"))?;
         }
         Ok(())
+    }
+
+    /// Sends only this and what else is named.
+    fn name(&mut self, name: &[u8]) -> Result<(), String> {
+        let names = name.split(|&byte| byte == b'/');
+        let names: Vec<_> = names.filter(|name| !matches!(*name, b"" | b".")).collect();
+        if names.contains(&b"..".as_slice()) {
+            return Err(format!("{:?} leads out", crate::text::shown(name)));
+        }
+        self.listed.get_or_insert_default().0.insert(names.join(&b'/'));
+        Ok(())
+    }
+
+    /// The same from what somebody else has asked for.
+    pub fn of(select: &Select) -> Result<Self, String> {
+        let Select { one_file_system, bytes_min, bytes_max, rules, names } = select;
+        let mut filter = Self::within(Bounds {
+            one_file_system: *one_file_system,
+            bytes_min: *bytes_min,
+            bytes_max: *bytes_max,
+        });
+        for WireRule { includes, pattern } in rules {
+            let verdict = if *includes { Verdict::Include } else { Verdict::Exclude };
+            let (text, pattern) = (pattern.clone(), Pattern::new(pattern)?);
+            filter.rules.push(Rule { verdict, text, pattern });
+        }
+        if let Some(names) = names {
+            filter.listed = Some(Listed::default());
+            names.iter().try_for_each(|name| filter.name(name))?;
+        }
+        Ok(filter)
+    }
+
+    /// How somebody else is asked for the same.
+    pub fn select(&self) -> Select {
+        let Bounds { one_file_system, bytes_min, bytes_max } = self.bounds;
+        let rule = |Rule { verdict, text, .. }: &Rule| WireRule {
+            includes: *verdict == Verdict::Include,
+            pattern: text.clone(),
+        };
+        Select {
+            one_file_system,
+            bytes_min,
+            bytes_max,
+            rules: self.rules.iter().map(rule).collect(),
+            names: self.listed.as_ref().map(|listed| listed.0.iter().cloned().collect()),
+        }
     }
 
     /// Whether what is at `path` is sent: as it is called at the destination, from the root of the transfer.
@@ -123,9 +162,14 @@ impl Filter {
         bytes_min.is_none_or(|min| bytes >= min) && bytes_max.is_none_or(|max| bytes <= max)
     }
 
+    /// Whether names were listed, and nothing else is sent.
+    pub fn is_listing(&self) -> bool {
+        self.listed.is_some()
+    }
+
     /// Names that were listed.
     pub fn wanted(&self) -> impl Iterator<Item = &[u8]> {
-        let wanted = self.listed.iter().flat_map(|listed| &listed.wanted);
+        let wanted = self.listed.iter().flat_map(|listed| &listed.0);
         wanted.map(Vec::as_slice).filter(|path| !path.is_empty())
     }
 }
@@ -134,10 +178,18 @@ impl Listed {
     fn takes(&self, path: &[u8], is_folder: bool) -> bool {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         let mut above = ends.map(|end| &path[..end]);
-        self.wanted.contains(path)
-            || self.wanted.contains(b"".as_slice())
-            || is_folder && self.above.contains(path)
-            || above.any(|folder| self.wanted.contains(folder))
+        self.0.contains(path)
+            || self.0.contains(b"".as_slice())
+            || is_folder && self.is_above(path)
+            || above.any(|folder| self.0.contains(folder))
+    }
+}
+
+impl Listed {
+    /// Whether something is listed that is in the folder `path`.
+    fn is_above(&self, path: &[u8]) -> bool {
+        let inside = [path, b"/"].concat();
+        self.0.range(inside.clone()..).next().is_some_and(|name| name.starts_with(&inside))
     }
 }
 
@@ -153,164 +205,6 @@ fn lines(file: &[u8], has_zeros: bool) -> impl Iterator<Item = (usize, &[u8])> {
         [] => false,
         [b'#' | b';', ..] => has_zeros,
         _ => true,
-    })
-}
-
-/// A pattern, as rsync's manual has it under "pattern matching rules".
-#[derive(Clone, Debug)]
-struct Pattern {
-    /// `None` if it can match nothing.
-    regex: Option<Regex>,
-    only_folders: bool,
-    /// It is about the last name of a path alone.
-    is_name: bool,
-    /// `**` in front may stand for nothing, though a slash follows.
-    slash_in_front: bool,
-    /// `/***` behind a folder matches that folder as well.
-    slash_behind_folders: bool,
-}
-
-impl Pattern {
-    fn new(text: &[u8]) -> Result<Self, String> {
-        let (text, only_folders) = match text {
-            [] => return Err("the pattern is empty".into()),
-            [rest @ .., b'/'] if !rest.is_empty() => (rest, true),
-            _ => (text, false),
-        };
-        let has_wildcards = text.iter().any(|byte| b"*[?".contains(byte));
-        let crosses = has_wildcards && text.windows(2).any(|two| two == b"**");
-        let is_anchored = text[0] == b'/';
-        let is_name = !crosses && !text.contains(&b'/');
-        let slash_in_front = crosses && text.starts_with(b"**");
-        // Anchored, about a name, or reaching to the front by itself: it matches from the start. Others match from
-        // any name on.
-        let front = if is_anchored || is_name || slash_in_front { "" } else { "(?:.*/)?" };
-        let text = if is_anchored { &text[1..] } else { text };
-        let body = if has_wildcards { translated(text) } else { Some(literal(text)) };
-        let regex = body.map(|body| {
-            RegexBuilder::new(&format!("^{front}{body}$"))
-                .unicode(false)
-                .dot_matches_new_line(true)
-                .build()
-                .map_err(|error| format!("the pattern cannot be used: {error}"))
-        });
-        let slash_behind_folders = crosses && text.ends_with(b"***");
-        let regex = regex.transpose()?;
-        Ok(Self { regex, only_folders, is_name, slash_in_front, slash_behind_folders })
-    }
-
-    fn matches(&self, path: &[u8], is_folder: bool) -> bool {
-        let Some(regex) = &self.regex else { return false };
-        if self.only_folders && !is_folder {
-            return false;
-        }
-        let slash: &[u8] = b"/";
-        let front = if self.slash_in_front { slash } else { b"" };
-        let behind = if self.slash_behind_folders && is_folder { slash } else { b"" };
-        match (front, behind) {
-            ([], []) if self.is_name => {
-                regex.is_match(path.rsplit(|&b| b == b'/').next().unwrap_or(path))
-            }
-            ([], []) => regex.is_match(path),
-            _ => regex.is_match(&[front, path, behind].concat()),
-        }
-    }
-}
-
-fn literal(text: &[u8]) -> String {
-    let bytes = text.iter().map(|byte| format!("\\x{byte:02x}"));
-    bytes.collect::<Vec<_>>().concat()
-}
-
-/// The regular expression of a pattern with wildcards; `None` if nothing matches it.
-fn translated(mut text: &[u8]) -> Option<String> {
-    let mut regex = String::new();
-    loop {
-        (regex, text) = match text {
-            [] => return Some(regex),
-            [b'*', b'*', rest @ ..] => {
-                let stars = rest.iter().take_while(|&&byte| byte == b'*').count();
-                (regex + ".*", &rest[stars..])
-            }
-            [b'*', rest @ ..] => (regex + "[^/]*", rest),
-            [b'?', rest @ ..] => (regex + "[^/]", rest),
-            [b'[', rest @ ..] => {
-                let (bytes, rest) = class(rest)?;
-                let bytes = literal(&bytes.into_iter().collect::<Vec<_>>());
-                (regex + "[" + &bytes + "]", rest)
-            }
-            [b'\\', byte, rest @ ..] | [byte, rest @ ..] => (regex + &literal(&[*byte]), rest),
-        };
-    }
-}
-
-/// The bytes that a class matches, without the slash, and what is behind it; `None` if it has no end or matches
-/// nothing.
-fn class(text: &[u8]) -> Option<(BTreeSet<u8>, &[u8])> {
-    let (is_negated, mut text) = match text {
-        [b'!' | b'^', rest @ ..] => (true, rest),
-        _ => (false, text),
-    };
-    let mut bytes = BTreeSet::new();
-    let mut last = None;
-    let mut is_first = true;
-    loop {
-        let range_from = last.take();
-        match text {
-            [] => return None,
-            [b']', rest @ ..] if !is_first => {
-                text = rest;
-                break;
-            }
-            [b'-', to, ..] if range_from.is_some() && *to != b']' => {
-                let (to, rest) = one(&text[1..])?;
-                bytes.extend(range_from.unwrap_or(to)..=to);
-                text = rest;
-            }
-            [b'[', b':', rest @ ..] if rest.contains(&b']') => {
-                let end = rest.windows(2).position(|two| two == b":]")?;
-                let is_in = named(&rest[..end])?;
-                bytes.extend((0..=u8::MAX).filter(is_in));
-                text = &rest[end + 2..];
-            }
-            _ => {
-                let (byte, rest) = one(text)?;
-                bytes.insert(byte);
-                (last, text) = (Some(byte), rest);
-            }
-        }
-        is_first = false;
-    }
-    if is_negated {
-        bytes = (0..=u8::MAX).filter(|byte| !bytes.contains(byte)).collect();
-    }
-    bytes.remove(&b'/');
-    (!bytes.is_empty()).then_some((bytes, text))
-}
-
-fn one(text: &[u8]) -> Option<(u8, &[u8])> {
-    match text {
-        [b'\\', byte, rest @ ..] | [byte, rest @ ..] => Some((*byte, rest)),
-        [] => None,
-    }
-}
-
-/// The classes of POSIX.
-fn named(name: &[u8]) -> Option<fn(&u8) -> bool> {
-    Some(match name {
-        b"alnum" => u8::is_ascii_alphanumeric,
-        b"alpha" => u8::is_ascii_alphabetic,
-        b"blank" => |byte| matches!(byte, b' ' | b'\t'),
-        b"cntrl" => u8::is_ascii_control,
-        b"digit" => u8::is_ascii_digit,
-        b"graph" => u8::is_ascii_graphic,
-        b"lower" => u8::is_ascii_lowercase,
-        b"print" => |byte| matches!(byte, b' '..=b'~'),
-        b"punct" => u8::is_ascii_punctuation,
-        b"space" => |byte| matches!(byte, b' ' | b'\t'..=b'\r'),
-        b"upper" => u8::is_ascii_uppercase,
-        b"xdigit" => u8::is_ascii_hexdigit,
-        _ => return None,
     })
 }
 
@@ -425,6 +319,26 @@ mod tests {
         let filter =
             Filter::within(Bounds { bytes_min: Some(2), bytes_max: Some(3), ..Bounds::default() });
         assert_eq!([1, 2, 3, 4].map(|bytes| filter.takes_bytes(bytes)), [false, true, true, false]);
+    }
+
+    #[test]
+    fn what_somebody_else_is_asked_for_is_the_same() {
+        let bounds = Bounds { one_file_system: true, bytes_min: Some(0), bytes_max: None };
+        let mut filter = Filter::within(bounds);
+        filter.add(Verdict::Include, b"keep").unwrap();
+        filter.add(Verdict::Exclude, b"- *.o").unwrap();
+        filter.add(Verdict::Exclude, b"+ +  x").unwrap();
+        filter.list(b"a\nb/c\n", false).unwrap();
+        let again = Filter::of(&filter.select()).unwrap();
+        assert_eq!((again.select(), again.bounds), (filter.select(), bounds));
+        for path in ["a", "a/keep", "a/b.o", "b", "b/c", "b/d", "a/+  x"] {
+            for is_folder in [false, true] {
+                let taken = filter.takes(path.as_bytes(), is_folder);
+                assert_eq!(again.takes(path.as_bytes(), is_folder), taken, "{path}");
+            }
+        }
+        let out = Select { names: Some(vec![b"../x".to_vec()]), ..Select::default() };
+        assert!(Filter::of(&out).unwrap_err().contains("leads out"));
     }
 
     proptest! {

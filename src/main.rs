@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use qbulk::certs;
-use qbulk::error::{EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
+use qbulk::error::{EXIT_MAX_DELETE, EXIT_SOME_CHANGED, EXIT_SOME_FAILED, Error};
 use qbulk::event::{
     ListEvent, PlanEvent, PlanSummary, PushEvent, ServeEvent, Summary, VerifyEvent,
 };
@@ -196,10 +196,19 @@ fn planned(result: Result<PlanSummary, Error>) -> Result<u8, Error> {
     let summary = result?;
     out::printed()?;
     Ok(match summary.failed {
-        0 => 0,
+        0 => undeleted(summary.delete_refused),
         failed if failed == summary.vanished + summary.changed_source => EXIT_SOME_CHANGED,
         _ => EXIT_SOME_FAILED,
     })
+}
+
+/// What all else is well with ends with, if nothing was removed for this reason.
+fn undeleted(refused: Option<&str>) -> u8 {
+    match refused {
+        None => 0,
+        Some("max_delete") => EXIT_MAX_DELETE,
+        Some(_) => EXIT_SOME_CHANGED,
+    }
 }
 
 fn pushed(report: &PushReport, result: Result<Summary, Error>, insists_on_owners: bool) -> u8 {
@@ -218,7 +227,7 @@ fn code_of(summary: &Summary, insists_on_owners: bool) -> u8 {
         + summary.acls_not_kept
         + if insists_on_owners { owners } else { 0 };
     match summary.failed {
-        0 if unkept == 0 => 0,
+        0 if unkept == 0 => undeleted(summary.delete_refused),
         failed if unkept == 0 && failed == summary.vanished + summary.changed => EXIT_SOME_CHANGED,
         _ => EXIT_SOME_FAILED,
     }

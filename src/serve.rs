@@ -22,6 +22,7 @@ mod refusal;
 mod shares;
 mod sources;
 mod survey;
+mod sweep;
 mod transfer;
 mod turned_away;
 mod turns;
@@ -51,6 +52,7 @@ pub use self::limits::Limits;
 use self::limits::{Clients, Means};
 use self::list::Lister;
 use self::memory::Parts;
+use self::sweep::Sweeper;
 use self::turned_away::TurnedAway;
 use self::verify::Verifier;
 use crate::error::Error;
@@ -288,6 +290,7 @@ impl Server {
             giver,
             verifier: Verifier::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
             lister: Lister::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
+            sweeper: Sweeper::new(Arc::clone(&self.access), &self.means, Arc::clone(&drain)),
             drain,
             turned_away,
             report,

@@ -1,4 +1,4 @@
-//! What is left out of a push is what rsync leaves out with the same options. Skipped by name where there is no rsync.
+//! What is left out of a transfer is what rsync leaves out with the same options. Skipped by name where there is no rsync.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -11,7 +11,7 @@ mod properties;
 use properties::TARGETS;
 use qbulk::wire::{
     Candidate, Destination, Extras, HostNumber, Likeness, Message, Meta, PullRequest, PushNumber,
-    Request, Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
+    Request, Select, Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
 };
 
 fn fuzz_dir() -> PathBuf {
@@ -85,6 +85,7 @@ fn seeds() -> [(&'static str, Vec<u8>); 3] {
         no_memory: 1,
     };
     let pull = Request::Pull(Box::new(PullRequest {
+        select: Select::default(),
         transfer: TransferSecret([1; 16]),
         conn: 3,
         pull: PushNumber([2; 16]),

@@ -79,6 +79,8 @@ fn every_event_is_documented_as_it_is() {
         PushEvent::Progress(Progress::default()),
         PushEvent::Failed(failure.clone()),
         PushEvent::NotKept { what: "modes", count: 1, path: text(), reason: text() },
+        PushEvent::Deleted { path: text(), kind: "file" },
+        PushEvent::NotDeleted { why: "max_delete", reason: text() },
         PushEvent::Summary(Summary::default()),
     ];
     let serve = [
@@ -127,6 +129,13 @@ fn every_event_is_documented_as_it_is() {
             entries: 0,
             seconds: 0.0,
         },
+        ServeEvent::Swept {
+            client: text(),
+            remote: address(),
+            destination: text(),
+            removed: 0,
+            seconds: 0.0,
+        },
         ServeEvent::Refused { remote: address(), reason: text() },
         ServeEvent::RefusedMore { count: 0, seconds: 0.0 },
     ];
@@ -150,6 +159,7 @@ fn every_event_is_documented_as_it_is() {
         planned(b"x", PlannedKind::Folder),
         planned(b"x", PlannedKind::Link),
         PlanEvent::Failed(failure.clone()),
+        PlanEvent::NotDeleted { why: "max_delete", reason: text() },
         PlanEvent::PlanSummary(PlanSummary::default()),
     ];
     let list = [

@@ -19,10 +19,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("buffers", &["mutex"]),
     ("work", &["mutex"]),
     ("event", &[]),
-    ("filter", &["text"]),
     // The core.
     ("hashtree", &[]),
     ("wire", &["hashtree"]),
+    ("filter", &["text", "wire"]),
     ("congestion", &["mutex"]),
     ("traffic", &[]),
     // Keys, the disk, the network.
@@ -52,6 +52,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "congestion",
             "error",
             "event",
+            "filter",
             "heap",
             "identity",
             "mutex",

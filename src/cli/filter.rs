@@ -88,16 +88,40 @@ impl FilterArgs {
         Ok(filter)
     }
 
+    /// Whether nothing is left out.
+    pub(super) fn takes_all(&self) -> bool {
+        let Parsed { files_from, one_file_system, max_size, min_size, .. } = &self.parsed;
+        let is_bounded = *one_file_system || max_size.is_some() || min_size.is_some();
+        self.rules.is_empty() && files_from.is_none() && !is_bounded
+    }
+
     /// What was typed as sources: where names are listed, what is in the one folder that they are relative to.
     pub(super) fn sources(&self, mut typed: Vec<PathBuf>) -> Result<Vec<PathBuf>, Error> {
-        if self.parsed.files_from.is_some() {
-            let [folder] = typed.as_mut_slice() else {
-                let why = "--files-from needs one SRC: the folder that its names are relative to";
-                return Err(Error::Usage(why.into()));
-            };
+        if let Some(folder) = self.listed_in(&mut typed)? {
             folder.push("");
         }
         Ok(typed)
+    }
+
+    /// The same of paths on another host.
+    pub(super) fn paths(&self, mut typed: Vec<Vec<u8>>) -> Result<Vec<Vec<u8>>, Error> {
+        if let Some(folder) = self.listed_in(&mut typed)?
+            && !matches!(folder[..], [] | [.., b'/'])
+        {
+            folder.push(b'/');
+        }
+        Ok(typed)
+    }
+
+    /// The folder that names are relative to, if there are any.
+    fn listed_in<'a, T>(&self, typed: &'a mut [T]) -> Result<Option<&'a mut T>, Error> {
+        match typed {
+            _ if self.parsed.files_from.is_none() => Ok(None),
+            [folder] => Ok(Some(folder)),
+            _ => Err(Error::Usage(
+                "--files-from needs one SRC: the folder that its names are relative to".into(),
+            )),
+        }
     }
 }
 

@@ -8,19 +8,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use qbulk::client::{Outlet, PullConfig, PushReporter};
+use qbulk::client::{Delete, Outlet, PullConfig, PushReporter};
 use qbulk::error::Error;
 use qbulk::event::{PlanEvent, PlanSummary, Summary};
+use qbulk::filter::Filter;
 use qbulk::ssh::{Far, Stop, Wanted, carry};
 use qbulk::traffic::SetConfig;
 
+use super::filter::FilterArgs;
 use super::peer::{NetworkArgs, TrustArgs, pulled};
 use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
 use super::ssh::{SshArgs, teller};
-use super::transfer::{DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::transfer::{DeleteArgs, DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::url::Destination;
 use super::{OutputArgs, trust};
+
+/// What is moved, and over what.
+type What = (SetConfig, Arc<Filter>, Option<Delete>);
 
 const EXAMPLES: &str = "\
 A folder arrives under its own name, and with a slash behind it only its contents do, as with rsync:
@@ -29,6 +34,8 @@ A folder arrives under its own name, and with a slash behind it only its content
 A single file is given the destination's name, unless that is a folder or ends in a slash:
   qbulk pull me@host:/srv/a.iso b.iso         makes b.iso
   qbulk pull qbulk://host/a.iso images/       makes images/a.iso
+Some of it is left out by patterns, as with rsync, of which the first that matches decides:
+  qbulk pull --exclude .cache --exclude '*.tmp' host:photos backup
 With HOST: nothing needs to be set up there but ssh and qbulk itself (see docs/ssh.md). Links arrive as links. A file that is \
 there already is replaced as a whole once the new one is complete and verified, never before.
 What would be done is told, and nothing is done, with -n: a line for each path, with what it is, why, its size and where it goes. \
@@ -41,7 +48,8 @@ until then is removed by `qbulk clean`.
 
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 the destination cannot be used, \
-24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
+24 some files vanished or were changed while they were read (everything else is there), 25 more would have been \
+deleted than --max-delete allows, 130 interrupted.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -55,7 +63,11 @@ pub(crate) struct PullArgs {
     #[command(flatten)]
     dry_run: DryRunArgs,
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     skip: SkipArgs,
+    #[command(flatten)]
+    delete: DeleteArgs,
     #[command(flatten)]
     metadata: MetadataArgs,
     #[command(flatten)]
@@ -160,10 +172,12 @@ impl PullArgs {
         match (served.first().cloned(), there.first().cloned()) {
             (Some(server), None) => {
                 let paths = served.into_iter().map(|source| source.path).collect();
+                let paths = self.filter.paths(paths)?;
                 self.at_server(server, paths, destination, stop, act).await
             }
             (None, Some(SshPlace { host, .. })) => {
                 let paths = there.into_iter().map(|place| place.path).collect();
+                let paths = self.filter.paths(paths)?;
                 self.over_ssh(host, paths, destination, stop, act).await
             }
             _ => Err(Error::Usage("all sources must be named in the same way".into())),
@@ -178,7 +192,7 @@ impl PullArgs {
         stop: impl Future<Output = ()> + Send + 'static,
         act: impl Fn(PullConfig, Stop) -> F,
     ) -> Result<T, Error> {
-        let set = self.set.set()?;
+        let what = (self.set.set()?, Arc::new(self.filter.filter()?), self.delete.delete()?);
         let identity = Arc::new(trust::identity(&self.trust.identity)?);
         let mut stop: Stop = Box::pin(stop);
         let servers = self.way.servers(&place)?;
@@ -189,7 +203,7 @@ impl PullArgs {
         };
         let own = Arc::clone(&identity);
         let config = PullConfig::new(paths, servers, place.host, destination, own, trust.clone());
-        let config = self.with_options(config, set);
+        let config = self.with_options(config, what);
         match act(config, stop).await {
             Err(Error::Auth(message)) => Err(asked.explain(message, &identity, &trust).await),
             result => result,
@@ -204,7 +218,7 @@ impl PullArgs {
         stop: impl Future<Output = ()> + Send + 'static,
         act: impl Fn(PullConfig, Stop) -> F,
     ) -> Result<T, Error> {
-        let set = self.set.set()?;
+        let what = (self.set.set()?, Arc::new(self.filter.filter()?), self.delete.delete()?);
         // What was told once is not told again: of a dry run there is one attempt.
         let retry_for = if self.dry_run.dry_run { Duration::ZERO } else { self.way.retry_for };
         let ssh = self.ssh.config(&host, &self.network, retry_for)?;
@@ -217,25 +231,27 @@ impl PullArgs {
             let (servers, paths) = (vec![far.server.clone()], far.paths.clone());
             let config =
                 PullConfig::new(paths, servers, &*far.name, destination.clone(), own, trust);
-            act(far.pull(self.with_options(config, set.clone())), stop)
+            act(far.pull(self.with_options(config, what.clone())), stop)
         })
         .await
     }
 
     /// A pull with all that is the same however its server is reached.
-    fn with_options(&self, config: PullConfig, set: SetConfig) -> PullConfig {
+    fn with_options(&self, config: PullConfig, (set, filter, delete): What) -> PullConfig {
         PullConfig {
             bind: self.network.bind.clone(),
             datagram_bytes_max: self.network.mtu,
             set,
+            filter,
             congestion: self.pace.congestion,
             aggressiveness: self.pace.aggressiveness,
-            rate_max: self.pace.limit,
+            rate_max: self.pace.rate_max(),
             remembers: !self.way.no_memory,
             receipt: self.receipt.clone(),
             keep: self.metadata.keep(),
             extras: self.metadata.extras(),
             skip: self.skip.skip(),
+            delete,
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
             ..config

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use qbulk::client::path_memory::PathCache;
-use qbulk::client::{PushConfig, PushReporter, StreamSource};
+use qbulk::client::{Delete, PushConfig, PushReporter, StreamSource};
 use qbulk::congestion::BudgetConfig;
 use qbulk::error::Error;
 use qbulk::event::{PlanEvent, PlanSummary, Summary};
@@ -21,9 +21,12 @@ use super::peer::{NetworkArgs, TrustArgs, ends, place};
 use super::remote::{Remote, SshPlace};
 use super::skip::SkipArgs;
 use super::ssh::{SshArgs, teller};
-use super::transfer::{DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
+use super::transfer::{DeleteArgs, DryRunArgs, MetadataArgs, PaceArgs, SetArgs, WayArgs};
 use super::url::Destination;
 use super::{OutputArgs, trust};
+
+/// What is moved, and over what.
+type What = (SetConfig, Arc<Filter>, Option<Delete>);
 
 const EXAMPLES: &str = "\
 A folder is sent under its own name, and with a slash behind it only its contents are, as with rsync:
@@ -53,7 +56,8 @@ side itself is gone the push has failed, and leaves nothing.
 
 Exit codes: 0 done, 1 some files failed (each is named), 2 wrong usage, 3 cannot connect, \
 4 authentication failed, 5 the server refused or failed, 6 a local file cannot be used, \
-24 some files vanished or were changed while they were read (everything else is there), 130 interrupted.";
+24 some files vanished or were changed while they were read (everything else is there), 25 more would have been \
+deleted than --max-delete allows, 130 interrupted.";
 
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
@@ -83,6 +87,8 @@ pub(crate) struct PushArgs {
     filter: FilterArgs,
     #[command(flatten)]
     skip: SkipArgs,
+    #[command(flatten)]
+    delete: DeleteArgs,
     #[command(flatten)]
     metadata: MetadataArgs,
 
@@ -199,6 +205,11 @@ impl PushArgs {
                 "what comes from a pipe cannot be tried without sending it".into(),
             ));
         }
+        if self.delete.delete()?.is_some() {
+            return Err(Error::Usage(
+                "what comes from a pipe is one file, beside which nothing is deleted".into(),
+            ));
+        }
         if self.skip.skip().is_strict() || self.filter.sources(Vec::new()).is_err() {
             return Err(Error::Usage("of what comes from a pipe, all is sent".into()));
         }
@@ -220,7 +231,7 @@ impl PushArgs {
     ) -> Result<T, Error> {
         let act =
             |config: PushConfig, stop| act(PushConfig { stream: stream.clone(), ..config }, stop);
-        let what = (self.set.set()?, Arc::new(self.filter.filter()?));
+        let what = (self.set.set()?, Arc::new(self.filter.filter()?), self.delete.delete()?);
         match destination {
             Remote::Server(server) => self.at_server(sources, server, what, stop, act).await,
             Remote::Ssh(place) => self.over_ssh(sources, place, what, stop, act).await,
@@ -231,7 +242,7 @@ impl PushArgs {
         self,
         sources: Vec<PathBuf>,
         destination: Destination,
-        what: (SetConfig, Arc<Filter>),
+        what: What,
         stop: impl Future<Output = ()> + Send + 'static,
         act: impl Fn(PushConfig, Stop) -> F,
     ) -> Result<T, Error> {
@@ -262,7 +273,7 @@ impl PushArgs {
         self,
         sources: Vec<PathBuf>,
         place: SshPlace,
-        what: (SetConfig, Arc<Filter>),
+        what: What,
         stop: impl Future<Output = ()> + Send + 'static,
         act: impl Fn(PushConfig, Stop) -> F,
     ) -> Result<T, Error> {
@@ -283,18 +294,14 @@ impl PushArgs {
     }
 
     /// A push with all that is the same however its server is reached.
-    fn with_options(
-        &self,
-        config: PushConfig,
-        (set, filter): (SetConfig, Arc<Filter>),
-    ) -> PushConfig {
+    fn with_options(&self, config: PushConfig, (set, filter, delete): What) -> PushConfig {
         PushConfig {
             bind: self.network.bind.clone(),
             datagram_bytes_max: self.network.mtu,
             set,
             congestion: self.pace.congestion,
             budget: BudgetConfig { aggressiveness: self.pace.aggressiveness, memory: None },
-            rate_max: self.pace.limit,
+            rate_max: self.pace.rate_max(),
             paths: if self.way.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt.clone(),
             filter,
@@ -302,6 +309,7 @@ impl PushArgs {
             keep: self.metadata.keep(),
             extras: self.metadata.extras(),
             skip: self.skip.skip(),
+            delete,
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,
             ..config

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use qbulk::client::RETRY_FOR;
+use qbulk::client::{Delete, RETRY_FOR};
 use qbulk::congestion::{Aggressiveness, Algorithm};
 use qbulk::error::Error;
 use qbulk::net::address::ServerAddress;
@@ -13,7 +13,8 @@ use qbulk::wire::{Extras, Keep};
 
 use super::url::Destination;
 use super::values::{
-    Choice, bytes, bytes_per_s, duration, name_of, one_of, rate, share, size, stripe_bytes, time,
+    Choice, bwlimit, bytes, bytes_per_s, duration, name_of, one_of, rate, share, size,
+    stripe_bytes, time,
 };
 
 /// N at most.
@@ -98,6 +99,45 @@ pub(super) struct DryRunArgs {
     pub(super) dry_run: bool,
 }
 
+/// What is removed at the destination.
+#[derive(Debug, Args)]
+pub(super) struct DeleteArgs {
+    /// When all is there, delete what is in the folders that were sent and not at the source. Not if anything failed, nor
+    /// if something is not at the source any more. What rules leave out stays, and so does what is too large or too small.
+    #[arg(
+        long,
+        visible_alias = "delete-after",
+        env = "QBULK_DELETE",
+        conflicts_with = "files_from",
+        help_heading = "What is sent"
+    )]
+    delete: bool,
+    /// The same, and what rules leave out is deleted as well.
+    #[arg(
+        long,
+        env = "QBULK_DELETE_EXCLUDED",
+        conflicts_with = "files_from",
+        help_heading = "What is sent"
+    )]
+    delete_excluded: bool,
+    /// Delete nothing if it would be more than this; the exit code is 25 then.
+    #[arg(long, value_name = "COUNT", env = "QBULK_MAX_DELETE", help_heading = "What is sent")]
+    max_delete: Option<u64>,
+}
+
+impl DeleteArgs {
+    /// What is removed, if anything.
+    pub(super) fn delete(&self) -> Result<Option<Delete>, Error> {
+        let is_wanted = self.delete || self.delete_excluded;
+        if self.max_delete.is_some() && !is_wanted {
+            return Err(Error::Usage(
+                "--max-delete goes with --delete, and there is no --delete".into(),
+            ));
+        }
+        Ok(is_wanted.then_some(Delete { max: self.max_delete, excluded: self.delete_excluded }))
+    }
+}
+
 /// The way to the server, and back to it.
 #[derive(Debug, Args)]
 pub(super) struct WayArgs {
@@ -138,10 +178,27 @@ pub(super) struct PaceArgs {
         env = "QBULK_LIMIT",
         help_heading = "Network"
     )]
-    pub(super) limit: Option<u64>,
+    limit: Option<u64>,
+    /// The same as rsync takes it: in KiB per second, or with a unit as in 1.5m or 2MB; 0 is no limit.
+    #[arg(
+        long,
+        value_name = "RATE",
+        value_parser = bwlimit,
+        conflicts_with = "limit",
+        env = "QBULK_BWLIMIT",
+        help_heading = "Network"
+    )]
+    bwlimit: Option<u64>,
     /// Who decides how much is in flight: one model for all connections, or CUBIC for each by itself.
     #[arg(long, default_value = name_of(&CONGESTION, &Algorithm::default()), value_parser = one_of(&CONGESTION), env = "QBULK_CONGESTION", help_heading = "Network")]
     pub(super) congestion: Algorithm,
+}
+
+impl PaceArgs {
+    /// The most to send, in bytes per second.
+    pub(super) fn rate_max(&self) -> Option<u64> {
+        self.limit.or(self.bwlimit.filter(|rate| *rate > 0))
+    }
 }
 
 /// How many connections.

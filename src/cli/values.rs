@@ -56,6 +56,38 @@ pub(super) fn own_address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
+/// What rsync takes as `--bwlimit`: KiB per second, or with a unit as in `1.5m`, of which there are 1,024, or `2MB`, of
+/// which there are 1,000. Nothing is no limit.
+pub(super) fn bwlimit(text: &str) -> Result<u64, String> {
+    let wrong = || "expected KiB per second, or a size a second such as 1.5m or 2MB".to_owned();
+    let text = text.trim().to_ascii_lowercase();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let number: f64 = number.parse().map_err(|_| wrong())?;
+    let (letter, step) = match unit.strip_suffix("ib") {
+        Some(letter) => (letter, 1_024_f64),
+        None => match unit.strip_suffix('b') {
+            Some("") => ("b", 1.0),
+            Some(letter) => (letter, 1_000.0),
+            None => (unit, 1_024.0),
+        },
+    };
+    let power = match letter {
+        "b" => 0,
+        "" | "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return Err(wrong()),
+    };
+    match number * step.powi(power) {
+        0.0 => Ok(0),
+        ..1_000.0 => Err("expected at least 1kB per second, or 0 for no limit".into()),
+        bytes => Ok(bytes as u64),
+    }
+}
+
 /// How many of something there may be.
 pub(super) fn count(text: &str) -> Result<usize, String> {
     match text.trim().replace('_', "").parse() {
@@ -138,6 +170,25 @@ pub(super) fn listen(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_as_rsync_takes_it_is_in_kibibytes_unless_it_has_a_unit() {
+        for (typed, want) in [
+            ("1000", 1_024_000),
+            ("1.5m", 1_572_864),
+            ("2MB", 2_000_000),
+            ("2MiB", 2 << 20),
+            ("2KiB", 2_048),
+            ("5000b", 5_000),
+            ("1g", 1 << 30),
+            ("0", 0),
+        ] {
+            assert_eq!(bwlimit(typed), Ok(want), "{typed}");
+        }
+        for typed in ["", "k", "1x", "-1", "10b", "0.1", "1kk", "1.2.3", "ib"] {
+            assert!(bwlimit(typed).is_err(), "{typed}");
+        }
+    }
 
     #[test]
     fn times_are_what_people_mean() {

@@ -12,6 +12,7 @@ use qbulk::event::VerifySummary;
 use qbulk::wire::Keep;
 
 use super::OutputArgs;
+use super::filter::FilterArgs;
 use super::peer::{NetworkArgs, TrustArgs, ends};
 use super::remote::Remote;
 use super::ssh::SshArgs;
@@ -27,6 +28,8 @@ Both ends read and hash (BLAKE3) their files; no data is moved. Compared are the
 permission bits and modification times, what links say, and that folders exist. What is at the \
 destination and not in the sources is not looked at. The server answers only whether something is the \
 same, so that nobody learns by it what they do not have.
+
+What was left out of the push by patterns, lists or sizes is left out by the same options.
 
 With a receipt of `qbulk push --receipt` or `qbulk pull --receipt`, files on this host are compared with it, without any \
 network:
@@ -65,6 +68,8 @@ pub(crate) struct VerifyArgs {
     no_times: bool,
 
     #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
     network: NetworkArgs,
@@ -82,6 +87,9 @@ impl VerifyArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<VerifySummary, Error> {
         match &self.receipt {
+            Some(_) if !self.filter.takes_all() => Err(Error::Usage(
+                "what a receipt lists is compared: rules, lists and sizes have no meaning with it (--strip has)".into(),
+            )),
             Some(receipt) => {
                 let config = self.with_receipt(receipt.clone())?;
                 qbulk::client::verify_receipt(config, report, stop).await
@@ -121,6 +129,8 @@ impl VerifyArgs {
         stop: impl Future<Output = ()> + Send,
     ) -> Result<VerifySummary, Error> {
         let (sources, destination) = ends(&self.paths)?;
+        let sources = self.filter.sources(sources)?;
+        let filter = Arc::new(self.filter.filter()?);
         let compared = self.compared();
         let destination = match destination {
             Remote::Server(server) => server,
@@ -128,7 +138,8 @@ impl VerifyArgs {
                 let asked = (place, &self.trust.identity, self.output.quiet);
                 let verify = |peer, destination, stop| {
                     let sources = sources.clone();
-                    let config = VerifyConfig { sources, peer, destination, compared };
+                    let filter = Arc::clone(&filter);
+                    let config = VerifyConfig { sources, peer, destination, filter, compared };
                     qbulk::client::verify(config, Arc::clone(&report), stop)
                 };
                 return self.ssh.ask(&self.network, asked, stop, verify).await;
@@ -137,6 +148,7 @@ impl VerifyArgs {
         tokio::pin!(stop);
         let asking = self.trust.asking(&destination, &self.network, stop.as_mut()).await?;
         let config = VerifyConfig {
+            filter,
             sources,
             peer: asking.peer.clone(),
             destination: destination.path,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::CONNECT_TIMEOUT;
 use super::path_memory::PathCache;
 use super::query::PeerConfig;
+use super::sweep::Delete;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig};
 use crate::error::Error;
 use crate::filter::Filter;
@@ -75,6 +76,8 @@ pub struct PushConfig {
     pub extras: Extras,
     /// What is not sent if it is there already.
     pub skip: Skip,
+    /// What is removed there once all else is, if anything.
+    pub delete: Option<Delete>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -114,6 +117,7 @@ impl PushConfig {
             keep: Keep::default(),
             extras: Extras::default(),
             skip: Skip::default(),
+            delete: None,
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
         }
@@ -149,6 +153,8 @@ pub struct PullConfig {
     /// Where to write, as the destination of a push: one file gets this name, unless that is a folder or
     /// ends in a slash; everything else goes into it.
     pub destination: PathBuf,
+    /// What of the sources is wanted.
+    pub filter: Arc<Filter>,
     /// Where the server is; connections take turns over these.
     pub servers: Vec<ServerAddress>,
     /// How they are looked up.
@@ -185,6 +191,8 @@ pub struct PullConfig {
     pub extras: Extras,
     /// What is not sent if it is here already.
     pub skip: Skip,
+    /// What is removed here once all else is, if anything.
+    pub delete: Option<Delete>,
     /// How long to try for a first connection.
     pub connect_timeout: Duration,
     /// How long to try to go on when the server, or the network, is gone under way.
@@ -204,6 +212,7 @@ impl PullConfig {
         Self {
             sources,
             destination: destination.into(),
+            filter: Arc::default(),
             servers: servers.into_iter().map(Into::into).collect(),
             resolver: Arc::new(SystemResolver),
             server_name: server_name.into(),
@@ -222,6 +231,7 @@ impl PullConfig {
             keep: Keep::default(),
             extras: Extras::default(),
             skip: Skip::default(),
+            delete: None,
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,
         }

@@ -59,6 +59,7 @@ mod query;
 pub(crate) mod reach;
 mod retry;
 mod session;
+mod sweep;
 mod verify;
 
 use std::time::Duration;
@@ -70,6 +71,7 @@ pub use self::plan::{plan_pull, plan_push};
 pub use self::pull::pull;
 pub use self::push::push;
 pub use self::query::PeerConfig;
+pub use self::sweep::Delete;
 pub use self::verify::{ReceiptConfig, VerifyConfig, VerifyReporter, verify, verify_receipt};
 pub use crate::event::PushReporter;
 pub use crate::send::StreamSource;

@@ -91,6 +91,11 @@ impl Place {
         Ok(Self { root, folder, path, found, number, names, share, local })
     }
 
+    /// The folder that is written below.
+    pub(super) fn folder(&self) -> Arc<Dir> {
+        Arc::clone(&self.folder)
+    }
+
     /// What is there of `all`, which are called by their paths below the folder. Blocks.
     pub(super) fn foresee(&self, all: &[Expected], likeness: Likeness) -> Vec<There> {
         foresee(&self.folder, all, likeness)

@@ -12,11 +12,21 @@ use std::time::Instant;
 use self::decide::{Outcome, Terms, decide};
 pub use self::pull::plan_pull;
 pub use self::push::plan_push;
+use super::sweep::{self, Delete, Swept, Told};
 use crate::error::Error;
-use crate::event::{Failure, FailureKind, PlanEvent, PlanSummary, Planned, PlannedKind};
+use crate::event::{Failure, FailureKind, PlanEvent, PlanSummary, Planned, PlannedKind, Why};
 use crate::send::names::Names;
 use crate::text::shown;
 use crate::wire::{Destination, Expected, Subject, There};
+
+impl From<Told> for PlanEvent {
+    fn from(told: Told) -> Self {
+        match told {
+            Told::Removed(path, kind) => Self::Planned(Planned { path, kind, why: Why::Delete }),
+            Told::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
 
 /// Tells what would be done, and counts it.
 struct Teller<R> {
@@ -88,6 +98,28 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Teller<R> 
             FailureKind::Source | FailureKind::Destination => {}
         }
         (self.report)(PlanEvent::Failed(failure)).await
+    }
+
+    /// On which terms it is told what would be removed, if that is wanted and nothing would fail before.
+    async fn may_delete(&mut self, delete: Option<Delete>) -> Result<Option<sweep::Terms>, Error> {
+        let Some(delete) = delete else { return Ok(None) };
+        if self.summary.failed == 0 {
+            return Ok(Some(sweep::Terms { delete, is_dry_run: true, at_least: 0 }));
+        }
+        let reason = format!("{} could not be moved", self.summary.failed);
+        self.summary.delete_refused = Some("failures");
+        (self.report)(PlanEvent::NotDeleted { why: "failures", reason }).await?;
+        Ok(None)
+    }
+
+    /// It was told what would be removed.
+    async fn swept(&mut self, swept: Swept, delete: Delete) -> Result<(), Error> {
+        self.summary.deleted = swept.removed;
+        self.summary.failed += swept.failed;
+        let Some(refused) = swept.refused else { return Ok(()) };
+        let (why, reason) = (refused.name(), refused.reason(delete));
+        self.summary.delete_refused = Some(why);
+        (self.report)(PlanEvent::NotDeleted { why, reason }).await
     }
 
     /// That was all.

@@ -9,6 +9,7 @@ use super::find;
 use super::notes::Notes;
 use super::place::Place;
 use super::puller::Puller;
+use super::sweep::{Terms, after, names_of, sent_at_least, sweep_pull};
 use crate::clock;
 use crate::error::Error;
 use crate::event::{PushEvent, PushReporter, Summary};
@@ -41,7 +42,7 @@ pub async fn pull(
         };
         let begun = match found {
             Err(error) => Err(error),
-            Ok(addresses) => begin(config, addresses, started, &report).await,
+            Ok(addresses) => begin(config.clone(), addresses, started, &report).await,
         };
         let failed = match begun {
             Err(error) => error.into(),
@@ -50,10 +51,14 @@ pub async fn pull(
                 match puller.run_until(&mut stop).await {
                     Ok(summary) => {
                         let summary = attempts.done(summary);
-                        tokio::select! {
-                            finished = puller.finish_receipt(&summary) => finished?,
+                        let ending = async {
+                            puller.finish_receipt(&summary).await?;
+                            delete(&config, summary.clone(), &report).await
+                        };
+                        let summary = tokio::select! {
+                            ended = ending => ended?,
                             () = &mut stop => return Err(Error::Interrupted),
-                        }
+                        };
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
@@ -71,6 +76,25 @@ pub async fn pull(
     }
 }
 
+/// Removes what is to be removed after a pull.
+async fn delete(
+    config: &PullConfig,
+    summary: Summary,
+    report: &PushReporter,
+) -> Result<Summary, Error> {
+    let Some(delete) = config.delete else { return Ok(summary) };
+    let at_least = sent_at_least(&summary, config.skip, &names_of(&config.sources));
+    let terms = Terms { delete, is_dry_run: false, at_least };
+    after(summary, delete, config.retry_for, report, |tell| async move {
+        let tell = async |told| {
+            tell(told);
+            Ok(())
+        };
+        sweep_pull(config, terms, tell).await
+    })
+    .await
+}
+
 pub(super) fn check(config: &PullConfig) -> Result<(), Error> {
     let is_one = matches!(config.sources.as_slice(), [source] if !source.ends_with(b"/"));
     if config.outlet.is_some() && (!is_one || config.receipt.is_some() || config.extras.is_any()) {
@@ -86,7 +110,15 @@ pub(super) fn check(config: &PullConfig) -> Result<(), Error> {
              all are possible"
         )));
     }
-    Ok(())
+    if config.delete.is_some() && config.filter.is_listing() {
+        let why =
+            "--delete needs folders that are sent as a whole: it does not go with --files-from";
+        return Err(Error::Usage(why.into()));
+    }
+    match config.filter.select().fault() {
+        None => Ok(()),
+        Some(why) => Err(Error::Usage(why)),
+    }
 }
 
 async fn begin(

@@ -7,6 +7,7 @@ use super::attempts::{Attempts, Failed};
 use super::config::PushConfig;
 use super::find;
 use super::session::Session;
+use super::sweep::{Terms, after, may_sweep, sent_at_least, sweep_push};
 use crate::buffers::Buffers;
 use crate::clock;
 use crate::error::Error;
@@ -19,6 +20,7 @@ use crate::store::descriptors::raise_limit;
 use crate::store::owners::is_root;
 use crate::store::scan::LookFor;
 use crate::store::source::ReadOptions;
+use crate::store::start::Start;
 use crate::traffic::SetConfig;
 use crate::wire;
 use crate::wire::TransferSecret;
@@ -37,14 +39,21 @@ pub async fn push(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<Summary, Error> {
     let (began, started) = (clock::now(), SystemTime::now());
+    let mut attempts = Attempts::new(config.retry_for, Arc::clone(&report));
+    tokio::pin!(stop);
     // Sockets, and files that are read.
     raise_limit();
     if let Some(fault) = wire::path_fault(&config.destination) {
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
     }
     let mut found_before: Option<Search> = None;
-    let mut attempts = Attempts::new(config.retry_for, Arc::clone(&report));
-    tokio::pin!(stop);
+    if config.delete.is_some() {
+        let starts = starts(&config.sources)?;
+        tokio::select! {
+            may = may_sweep(&config, &starts) => may?,
+            () = &mut stop => return Err(Error::Interrupted),
+        }
+    }
     loop {
         let connect_timeout = attempts.reach_time(config.connect_timeout);
         let config = PushConfig { connect_timeout, ..config.clone() };
@@ -73,15 +82,20 @@ pub async fn push(
                         receipt.clone(),
                     ),
                 };
+                let starts = search.starts().to_vec();
                 let mut sender = attempt(&config, addresses, search, &report, receipt, began)?;
                 match sender.run_until(&mut stop).await {
                     Ok(summary) => {
                         sender.lines().remember_path();
                         let summary = attempts.done(summary);
-                        tokio::select! {
-                            finished = sender.finish_receipt(&summary) => finished?,
+                        let ending = async {
+                            sender.finish_receipt(&summary).await?;
+                            delete(&config, &starts, summary.clone(), &report).await
+                        };
+                        let summary = tokio::select! {
+                            ended = ending => ended?,
                             () = &mut stop => return Err(Error::Interrupted),
-                        }
+                        };
                         report(PushEvent::Summary(summary.clone()));
                         return Ok(summary);
                     }
@@ -103,6 +117,27 @@ pub async fn push(
             () = &mut stop => return Err(Error::Interrupted),
         }
     }
+}
+
+/// Removes what is to be removed after a push.
+async fn delete(
+    config: &PushConfig,
+    starts: &[Start],
+    summary: Summary,
+    report: &PushReporter,
+) -> Result<Summary, Error> {
+    let Some(delete) = config.delete else { return Ok(summary) };
+    let names: Vec<_> = starts.iter().map(|start| start.name().to_vec()).collect();
+    let at_least = sent_at_least(&summary, config.skip, &names);
+    let terms = Terms { delete, is_dry_run: false, at_least };
+    after(summary, delete, config.retry_for, report, |tell| async move {
+        let tell = async |told| {
+            tell(told);
+            Ok(())
+        };
+        sweep_push(config, starts, terms, tell).await
+    })
+    .await
 }
 
 /// One attempt at a push, with its own transfer at the server.

@@ -52,6 +52,8 @@ pub struct VerifyConfig {
     pub peer: PeerConfig,
     /// Where to look, relative to the server's root; a trailing slash means a folder, as for a push.
     pub destination: Vec<u8>,
+    /// What of the sources is compared.
+    pub filter: Arc<Filter>,
     /// What of metadata is compared.
     pub compared: Keep,
 }
@@ -76,7 +78,7 @@ pub async fn verify(
     let scanned = Arc::<Scanned>::default();
     let told = Arc::clone(&report);
     let tally = Tally::new(report, Arc::clone(&scanned), config.compared);
-    let scan = start_scan(starts.clone(), scanned);
+    let scan = start_scan(starts.clone(), Arc::clone(&config.filter), scanned);
     let request =
         Request::Verify(VerifyRequest { destination: config.destination.clone(), writes: false });
     let waits = async |reason| {
@@ -103,10 +105,14 @@ pub async fn verify(
 }
 
 /// Looks through the sources ahead of who reads from the channel; ends with it.
-fn start_scan(starts: Vec<Start>, scanned: Arc<Scanned>) -> mpsc::Receiver<Result<Seen, Failure>> {
+fn start_scan(
+    starts: Vec<Start>,
+    filter: Arc<Filter>,
+    scanned: Arc<Scanned>,
+) -> mpsc::Receiver<Result<Seen, Failure>> {
     let (sender, found) = mpsc::channel(SCAN_AHEAD);
     tokio::task::spawn_blocking(move || {
-        scan(&starts, &Filter::default(), |entry| {
+        scan(&starts, &filter, |entry| {
             let entry = entry.and_then(with_real_size);
             if let Ok(Seen { entry, .. }) = &entry {
                 scanned.add(if let Kind::File(info) = entry.kind { info.bytes } else { 0 });

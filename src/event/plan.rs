@@ -21,6 +21,13 @@ pub enum PlanEvent {
     Planned(Planned),
     /// Something that could not be moved; the others could.
     Failed(Failure),
+    /// Nothing would be removed though that is asked for.
+    NotDeleted {
+        /// Why, for programs: `failures`, `max_delete` or `source_changed`.
+        why: &'static str,
+        /// Why.
+        reason: String,
+    },
     /// That was all.
     PlanSummary(PlanSummary),
 }
@@ -46,8 +53,19 @@ pub enum PlannedKind {
     },
     /// A folder.
     Folder,
-    /// A symbolic link.
+    /// A symbolic link; of what would be removed, a device, a socket or a pipe as well.
     Link,
+}
+
+impl PlannedKind {
+    /// What programs know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::File { .. } => "file",
+            Self::Folder => "folder",
+            Self::Link => "link",
+        }
+    }
 }
 
 /// Why something would be done.
@@ -69,6 +87,8 @@ pub enum Why {
     /// The same file is there with other permissions, or with another time where that does not count: it would get
     /// those, and not be sent.
     Metadata,
+    /// It is not at the source, and would be removed.
+    Delete,
 }
 
 /// What would be done in all.
@@ -88,6 +108,10 @@ pub struct PlanSummary {
     pub skipped_files: u64,
     /// Their size, in bytes.
     pub skipped_bytes: u64,
+    /// Files, folders and others that would be removed.
+    pub deleted: u64,
+    /// Why nothing would be removed though that is asked for.
+    pub delete_refused: Option<&'static str>,
     /// What could not be moved.
     pub failed: u64,
     /// How many of them have vanished at the source.
@@ -113,9 +137,8 @@ struct Line<'a> {
 impl Serialize for Planned {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (kind, bytes) = match self.kind {
-            PlannedKind::File { bytes } => ("file", Some(bytes)),
-            PlannedKind::Folder => ("folder", None),
-            PlannedKind::Link => ("link", None),
+            kind @ PlannedKind::File { bytes } => (kind.name(), Some(bytes)),
+            other => (other.name(), None),
         };
         let (path, why) = (String::from_utf8_lossy(&self.path), self.why);
         Line { path, path_base64: base64(&self.path), kind, bytes, why }.serialize(serializer)

@@ -31,6 +31,9 @@ impl PlanReport {
             PlanEvent::PlanWaiting { reason } => {
                 say(&format!("waiting for a turn at the server: {reason}"));
             }
+            PlanEvent::NotDeleted { reason, .. } => {
+                say(&format!("nothing would be deleted: {reason}"));
+            }
             PlanEvent::PlanSummary(summary) => out::say(&text(summary), Weight::Kept),
             _ => {}
         }
@@ -48,6 +51,7 @@ fn line(planned: &Planned) -> String {
         Why::Forced => "forced",
         Why::Target => "target",
         Why::Metadata => "metadata",
+        Why::Delete => "delete",
     };
     let (what, bytes, slash) = match kind {
         PlannedKind::File { bytes } => ("file", size(*bytes), ""),
@@ -58,7 +62,9 @@ fn line(planned: &Planned) -> String {
 }
 
 fn text(summary: &PlanSummary) -> String {
-    let PlanSummary { files, bytes, folders, links, changed, skipped_files, failed, .. } = *summary;
+    let PlanSummary {
+        files, bytes, folders, links, changed, skipped_files, deleted, failed, ..
+    } = *summary;
     let sent: Vec<_> = [
         (files > 0).then(|| format!("{} ({})", count(files, "file"), size(bytes))),
         (folders > 0).then(|| count(folders, "folder")),
@@ -77,6 +83,11 @@ fn text(summary: &PlanSummary) -> String {
     }
     if skipped_files > 0 {
         parts.push(format!("{} skipped for what is there", count(skipped_files, "file")));
+    }
+    if deleted > 0 {
+        let is_refused = summary.delete_refused.is_some();
+        let but = if is_refused { ", if that were allowed" } else { "" };
+        parts.push(format!("would delete {deleted}{but}"));
     }
     if failed > 0 {
         parts.push(format!("{failed} WOULD FAIL"));

@@ -137,6 +137,10 @@ impl PushReport {
                     say_in_passing(&status(progress).text());
                 }
             }
+            PushEvent::NotDeleted { reason, .. } => say(&format!("nothing is deleted: {reason}")),
+            PushEvent::Deleted { path, .. } if self.output.details => {
+                say(&format!("deleted {path}"));
+            }
             PushEvent::Summary(summary) => {
                 out::show(None);
                 for line in self.told().losses.all() {
@@ -267,6 +271,10 @@ fn text(summary: &Summary) -> String {
     let skipped = match summary.skipped_files {
         0 => String::new(),
         files => format!("; {} skipped for what is there", count(files, "file")),
+    };
+    let skipped = match summary.deleted {
+        0 => skipped,
+        deleted => format!("{skipped}; {deleted} deleted that were not at the source"),
     };
     if there.is_empty() {
         let nothing = match (summary.failed, summary.skipped_files) {

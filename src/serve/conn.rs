@@ -14,6 +14,7 @@ use super::drain::{DRAINING, Drain};
 use super::give::{Caller, Giver};
 use super::greeting::{Asked, ConnError, greet};
 use super::list::Lister;
+use super::sweep::Sweeper;
 use super::turned_away::{TurnedAway, has_heard};
 use super::verify::Verifier;
 use crate::event::ServeEvent;
@@ -22,7 +23,8 @@ use crate::identity::Fingerprint;
 use crate::receive::Padding;
 use crate::store::shown;
 use crate::wire::{
-    CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request, SurveyRequest, VerifyRequest,
+    CLOSE_PROTOCOL, CLOSE_STOPPING, ListRequest, Request, SurveyRequest, SweepRequest,
+    VerifyRequest,
 };
 
 /// A client must say what it wants within this time.
@@ -34,6 +36,7 @@ pub(super) struct Services {
     pub(super) giver: Giver,
     pub(super) verifier: Verifier,
     pub(super) lister: Lister,
+    pub(super) sweeper: Sweeper,
     pub(super) drain: Arc<Drain>,
     pub(super) turned_away: Arc<TurnedAway>,
     pub(super) report: ServeReporter,
@@ -93,7 +96,9 @@ impl Services {
                 self.giver.serve(caller, asked.with(*request)).await;
                 self.is_idle.store(false, Relaxed);
             }
-            Request::Verify(_) | Request::List(_) | Request::Survey(_) if self.drain.is_on() => {
+            Request::Verify(_) | Request::List(_) | Request::Survey(_) | Request::Sweep(_)
+                if self.drain.is_on() =>
+            {
                 let remote = asked.connection.remote_address();
                 asked.connection.close(VarInt::from_u32(CLOSE_STOPPING), DRAINING.as_bytes());
                 self.turned_away.tell(remote, DRAINING.into());
@@ -101,6 +106,7 @@ impl Services {
             Request::Verify(request) => self.verify(client, asked.with(request)).await,
             Request::List(request) => self.list(client, asked.with(request)).await,
             Request::Survey(request) => self.survey(client, asked.with(request)).await,
+            Request::Sweep(request) => self.sweep(client, asked.with(request)).await,
         }
     }
 
@@ -151,6 +157,22 @@ impl Services {
         self.answered(&connection, told).await;
     }
 
+    /// Removes what is not at a client's source.
+    async fn sweep(&self, client: Fingerprint, asked: Asked<SweepRequest>) {
+        let (connection, began) = (asked.connection.clone(), Instant::now());
+        let (remote, destination) =
+            (connection.remote_address(), shown(&asked.request.destination));
+        let removed = self.sweeper.serve(client, asked, &self.desk).await;
+        let told = removed.map(|removed| ServeEvent::Swept {
+            client: client.to_string(),
+            remote,
+            destination,
+            removed,
+            seconds: began.elapsed().as_secs_f64(),
+        });
+        self.answered(&connection, told).await;
+    }
+
     /// Tells what came of a client that has asked for something.
     async fn answered(&self, connection: &Connection, told: Result<ServeEvent, ConnError>) {
         let remote = connection.remote_address();
@@ -180,7 +202,8 @@ impl Services {
     /// Whether there are clients that transfer, compare or list.
     pub(super) fn is_serving(&self) -> bool {
         let transfers = self.desk.served() + self.giver.served();
-        transfers + self.verifier.served() + self.lister.served() > 0
+        let asked = self.verifier.served() + self.lister.served() + self.sweeper.served();
+        transfers + asked > 0
     }
 
     /// Whether nobody was served since memory was given back.

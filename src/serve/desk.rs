@@ -154,6 +154,13 @@ impl Desk {
         lock(&self.transfers).values().filter(|transfer| transfer.receiver.is_served()).count()
     }
 
+    /// Where transfers write that are not done.
+    pub(super) fn writing(&self) -> Vec<Vec<u8>> {
+        let transfers = lock(&self.transfers);
+        let running = transfers.values().filter(|transfer| transfer.receiver.outcome().is_none());
+        running.map(|transfer| transfer.destination.clone()).collect()
+    }
+
     /// Whether there is no transfer.
     pub(super) fn is_empty(&self) -> bool {
         lock(&self.transfers).is_empty()

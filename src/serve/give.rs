@@ -28,6 +28,7 @@ use crate::buffers::Buffers;
 use crate::congestion::{Aggressiveness, Algorithm, BudgetConfig, Controllers, SharedBudget};
 use crate::error::Error;
 use crate::event::{PushEvent, ServeEvent, Summary};
+use crate::filter::Filter;
 use crate::identity::Fingerprint;
 use crate::mutex::lock;
 use crate::net::controllers::Late;
@@ -145,7 +146,10 @@ impl Giver {
         let line = Line::new(connection.clone(), self.address, telemetry, answers);
         let key = (client, request.transfer);
         let gone = async { drop(connection.closed().await) };
+        let number = request.conn;
         let admitted = self.admissions.take(key, gone, self.admit(key, &request, &line)).await;
+        // It may be large, and the connection may be there for long.
+        drop(request);
         match admitted {
             None => {}
             Some(Ok(pull)) => {
@@ -153,7 +157,7 @@ impl Giver {
                 controllers.bind(Arc::clone(&pull.congestion), mtu, Instant::now());
                 connection.set_send_window(SEND_WINDOW_BYTES);
                 line.say(ToReceiver::Grant { instance: pull.instance });
-                pull.awaited.arrived(request.conn, line, messages);
+                pull.awaited.arrived(number, line, messages);
                 connection.closed().await;
             }
             Some(Err(refusal)) => {
@@ -212,7 +216,8 @@ impl Giver {
         let starts = starts(&self.workers.of(*key.0.as_bytes()), reached).await?;
         let sent = Arc::default();
         let counted = (self.counts.begin(&root, Direction::Out, Arc::clone(&sent)), sent);
-        Ok(self.begin(key, request, starts, seat, line, counted))
+        let filter = Filter::of(&request.select).map_err(Refusal::Final)?;
+        Ok(self.begin(key, request, (starts, Arc::new(filter)), seat, line, counted))
     }
 
     /// A pull that is run again takes over from its earlier run, of which this host may not know yet that it
@@ -244,7 +249,7 @@ impl Giver {
         &self,
         key: TransferKey,
         request: &PullRequest,
-        starts: Vec<Start>,
+        (starts, filter): (Vec<Start>, Arc<Filter>),
         seat: TransferSeat,
         line: &Line,
         (run, sent): (Run, Arc<AtomicU64>),
@@ -278,7 +283,7 @@ impl Giver {
         let (extras, is_privileged) = (request.extras, self.allows_super && is_root());
         let job = Job {
             transfer: request.transfer,
-            search: Search::once(starts, Arc::default(), LookFor { extras, is_privileged }),
+            search: Search::once(starts, filter, LookFor { extras, is_privileged }),
             destination: request.destination.clone(),
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::counts::Run;
 use crate::receive::Receiver;
+use crate::store::start::without_slashes;
 use crate::wire::{Destination, HostNumber, PushNumber, PushRequest, ToSender, VARINT_MAX};
 
 /// A transfer that has begun.
@@ -18,6 +19,8 @@ pub(super) struct Transfer {
     /// Where its client runs.
     pub(super) host: HostNumber,
     pub(super) began: Instant,
+    /// Where it writes, with the name of its root in front if that has one.
+    pub(super) destination: Vec<u8>,
     pub(super) receiver: Arc<Receiver>,
     /// Counts it.
     pub(super) run: Run,
@@ -40,6 +43,7 @@ impl Transfer {
             name: hello.transfer.name(),
             push: hello.push,
             host: hello.host,
+            destination: without_slashes(&hello.destination).to_vec(),
             began: Instant::now(),
             kept: receiver.has_kept(),
             receiver: Arc::new(receiver),

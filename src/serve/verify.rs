@@ -287,6 +287,9 @@ impl Session {
                     Answer::Found { question, there }
                 });
             }
+            Question::AtSource { .. } | Question::Sweep { .. } | Question::Ask { .. } => {
+                return Err(ConnError::Protocol(format!("unexpected message {message:?}")));
+            }
             Question::Expect { item, hash } => {
                 // It may have been answered meanwhile.
                 let Some(pending) = self.pending.get_mut(&item) else { return Ok(()) };

@@ -10,7 +10,7 @@ use cap_std::fs::Dir;
 use super::append::key;
 use super::commit::Complete;
 use super::ration::{Kept as Memory, Ration};
-use super::spill::unnamed;
+use super::spill::nameless;
 use crate::mutex::lock;
 use crate::wire::{Record, SourceId};
 
@@ -45,7 +45,7 @@ impl Links {
         let mut waiting = lock(&self.waiting);
         let out = match &mut *waiting {
             Some(out) => out,
-            empty => empty.insert(BufWriter::new(unnamed(root)?)),
+            empty => empty.insert(BufWriter::new(nameless(root)?)),
         };
         out.write_all(&(encoded.len() as u32).to_be_bytes())?;
         out.write_all(&encoded)

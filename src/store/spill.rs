@@ -57,6 +57,15 @@ impl Left {
     }
 }
 
+/// A file without a name in `root`, or where temporary files are if it cannot be there.
+pub(super) fn nameless(root: &Dir) -> io::Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::openat(root, ".", flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file.into()),
+        Err(_) => tempfile::tempfile(),
+    }
+}
+
 /// A file without a name, which goes with the process.
 #[derive(Debug)]
 pub(super) struct Spill {
@@ -66,7 +75,7 @@ pub(super) struct Spill {
 impl Spill {
     /// In `root`, or where temporary files are if it cannot be there.
     pub(super) fn new(root: &Dir) -> io::Result<Self> {
-        Ok(Self { file: BufWriter::new(unnamed(root)?) })
+        Ok(Self { file: BufWriter::new(nameless(root)?) })
     }
 
     /// Adds a folder. One that is added twice is told twice.
@@ -129,15 +138,6 @@ impl Spill {
             };
             each(path, left);
         }
-    }
-}
-
-/// A file without a name in `root`, or where temporary files are if it cannot be there.
-pub(super) fn unnamed(root: &Dir) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::openat(root, ".", flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(file.into()),
-        Err(_) => tempfile::tempfile(),
     }
 }
 

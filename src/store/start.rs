@@ -98,7 +98,8 @@ impl Start {
     }
 }
 
-fn without_slashes(path: &[u8]) -> &[u8] {
+/// A path without the slashes that it ends with.
+pub fn without_slashes(path: &[u8]) -> &[u8] {
     let slashes = path.iter().rev().take_while(|&&byte| byte == b'/').count();
     &path[..path.len() - slashes]
 }

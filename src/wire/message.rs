@@ -1,4 +1,5 @@
-//! Messages on a bidirectional stream: each is a length, at most [`CONTROL_BYTES_MAX`], then a type and its fields.
+//! Messages on a bidirectional stream: each is a length, at most [`CONTROL_BYTES_MAX`] but for a request, then a type
+//! and its fields.
 
 use bytes::Buf;
 
@@ -6,6 +7,9 @@ use super::{CONTROL_BYTES_MAX, WireError, get_varint, put_bytes, within};
 
 /// What one end may say on a stream, by its role there.
 pub trait Message: Sized {
+    /// The length of one at most, in bytes.
+    const BYTES_MAX: usize = CONTROL_BYTES_MAX;
+
     /// Appends type and fields.
     fn put(&self, body: &mut Vec<u8>);
 
@@ -24,7 +28,7 @@ pub trait Message: Sized {
     fn decode(input: &[u8]) -> Result<Option<(Self, usize)>, WireError> {
         let mut rest = input;
         let len = match get_varint(&mut rest) {
-            Ok(len) => within("message", len, CONTROL_BYTES_MAX)?,
+            Ok(len) => within("message", len, Self::BYTES_MAX)?,
             Err(_) => return Ok(None),
         };
         let Some(mut body) = rest.get(..len) else { return Ok(None) };

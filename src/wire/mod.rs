@@ -25,8 +25,10 @@ mod plan;
 mod pull;
 mod query;
 mod request;
+mod select;
 mod stripe;
 mod survey;
+mod sweep;
 mod to_receiver;
 mod to_sender;
 
@@ -56,11 +58,13 @@ pub use pull::{
 };
 pub use query::{Answer, Question};
 pub use request::{Keep, PushRequest, Request, Right, VerifyRequest};
+pub use select::{NAMES_BYTES_MAX, PATTERNS_BYTES_MAX, RULES_MAX, Rule, Select};
 pub use stripe::{
     CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
     SourceId, Special, TABLE_BYTES_MAX, is_path_safe, path_fault,
 };
 pub use survey::SurveyRequest;
+pub use sweep::{AtSource, Named, SCOPES_MAX, SweepRequest, SweptKind};
 pub use to_receiver::ToReceiver;
 pub use to_sender::{Destination, ToSender, Unkept, What};
 
@@ -70,6 +74,8 @@ use bytes::{Buf, BufMut};
 pub const VERSION: u64 = 2;
 /// A message's length at most, in bytes.
 pub const CONTROL_BYTES_MAX: usize = 8 << 10;
+/// The same of a request, which may say what of its sources is wanted.
+pub const REQUEST_BYTES_MAX: usize = 40 << 10;
 /// A path's length at most, in bytes (`PATH_MAX` on Linux).
 pub const PATH_BYTES_MAX: usize = 4_096;
 /// Comparisons that a client may have asked for and not heard of, at most.

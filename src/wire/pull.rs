@@ -3,7 +3,7 @@
 use super::extra::Extras;
 use super::request::{EXTRAS, extras_option};
 use super::{
-    Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Skip, TransferSecret, WireError,
+    Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Select, Skip, TransferSecret, WireError,
     get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
 };
 
@@ -14,6 +14,8 @@ pub const PULL_SOURCES_BYTES_MAX: usize = 3 << 10;
 
 /// The option that says what to skip.
 const SKIP: u64 = 1;
+/// The one that says what of the sources is wanted.
+pub(super) const SELECT: u64 = 3;
 
 /// What a client wants to have, and how. Every connection of a pull begins with the same one, but for its
 /// number: all that follows goes as in a push, with the server at the sender's end.
@@ -39,6 +41,8 @@ pub struct PullRequest {
     pub names_kept: bool,
     /// What is not sent if it is there already.
     pub skip: Skip,
+    /// What of the sources is wanted.
+    pub select: Select,
     /// What of metadata is to be sent beyond permissions and times.
     pub extras: Extras,
 }
@@ -280,6 +284,7 @@ impl PullRequest {
             wish,
             names_kept,
             skip: Skip::NOTHING,
+            select: Select::default(),
             extras: Extras::default(),
         })
     }
@@ -292,6 +297,7 @@ impl PullRequest {
             self.skip.encode(&mut value);
             options.push((SKIP, value));
         }
+        options.extend(select_option(&self.select));
         options.extend(extras_option(self.extras));
         options
     }
@@ -300,11 +306,21 @@ impl PullRequest {
     pub(super) fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
         match number {
             SKIP => self.skip = Skip::decode(&mut value)?,
+            SELECT => self.select = Select::decode(&mut value)?,
             EXTRAS => self.extras = Extras::decode(&mut value)?,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
     }
+}
+
+/// The option that says what is wanted, if that is not everything.
+pub(super) fn select_option(select: &Select) -> Option<(u64, Vec<u8>)> {
+    (*select != Select::default()).then(|| {
+        let mut value = Vec::new();
+        select.encode(&mut value);
+        (SELECT, value)
+    })
 }
 
 impl Wish {
@@ -357,6 +373,7 @@ pub(super) mod tests {
     use super::super::VARINT_MAX;
     use super::super::extra::tests::extras;
     use super::super::look::tests::skip;
+    use super::super::select::tests::select;
     use super::*;
 
     /// Any request to be sent something.
@@ -398,9 +415,10 @@ pub(super) mod tests {
             }
         });
         let sources = proptest::collection::vec(name(), 0..PULL_SOURCES_MAX);
-        let asked = (skip(), extras());
+        let asked = (skip(), select(), extras());
         (any::<[[u8; 16]; 3]>(), any::<u32>(), name(), 0..3_u64, sources, wish, asked).prop_map(
-            |([transfer, pull, host], conn, destination, found, sources, wish, (skip, extras))| {
+            |([transfer, pull, host], conn, destination, found, sources, wish, asked)| {
+                let (skip, select, extras) = asked;
                 PullRequest {
                     transfer: TransferSecret(transfer),
                     conn,
@@ -412,6 +430,7 @@ pub(super) mod tests {
                     wish,
                     names_kept: transfer[0] & 1 == 1,
                     skip,
+                    select,
                     extras,
                 }
             },

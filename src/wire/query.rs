@@ -5,6 +5,9 @@
 //! | 48 | [`Question::Compare`] | item, path (bytes), [`Subject`] |
 //! | 49 | [`Question::Expect`] | item, hash (32 bytes, or none) |
 //! | 50 | [`Question::Look`] | question, [`Likeness`], count, [`Expected`]s |
+//! | 51 | [`Question::AtSource`] | question, count, [`AtSource`]s |
+//! | 52 | [`Question::Sweep`] | acts (0, 1) |
+//! | 53 | [`Question::Ask`] | question, count, [`Named`]s |
 //! | 56 | [`Answer::Welcome`] | destination (0 missing, 1 file, 2 folder) |
 //! | 57 | [`Answer::Waiting`] | message (bytes) |
 //! | 58 | [`Answer::Compared`] | item, [`Verdict`] |
@@ -14,6 +17,10 @@
 //! | 62 | [`Answer::ListEnd`] | |
 //! | 63 | [`Answer::Found`] | question, count, [`There`]s |
 //! | 64 | [`Answer::OnlyNew`] | |
+//! | 65 | [`Answer::Ask`] | question, count, [`Named`]s |
+//! | 66 | [`Answer::Extra`] | count |
+//! | 67 | [`Answer::Swept`] | path (bytes), kind (0 file, 1 folder, 2 other), size |
+//! | 68 | [`Answer::AtSource`] | question, count, [`AtSource`]s |
 //!
 //! All these requests are answered by a welcome, which says what is at the path; it may be long in coming: then the
 //! server says once that the client waits for its turn.
@@ -26,6 +33,13 @@
 //!
 //! A request to list, and one for a survey, is answered by one listed for each thing that is there, if anything is, and a list end. The
 //! client says nothing more.
+//!
+//! A request to sweep is answered by an ask for all that is there, a part at a time; each is answered by one at source,
+//! in their order. An extra says when that was all, and how much is to be removed. The client says sweep, and hears swept
+//! of all that was removed, durably at the list end, or that would be. What cannot be is told as unlisted.
+//!
+//! After a request for a survey that is about names, it is the client that asks; what cannot be looked for is answered by
+//! an unlisted.
 
 use bytes::BufMut;
 
@@ -33,9 +47,11 @@ use super::look::{get_there, put_there};
 use super::message::Message;
 use super::plan::{get_expected, put_expected};
 use super::stripe::get_path;
+use super::sweep::{get_named, get_states, put_named, put_states};
 use super::{
-    Destination, Expected, Likeness, Listed, Subject, TEXT_BYTES_MAX, There, Verdict, WireError,
-    get_array, get_bytes, get_varint, put_all, put_bytes, put_varint,
+    AtSource, Destination, Expected, Likeness, Listed, Named, Subject, SweptKind, TEXT_BYTES_MAX,
+    There, Verdict, WireError, get_array, get_bytes, get_varint, put_all, put_bytes, put_varint,
+    within,
 };
 
 /// A message of a client that compares.
@@ -65,6 +81,25 @@ pub enum Question {
         likeness: Likeness,
         /// What they are at the source.
         all: Vec<Expected>,
+    },
+    /// What is at the source of what was asked for, in its order.
+    AtSource {
+        /// The question's number.
+        question: u64,
+        /// One for each.
+        states: Vec<AtSource>,
+    },
+    /// Remove what was found, or tell of it.
+    Sweep {
+        /// It is to be removed.
+        acts: bool,
+    },
+    /// Say whether these are at the source, which are called by their paths below the destination.
+    Ask {
+        /// The question's number.
+        question: u64,
+        /// What is at the destination.
+        all: Vec<Named>,
     },
 }
 
@@ -108,6 +143,34 @@ pub enum Answer {
     },
     /// Nothing that is there would be replaced.
     OnlyNew,
+    /// Say whether these are at the source.
+    Ask {
+        /// The question's number.
+        question: u64,
+        /// What is there.
+        all: Vec<Named>,
+    },
+    /// All that is there was asked for.
+    Extra {
+        /// How much of it is to be removed.
+        count: u64,
+    },
+    /// Something was removed, or would be.
+    Swept {
+        /// Its path.
+        path: Vec<u8>,
+        /// What it was.
+        kind: SweptKind,
+        /// The size of a file, in bytes.
+        bytes: u64,
+    },
+    /// What is at the source of what was asked for, in its order.
+    AtSource {
+        /// The question's number.
+        question: u64,
+        /// One for each.
+        states: Vec<AtSource>,
+    },
 }
 
 impl Message for Question {
@@ -126,6 +189,15 @@ impl Message for Question {
                 put_all(body, &[50, *question]);
                 likeness.encode(body);
                 put_expected(body, all);
+            }
+            Self::AtSource { question, states } => {
+                put_all(body, &[51, *question]);
+                put_states(body, states);
+            }
+            Self::Sweep { acts } => put_all(body, &[52, u64::from(*acts)]),
+            Self::Ask { question, all } => {
+                put_all(body, &[53, *question]);
+                put_named(body, all);
             }
         }
     }
@@ -146,6 +218,9 @@ impl Message for Question {
                 likeness: Likeness::decode(body)?,
                 all: get_expected(body)?,
             },
+            51 => Self::AtSource { question: get_varint(body)?, states: get_states(body)? },
+            52 => Self::Sweep { acts: within("flag", get_varint(body)?, 1)? == 1 },
+            53 => Self::Ask { question: get_varint(body)?, all: get_named(body)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -182,6 +257,20 @@ impl Message for Answer {
                 put_there(body, there);
             }
             Self::OnlyNew => put_varint(body, 64),
+            Self::Ask { question, all } => {
+                put_all(body, &[65, *question]);
+                put_named(body, all);
+            }
+            Self::Extra { count } => put_all(body, &[66, *count]),
+            Self::Swept { path, kind, bytes } => {
+                put_varint(body, 67);
+                put_bytes(body, path);
+                put_all(body, &[*kind as u64, *bytes]);
+            }
+            Self::AtSource { question, states } => {
+                put_all(body, &[68, *question]);
+                put_states(body, states);
+            }
         }
     }
 
@@ -199,6 +288,14 @@ impl Message for Answer {
             62 => Self::ListEnd,
             63 => Self::Found { question: get_varint(body)?, there: get_there(body)? },
             64 => Self::OnlyNew,
+            65 => Self::Ask { question: get_varint(body)?, all: get_named(body)? },
+            66 => Self::Extra { count: get_varint(body)? },
+            67 => Self::Swept {
+                path: get_path(body, false)?,
+                kind: SweptKind::of_number(get_varint(body)?)?,
+                bytes: get_varint(body)?,
+            },
+            68 => Self::AtSource { question: get_varint(body)?, states: get_states(body)? },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -215,6 +312,7 @@ mod tests {
     use super::super::message::tests::survives;
     use super::super::plan::tests::expected;
     use super::super::stripe::tests::path;
+    use super::super::sweep::tests::{named, states};
     use super::*;
 
     fn question() -> impl Strategy<Value = Question> {
@@ -232,6 +330,10 @@ mod tests {
                 likeness: skip.likeness(),
                 all
             }),
+            (number(), states())
+                .prop_map(|(question, states)| Question::AtSource { question, states }),
+            any::<bool>().prop_map(|acts| Question::Sweep { acts }),
+            (number(), named()).prop_map(|(question, all)| Question::Ask { question, all }),
         ]
     }
 
@@ -250,6 +352,14 @@ mod tests {
             (0..=VARINT_MAX, there())
                 .prop_map(|(question, there)| Answer::Found { question, there }),
             Just(Answer::OnlyNew),
+            (0..=VARINT_MAX, named()).prop_map(|(question, all)| Answer::Ask { question, all }),
+            (0..=VARINT_MAX).prop_map(|count| Answer::Extra { count }),
+            (path(), 0..=VARINT_MAX, 0..3_u64).prop_map(|(path, bytes, kind)| {
+                let kind = SweptKind::of_number(kind).expect("one of three");
+                Answer::Swept { path, kind, bytes }
+            }),
+            (0..=VARINT_MAX, states())
+                .prop_map(|(question, states)| Answer::AtSource { question, states }),
         ]
     }
 

@@ -12,10 +12,13 @@
 //! | 3 | [`Request::Verify`] | destination (bytes) | read |
 //! | 4 | [`Request::List`] | path (bytes), recursive (0, 1) | read |
 //! | 5 | [`Request::Survey`] | count, for each source: path (bytes) | read |
+//! | 6 | [`Request::Sweep`] | destination (bytes), count, for each folder: path (bytes) | read and write, and not only what is new |
 //!
 //! | option | of | value |
 //! |---|---|---|
 //! | 1 | a pull | [`Skip`](super::Skip): what, seconds; without, everything is sent |
+//! | 3 | a pull, a survey | [`Select`](super::Select): what of the sources is wanted; without, everything |
+//! | 4 | a survey | none: the client asks about names, and is not told what there is |
 //! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
 //! | 16 | a push, a pull | [`Extras`]: what beyond permissions and times is kept |
 //! | 17 | a push | none: it is one file that comes from a pipe, and how long it is is known at its end |
@@ -24,9 +27,9 @@ use super::extra::Extras;
 use super::message::Message;
 use super::stripe::limit;
 use super::{
-    CONTROL_BYTES_MAX, HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber,
-    SurveyRequest, TransferSecret, VERSION, WireError, get_bytes, get_u32, get_varint, put_bytes,
-    put_varint, within,
+    HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber, REQUEST_BYTES_MAX,
+    SurveyRequest, SweepRequest, TransferSecret, VERSION, WireError, get_bytes, get_u32,
+    get_varint, put_bytes, put_varint, within,
 };
 
 /// Options of one request, at most.
@@ -60,6 +63,9 @@ pub enum Request {
     List(ListRequest),
     /// To know what a pull would send. It hears [`Answer`](super::Answer)s as well.
     Survey(SurveyRequest),
+    /// To have removed what is not at its source. It hears [`Answer`](super::Answer)s, and says
+    /// [`Question`](super::Question)s.
+    Sweep(SweepRequest),
 }
 
 /// What a client that compares says first.
@@ -135,13 +141,15 @@ impl Request {
     /// What the client's key must allow.
     pub fn right(&self) -> Right {
         match self {
-            Self::Push(_) => Right::Write,
+            Self::Push(_) | Self::Sweep(_) => Right::Write,
             Self::Pull(_) | Self::Verify(_) | Self::List(_) | Self::Survey(_) => Right::Read,
         }
     }
 }
 
 impl Message for Request {
+    const BYTES_MAX: usize = REQUEST_BYTES_MAX;
+
     fn put(&self, body: &mut Vec<u8>) {
         put_varint(body, VERSION);
         match self {
@@ -165,12 +173,17 @@ impl Message for Request {
                 put_varint(body, 5);
                 request.encode(body);
             }
+            Self::Sweep(request) => {
+                put_varint(body, 6);
+                request.encode(body);
+            }
         }
         let options = match self {
             Self::Push(request) => request.options(),
             Self::Pull(request) => request.options(),
             Self::Verify(VerifyRequest { writes: true, .. }) => vec![(WRITES, Vec::new())],
-            Self::Verify(_) | Self::List(_) | Self::Survey(_) => Vec::new(),
+            Self::Survey(request) => request.options(),
+            Self::Verify(_) | Self::List(_) | Self::Sweep(_) => Vec::new(),
         };
         put_varint(body, options.len() as u64);
         for (number, value) in options {
@@ -194,11 +207,12 @@ impl Message for Request {
             }),
             4 => Self::List(ListRequest::decode(body)?),
             5 => Self::Survey(SurveyRequest::decode(body)?),
+            6 => Self::Sweep(SweepRequest::decode(body)?),
             value => return Err(WireError::Unasked { what: "request", value }),
         };
         for _ in 0..within("number of options", get_varint(body)?, OPTIONS_MAX)? {
             let number = get_varint(body)?;
-            let value = get_bytes("option", body, CONTROL_BYTES_MAX)?;
+            let value = get_bytes("option", body, REQUEST_BYTES_MAX)?;
             let is_known = match &mut request {
                 Self::Push(request) => request.take_option(number, &value)?,
                 Self::Pull(request) => request.take_option(number, &value)?,
@@ -206,7 +220,8 @@ impl Message for Request {
                     request.writes = true;
                     true
                 }
-                Self::Verify(_) | Self::List(_) | Self::Survey(_) => false,
+                Self::Survey(request) => request.take_option(number, &value)?,
+                Self::Verify(_) | Self::List(_) | Self::Sweep(_) => false,
             };
             if !is_known {
                 return Err(WireError::Unasked { what: "option", value: number });
@@ -270,6 +285,8 @@ mod tests {
     use super::super::extra::tests::extras;
     use super::super::message::tests::survives;
     use super::super::pull::tests::pull_request;
+    use super::super::select::tests::select;
+    use super::super::stripe::tests::path;
     use super::*;
 
     fn request() -> impl Strategy<Value = Request> {
@@ -293,8 +310,14 @@ mod tests {
             (text.clone(), any::<bool>()).prop_map(|(destination, writes)| {
                 Request::Verify(VerifyRequest { destination, writes })
             }),
-            proptest::collection::vec(text.clone(), 0..5)
-                .prop_map(|sources| Request::Survey(SurveyRequest { sources })),
+            (proptest::collection::vec(text.clone(), 0..5), select(), any::<bool>()).prop_map(
+                |(sources, select, is_about_names)| {
+                    Request::Survey(SurveyRequest { sources, select, is_about_names })
+                }
+            ),
+            (text.clone(), proptest::collection::vec(path(), 0..5)).prop_map(
+                |(destination, scopes)| Request::Sweep(SweepRequest { destination, scopes })
+            ),
             (text, any::<bool>())
                 .prop_map(|(path, recursive)| Request::List(ListRequest { path, recursive })),
         ]

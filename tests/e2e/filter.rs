@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+
+use rand::rngs::SmallRng;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
 
 use crate::common::{Host, Ran, Serve, finish, names, run};
+use crate::forest::grow;
 
 /// A server, and a tree to send some of.
 fn scene() -> (Host, Serve) {
@@ -77,4 +82,96 @@ fn only_what_is_listed_is_sent_and_what_is_missing_is_named() {
     ran.assert_failed(1, "sub/missing");
     assert!(host.root("to/a.o").exists());
     list(&[], b"../outside/x\n").assert_failed(2, "leads out");
+}
+
+const PATTERNS: [&str; 12] =
+    ["a", "b/", "*.o", "/c", "/a/**", "c/***", "[a-c]", "?", "e f", "\\*", "**/g", "a/*/b"];
+
+#[test]
+fn a_pull_and_its_dry_run_leave_out_what_rsync_does_and_verify_looks_at_no_more() {
+    if Command::new("rsync").arg("--version").output().is_err() {
+        return eprintln!("skipped: there is no rsync here");
+    }
+    let mut left_out = 0;
+    for seed in 0..8 {
+        let random = &mut SmallRng::seed_from_u64(seed);
+        let host = Host::new();
+        let serve = Serve::start(&host);
+        grow(random, &host.root("from"), &host.outside("unused"), 3);
+        let mut options = Vec::new();
+        for _ in 0..random.random_range(1..5) {
+            let kind = *["include", "exclude", "exclude"].choose(random).unwrap();
+            options.push(format!("--{kind}={}", PATTERNS.choose(random).unwrap()));
+        }
+        if seed % 2 == 0 {
+            options.push("--max-size=1".into());
+        }
+        let mut rsync = Command::new("rsync");
+        rsync.arg("-rlpt").args(&options).arg(host.root("from/")).arg(host.outside("to/"));
+        assert!(rsync.status().unwrap().success());
+        let want = names(&host.outside("to"));
+        left_out += names(&host.root("from")).len() - want.len();
+        let pull = |more: &[&str]| {
+            let mut command = host.qbulk();
+            command.args(["pull", "--json"]).args(more).args(&options);
+            let ran = run(command.arg(serve.url("from/")).arg(host.src("to")));
+            assert_eq!(ran.code, 0, "{ran:?}");
+            ran
+        };
+        let planned = pull(&["-n"]).events();
+        let planned = planned.iter().filter(|event| event["event"] == "planned");
+        let to = host.src("to");
+        let mut planned: Vec<_> = planned
+            .map(|event| event["path"].as_str().unwrap().trim_start_matches(to.to_str().unwrap()))
+            .map(|path| path.trim_start_matches('/').to_owned())
+            .filter(|path| !path.is_empty())
+            .collect();
+        planned.sort_by(|a, b| std::path::Path::new(a).cmp(std::path::Path::new(b)));
+        assert_eq!(planned, want, "{options:?}");
+        pull(&[]);
+        assert_eq!(names(&to), want, "{options:?}");
+
+        // The other way round, a folder that has less is the same with these options, and not without.
+        let verify = |options: &[String]| {
+            let mut command = host.qbulk();
+            command.args(["verify", "--json"]).args(options).arg(host.root("from/"));
+            run(command.arg(serve.url("to")))
+        };
+        fs::rename(&to, host.root("to")).unwrap();
+        assert_eq!(verify(&options).code, 0, "{options:?}");
+        if want.len() < names(&host.root("from")).len() {
+            assert_eq!(verify(&[]).code, 1, "{options:?}");
+        }
+    }
+    assert!(left_out > 100, "{left_out}");
+}
+
+#[test]
+fn a_pull_fetches_what_is_listed_names_what_is_missing_and_asks_for_no_more_than_a_server_takes() {
+    let (host, _) = scene();
+    fs::rename(host.src("tree"), host.root("tree")).unwrap();
+    let serve = Serve::start(&host);
+    let pull = |options: &[&str], paths: &[&str], text: &[u8]| {
+        let mut command = host.qbulk();
+        command.args(["pull", "--json"]).args(options);
+        command.args(paths.iter().map(|path| serve.url(path))).arg(host.src("to"));
+        let mut child = command.stdin(Stdio::piped());
+        child = child.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(text).ok();
+        finish(child)
+    };
+    let list = ["--files-from", "-"];
+    let ran = pull(&list, &["tree"], b"# some\n/sub/c\ncache\n");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let want = ["cache", "cache/deep", "cache/deep/d", "sub", "sub/c"];
+    assert_eq!(names(&host.src("to")), want);
+    pull(&list, &["tree/"], b"a.o\nsub/missing\n").assert_failed(1, "sub/missing");
+    assert!(host.src("to/a.o").exists());
+    pull(&list, &["tree", "other"], b"a.o\n").assert_failed(2, "needs one SRC");
+    // Each has to be another: the same counts once.
+    let numbers: Vec<_> = (0..4_000).map(|number| number.to_string()).collect();
+    let many = numbers.join("-name\n");
+    pull(&list, &["tree"], many.as_bytes()).assert_failed(2, "too many names");
+    pull(&["--exclude-from", "-"], &["tree"], many.as_bytes()).assert_failed(2, "too many rules");
 }

@@ -17,7 +17,7 @@ use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
     Answer, CONTENT_BYTES_MAX, Destination, Extras, HostNumber, Keep, ListRequest, Meta, Piece,
-    PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Skip, Subject,
+    PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Select, Skip, Subject,
     ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
 };
 
@@ -140,6 +140,7 @@ async fn idle_pull(beside: &Beside) -> Attacker {
         no_memory: 0,
     };
     let request = PullRequest {
+        select: Select::default(),
         transfer: TransferSecret(rand::random()),
         conn: 0,
         pull: PushNumber(rand::random()),

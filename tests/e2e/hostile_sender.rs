@@ -132,7 +132,7 @@ async fn a_link_that_is_pulled_leads_nothing_that_is_pulled_out() {
             victim.connection.closed().await;
         }
     });
-    let ran = ended(scene.pull(address, &["-n", "1"])).await;
+    let ran = ended(scene.pull(address, &["--connections", "1"])).await;
     assert!(ran.code != 0, "{ran:?}");
     assert!(ran.events().iter().any(|event| event["event"] == "failed"), "{ran:?}");
     scene.assert_unharmed();
@@ -242,7 +242,7 @@ async fn what_a_server_sends_without_an_end_takes_no_memory_without_one() {
                 victim.connection.closed().await;
             }
         });
-        let child = scene.pull(address, &["-n", "1"]);
+        let child = scene.pull(address, &["--connections", "1"]);
         let sent = timeout(PATIENCE, is_over.recv()).await.expect("it ends").unwrap();
         let mib = peak(&child);
         eprintln!("{load:?}: {sent} stripes, {mib} MiB");
@@ -291,7 +291,7 @@ async fn what_a_server_sends_and_nobody_can_use_takes_little_memory() {
             victim.connection.closed().await;
         }
     });
-    let child = scene.pull(address, &["-n", "48"]);
+    let child = scene.pull(address, &["--connections", "48"]);
     for _ in 0..48 {
         timeout(PATIENCE, is_stuck.recv()).await.expect("it takes no more").unwrap();
     }
@@ -336,7 +336,7 @@ async fn what_a_server_that_sends_says_without_an_end_takes_no_memory() {
                 victim.connection.closed().await;
             }
         });
-        let child = scene.pull(address, &["-n", "1"]);
+        let child = scene.pull(address, &["--connections", "1"]);
         let took_all = timeout(PATIENCE, is_over.recv()).await.expect("it ends").unwrap();
         let mib = peak(&child);
         eprintln!("{kind}: {took_all}, {mib} MiB");

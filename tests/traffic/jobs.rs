@@ -57,7 +57,7 @@ fn a_small_one_does_not_wait_for_a_big_one() {
         let small = Work { begins, weight: weight(weight_of_it), ..work(500_000) };
         let outcome = plain(vec![work(100_000_000), small]);
         let time = outcome.jobs[1].time();
-        assert!(time < round_trips * RTT, "{time:?} with a weight of {weight_of_it}");
+        assert!(time <= round_trips * RTT, "{time:?} with a weight of {weight_of_it}");
         assert!(outcome.jobs[0].drained_at > outcome.jobs[1].drained_at);
     }
 }

@@ -8,6 +8,7 @@ use super::{PlanEvent, Teller};
 use crate::client::config::PullConfig;
 use crate::client::place::Place;
 use crate::client::query::Peer;
+use crate::client::sweep::sweep_pull;
 use crate::error::Error;
 use crate::event::{Failure, FailureKind, PlanSummary};
 use crate::send::names::Names;
@@ -35,7 +36,8 @@ pub async fn plan_pull<F: Future<Output = Result<(), Error>>>(
         tokio::task::spawn_blocking(move || Place::look_untouched(&config))
     };
     let place = looked.await.unwrap_or_else(|error| Err(Error::Disk(error.to_string())))?;
-    let request = Request::Survey(SurveyRequest { sources: config.sources.clone() });
+    let (sources, select) = (config.sources.clone(), config.filter.select());
+    let request = Request::Survey(SurveyRequest { sources, select, is_about_names: false });
     let waits = |reason| report(PlanEvent::PlanWaiting { reason });
     let peer_config = config.peer()?;
     let connected = tokio::select! {
@@ -55,12 +57,22 @@ pub async fn plan_pull<F: Future<Output = Result<(), Error>>>(
     run.settle_destination().await?;
     let result = tokio::select! {
         biased;
-        () = stop => Err(Error::Interrupted),
+        () = &mut stop => Err(Error::Interrupted),
         result = run.take(&mut peer) => result,
     };
     peer.close(result.is_ok()).await;
     result?;
-    run.teller.end().await
+    let mut teller = run.teller;
+    if let Some(terms) = teller.may_delete(config.delete).await? {
+        let report = &mut teller.report;
+        let swept = tokio::select! {
+            biased;
+            () = stop => return Err(Error::Interrupted),
+            swept = sweep_pull(&config, terms, |told| report(told.into())) => swept?,
+        };
+        teller.swept(swept, terms.delete).await?;
+    }
+    teller.end().await
 }
 
 struct Run<R> {

@@ -8,6 +8,7 @@ use super::decide::{Outcome, Terms, decide};
 use super::{PlanEvent, Teller};
 use crate::client::config::PushConfig;
 use crate::client::query::Peer;
+use crate::client::sweep::{may_sweep, sweep_push};
 use crate::error::Error;
 use crate::event::{Failure, PlanSummary};
 use crate::send::names::{Names, Taken, starts};
@@ -36,6 +37,10 @@ pub async fn plan_push<F: Future<Output = Result<(), Error>>>(
         return Err(Error::Usage(format!("the destination cannot be: {fault}")));
     }
     let starts = starts(&config.sources)?;
+    if config.delete.is_some() {
+        may_sweep(&config, &starts).await?;
+    }
+    let sources = starts.clone();
     let destination = config.destination.clone();
     let request = Request::Verify(VerifyRequest { destination, writes: true });
     let waits = |reason| report(PlanEvent::PlanWaiting { reason });
@@ -68,12 +73,22 @@ pub async fn plan_push<F: Future<Output = Result<(), Error>>>(
     };
     let result = tokio::select! {
         biased;
-        () = stop => Err(Error::Interrupted),
+        () = &mut stop => Err(Error::Interrupted),
         result = run.run() => result,
     };
     run.peer.close(result.is_ok()).await;
     result?;
-    run.teller.end().await
+    let mut teller = run.teller;
+    if let Some(terms) = teller.may_delete(config.delete).await? {
+        let report = &mut teller.report;
+        let swept = tokio::select! {
+            biased;
+            () = stop => return Err(Error::Interrupted),
+            swept = sweep_push(&config, &sources, terms, |told| report(told.into())) => swept?,
+        };
+        teller.swept(swept, terms.delete).await?;
+    }
+    teller.end().await
 }
 
 /// Something that was found.

@@ -93,6 +93,7 @@ pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Pla
         (Algorithm::Model, Aggressiveness::Max) => 3,
     };
     PullRequest {
+        select: config.filter.select(),
         transfer,
         conn: 0,
         pull: place.number,

@@ -68,6 +68,8 @@ impl Puller {
         let padding_received_bytes = self.dial.receiver.padding_bytes();
         let all_bytes = padding_received_bytes + sent.sent_bytes;
         Summary {
+            deleted: 0,
+            delete_refused: None,
             transfer: self.transfer.name(),
             files: sent.files,
             others: sent.others,

@@ -9,6 +9,8 @@ use super::{Set, SetConfig};
 
 /// A stripe should keep a connection busy for about this long, or a round trip.
 const STRIPE_TIME: Duration = Duration::from_millis(20);
+/// A connection of which nothing is known is given no more than this at a time, in bytes.
+const UNKNOWN_BYTES_MAX: u64 = 256 << 10;
 /// A stripe is not given to a connection that has others to send for longer than this.
 const WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -120,7 +122,7 @@ fn step_bytes(config: &SetConfig, conn: &Conn) -> u64 {
     match conn.sample.window_bytes {
         _ if bytes > 0.0 => bytes as u64,
         0 => config.stripe_bytes_min,
-        window_bytes => window_bytes,
+        window_bytes => window_bytes.min(UNKNOWN_BYTES_MAX),
     }
 }
 

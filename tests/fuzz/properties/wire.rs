@@ -21,6 +21,9 @@ pub fn control(data: &[u8]) {
             assert!(destination.len() <= PATH_BYTES_MAX);
         }
         Request::List(list) => assert!(list.path.len() <= PATH_BYTES_MAX),
+        Request::Sweep(sweep) => {
+            assert!(sweep.scopes.iter().all(|scope| scope.is_empty() || is_path_safe(scope)));
+        }
         Request::Survey(survey) => assert!(survey.sources.len() <= PULL_SOURCES_MAX),
     });
     says::<ToSender>(stream, cut, |message| match message {
@@ -41,7 +44,8 @@ pub fn control(data: &[u8]) {
         Question::Look { all, .. } => {
             assert!(all.iter().all(|expected| is_path_safe(&expected.path)));
         }
-        Question::Expect { .. } => {}
+        Question::Ask { all, .. } => assert!(all.iter().all(|named| is_path_safe(&named.path))),
+        Question::Expect { .. } | Question::AtSource { .. } | Question::Sweep { .. } => {}
     });
     says::<Answer>(stream, cut, |answer| match answer {
         Answer::Listed(listed) => assert!(is_path_safe(&listed.name)),
