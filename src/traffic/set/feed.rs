@@ -50,8 +50,8 @@ impl Set {
         active.map(|(&id, _)| id).collect()
     }
 
-    /// Makes the reserve active that has waited longest, or one that is better; without one, a connection that is still being
-    /// primed: data has the right of way. False if there is neither.
+    /// Makes the best reserve active; without one, a connection that is still being primed: data has the right of
+    /// way. False if there is neither.
     fn activate_next(&mut self, now: Instant) -> bool {
         if self.reserve.is_empty() {
             let priming =
@@ -71,7 +71,7 @@ impl Set {
     }
 
     /// Where among the reserves the next one is: before others, those go of which something was heard since their
-    /// handshakes, and of these, those whose windows have not closed since.
+    /// handshakes, then those whose windows have not closed since, and then those that have waited longest.
     fn best_reserve(&self, now: Instant) -> Option<usize> {
         let rank = |&at: &usize| {
             let conn = &self.conns[&self.reserve[at]];

@@ -21,7 +21,9 @@ impl Set {
         }
         let Some((&stripe, _)) = self.conns[&id].stripes.first_key_value() else { return };
         match self.best_idle() {
-            Some(idle) => self.double(stripe, idle, now),
+            Some(idle) => {
+                self.double(stripe, idle, now);
+            }
             None if self.count(Role::Opening) == 0 => self.reinforce(now),
             None => {}
         }
@@ -36,7 +38,9 @@ impl Set {
         }
         while let Some(idle) = self.best_idle() {
             let Some(stripe) = self.stripe_for(idle, now) else { return };
-            self.double(stripe, idle, now);
+            if !self.double(stripe, idle, now) {
+                return;
+            }
         }
     }
 
@@ -79,15 +83,14 @@ impl Set {
             .map(|(&id, _)| id)
     }
 
-    /// Sends a stripe over an idle connection as well.
-    fn double(&mut self, (job, stripe): JobStripe, idle: ConnId, now: Instant) {
+    /// Sends a stripe over an idle connection as well. False if that has it, or it is confirmed.
+    fn double(&mut self, (job, stripe): JobStripe, idle: ConnId, now: Instant) -> bool {
         let plan = self.jobs.plan_mut(job);
-        if let Some(stripe) = plan.and_then(|plan| plan.double(stripe, idle))
-            && let Some(conn) = self.conns.get_mut(&idle)
-        {
-            conn.carry(job, &stripe, now);
-            self.stats.stripes_again += 1;
-            self.outputs.push_back(Output::Send { conn: idle, job, stripe, again: true });
-        }
+        let Some(stripe) = plan.and_then(|plan| plan.double(stripe, idle)) else { return false };
+        let Some(conn) = self.conns.get_mut(&idle) else { return false };
+        conn.carry(job, &stripe, now);
+        self.stats.stripes_again += 1;
+        self.outputs.push_back(Output::Send { conn: idle, job, stripe, again: true });
+        true
     }
 }
