@@ -274,6 +274,21 @@ fn a_narrow_path_with_many_connections_keeps_its_queue_short() {
 }
 
 #[test]
+fn a_path_that_holds_less_than_the_least_windows_of_all_loses_no_more_than_it_must() {
+    // It holds 16 packets, and each connection needs two so that one that is lost is noticed.
+    let path = Path {
+        rate: 250e3,
+        rtt: Duration::from_millis(40),
+        queue: 12_500.0,
+        connections: 8,
+        ..Path::default()
+    };
+    let outcome = simulate(&path, 20, 11);
+    assert!(outcome.goodput > 0.95, "{outcome:?}");
+    assert!(outcome.dropped < 0.05, "{outcome:?}");
+}
+
+#[test]
 fn a_remembered_path_is_filled_sooner_and_a_wrong_memory_does_little_harm() {
     let path = Path { rate: 50e6, rtt: Duration::from_millis(100), queue: 5e6, ..Path::default() };
     let first = simulate(&path, 5, 9);

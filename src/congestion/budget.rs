@@ -38,6 +38,8 @@ pub enum Phase {
 const SAMPLE_MIN: Duration = Duration::from_millis(4);
 /// The smallest window, in packets.
 const WINDOW_PACKETS_MIN: u64 = 4;
+/// What they may shrink to where the path holds less than those of all (RFC 9002, 7.2).
+const CROWDED_WINDOW_PACKETS_MIN: u64 = 2;
 /// Growth of the rate from one round to the next that still counts as growth, and the rounds without
 /// it that end the start-up (draft-ietf-ccwg-bbr, 5.3.1.2).
 const GROWTH_MIN: f64 = 1.25;
@@ -91,6 +93,8 @@ pub struct Budget {
     baseline: Baseline,
     /// What was in flight when congestion showed, less the cut.
     bound_bytes: Option<f64>,
+    /// The least windows of all were too much for the path.
+    is_crowded: bool,
     plateau: Plateau,
     resume: Resume,
     /// Start-up: what was allowed before, and what was acknowledged since.
@@ -145,6 +149,7 @@ impl Budget {
             epoch: Epoch::default(),
             baseline: Baseline::default(),
             bound_bytes: None,
+            is_crowded: false,
             plateau: Plateau::default(),
             resume: match config.memory {
                 Some(_) => Resume::Reconnaissance,
@@ -446,6 +451,7 @@ impl Budget {
         let mtu = self.mtu();
         let outliers = loss::outliers(self.members.values().map(|member| member.ledger), mtu);
         let epoch = self.epoch.without(&outliers);
+        self.is_crowded |= epoch.is_crowded(mtu);
         let Some(verdict) = epoch.judge(mtu, &self.baseline) else { return false };
         let marked = std::mem::take(&mut self.epoch).marked;
         for member in self.members.values_mut() {
@@ -567,8 +573,11 @@ impl Budget {
         let mut demands: Vec<u64> =
             self.members.values().map(|member| member.demand_bytes(jump)).collect();
         let level = share::level(self.total_bytes, &mut demands);
+        let packets_min =
+            if self.is_crowded { CROWDED_WINDOW_PACKETS_MIN } else { WINDOW_PACKETS_MIN };
         for member in self.members.values() {
-            let window = level.min(member.ceiling_bytes(jump)).max(WINDOW_PACKETS_MIN * member.mtu);
+            let least = level.clamp(packets_min * member.mtu, WINDOW_PACKETS_MIN * member.mtu);
+            let window = level.min(member.ceiling_bytes(jump)).max(least);
             // quinn sends only while what is in flight stays below the window.
             member.window.store(window + member.mtu, Relaxed);
         }

@@ -13,6 +13,9 @@ const OUTLIER_FACTOR: f64 = 3.0;
 const OUTLIER_SHARE: f64 = 0.05;
 /// Losses are judged over this many packets at least.
 const EPOCH_PACKETS: u64 = 128;
+/// Where more than this share is lost of so many packets, a path may hold less than the least windows of all.
+const CROWDED_LOSS: f64 = 0.05;
+const CROWDED_PACKETS: u64 = 16;
 /// Epochs that the baseline is taken from.
 const EPOCHS: usize = 12;
 
@@ -65,6 +68,11 @@ impl Epoch {
     fn exceeds(&self, share: f64, mtu: u64) -> bool {
         let limit = self.bytes() as f64 / mtu as f64 * share;
         self.lost_bytes as f64 / mtu as f64 > limit + 2.0 * limit.sqrt()
+    }
+
+    /// Whether so much is lost that it may be the least windows of all that are too much.
+    pub(super) fn is_crowded(&self, mtu: u64) -> bool {
+        self.bytes() >= CROWDED_PACKETS * mtu && self.exceeds(CROWDED_LOSS, mtu)
     }
 
     /// `None` while there is too little to judge.
