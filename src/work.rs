@@ -3,21 +3,34 @@
 //! Whoever has least under way is next, and nobody has all. Who waits for a turn takes no thread.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
+use std::thread::available_parallelism;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinError;
 
 use crate::mutex::lock;
 
-/// What is done at the same time, for all together and for one of them, at most.
+/// What is done at the same time for all together, at most.
 pub const ALL_MAX: usize = 16;
-const OWN_MAX: usize = 12;
+/// The same for one of them, for each processor, within these bounds: some of it waits for a disk. What takes processors
+/// for long leaves others their part of them.
+const PER_PROCESSOR: usize = 2;
+const OWN_MAX: RangeInclusive<usize> = 4..=12;
 
 /// Who does the work of all.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Workers {
+    /// What is done at the same time for one of them, at most.
+    own_max: usize,
     table: Mutex<Table>,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self::on(available_parallelism().map_or(1, Into::into))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +57,12 @@ struct Own {
 pub(crate) struct Work(Option<(Arc<Workers>, Owner)>);
 
 impl Workers {
+    /// Where there are so many processors.
+    fn on(processors: usize) -> Self {
+        let own_max = (PER_PROCESSOR * processors).clamp(*OWN_MAX.start(), *OWN_MAX.end());
+        Self { own_max, table: Mutex::default() }
+    }
+
     /// Does work for `owner`.
     pub(crate) fn of(self: &Arc<Self>, owner: Owner) -> Work {
         Work(Some((Arc::clone(self), owner)))
@@ -52,7 +71,7 @@ impl Workers {
     /// Gives turns to those who wait, as long as there are some.
     fn give_turns(self: &Arc<Self>, table: &mut Table) {
         while table.busy < ALL_MAX
-            && let Some(owner) = table.next()
+            && let Some(owner) = table.next(self.own_max)
         {
             table.turns += 1;
             let now = table.turns;
@@ -74,8 +93,8 @@ impl Workers {
 
 impl Table {
     /// Who is next: of those who wait and may have more, the one who has least, and had nothing for longest.
-    fn next(&self) -> Option<Owner> {
-        let may = |own: &Own| own.busy < OWN_MAX && !own.waiting.is_empty();
+    fn next(&self, own_max: usize) -> Option<Owner> {
+        let may = |own: &Own| own.busy < own_max && !own.waiting.is_empty();
         let waiting = self.owners.iter().filter(|(_, own)| may(own));
         waiting.min_by_key(|(_, own)| (own.busy, own.last)).map(|(owner, _)| *owner)
     }
@@ -205,23 +224,24 @@ mod tests {
 
     #[tokio::test]
     async fn one_never_has_all_and_what_is_free_goes_to_who_has_least() {
-        let workers = Arc::<Workers>::default();
+        let workers = Arc::new(Workers::on(8));
+        let own_max = *OWN_MAX.end();
         let mut greedy = ask(&workers, 1, 100).await;
-        assert_eq!(given(&greedy), OWN_MAX);
+        assert_eq!(given(&greedy), own_max);
         let modest = ask(&workers, 2, 6).await;
-        assert_eq!(given(&modest), ALL_MAX - OWN_MAX, "at once");
+        assert_eq!(given(&modest), ALL_MAX - own_max, "at once");
         for _ in 0..2 {
             // One that the greedy one gives back.
             let at = greedy.iter().position(tokio::task::JoinHandle::is_finished).unwrap();
             drop(greedy.remove(at).await.unwrap());
             tokio::task::yield_now().await;
         }
-        assert_eq!((given(&greedy), given(&modest)), (OWN_MAX - 2, 6));
+        assert_eq!((given(&greedy), given(&modest)), (own_max - 2, 6));
         for modest in modest {
             drop(modest.await.unwrap());
         }
         tokio::task::yield_now().await;
-        assert_eq!(given(&greedy), OWN_MAX);
+        assert_eq!(given(&greedy), own_max);
         // Those who wait no more do not get a turn, and keep none.
         for greedy in greedy {
             greedy.abort();
@@ -233,8 +253,8 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waits_and_leaves_is_forgotten() {
-        let workers = Arc::<Workers>::default();
-        let (first, second) = (ask(&workers, 1, OWN_MAX).await, ask(&workers, 2, OWN_MAX).await);
+        let workers = Arc::new(Workers::on(8));
+        let (first, second) = (ask(&workers, 1, ALL_MAX).await, ask(&workers, 2, ALL_MAX).await);
         let leaving = ask(&workers, 3, 5).await;
         assert_eq!(given(&leaving), 0, "all are busy");
         assert_eq!(lock(&workers.table).owners.len(), 3);

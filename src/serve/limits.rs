@@ -73,6 +73,14 @@ pub(super) struct Means {
     pub(super) workers: Arc<Workers>,
 }
 
+impl Means {
+    /// Clients of what is not a transfer, `what` for a person: so many of all together, and so many of one client.
+    pub(super) fn clients(&self, what: &'static str, all: usize, own: usize) -> Arc<Clients> {
+        let limits = Limits { transfers: all, transfers_per_client: own, ..self.limits };
+        Clients::new(what, limits, self.parts)
+    }
+}
+
 /// Transfers that wait for their turn, at most.
 const WAITING_MAX: usize = 1_024;
 /// The same of one client.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::access::{Access, Reached};
 use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
-use super::limits::{Clients, Limits, Means};
+use super::limits::{Clients, Means};
 use super::place::{done, place, unanswerable};
 use super::refusal::Refusal;
 use crate::identity::Fingerprint;
@@ -47,14 +47,9 @@ pub(super) struct Lister {
 
 impl Lister {
     pub(super) fn new(access: Arc<Access>, means: &Means, drain: Arc<Drain>) -> Self {
-        let limits = Limits {
-            transfers: CLIENTS_MAX,
-            transfers_per_client: OWN_CLIENTS_MAX,
-            ..means.limits
-        };
         Self {
             access,
-            clients: Clients::new("listings", limits, means.parts),
+            clients: means.clients("listings", CLIENTS_MAX, OWN_CLIENTS_MAX),
             drain,
             workers: Arc::clone(&means.workers),
         }
@@ -315,6 +310,7 @@ mod tests {
     use super::*;
     use crate::net::tls::ServerTrust;
     use crate::serve::config::Roots;
+    use crate::serve::limits::Limits;
     use crate::serve::memory::Parts;
     use crate::store::descriptors::Descriptors;
 

@@ -19,7 +19,7 @@ use super::access::{Access, Reached};
 use super::desk::Desk;
 use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
-use super::limits::{Clients, Limits, Means};
+use super::limits::{Clients, Means};
 use super::list::unlisted;
 use super::place::{done, place, unanswerable};
 use super::refusal::Refusal;
@@ -64,14 +64,9 @@ struct Caller {
 
 impl Sweeper {
     pub(super) fn new(access: Arc<Access>, means: &Means, drain: Arc<Drain>) -> Self {
-        let limits = Limits {
-            transfers: CLIENTS_MAX,
-            transfers_per_client: OWN_CLIENTS_MAX,
-            ..means.limits
-        };
         Self {
             access,
-            clients: Clients::new("removals", limits, means.parts),
+            clients: means.clients("removals", CLIENTS_MAX, OWN_CLIENTS_MAX),
             drain,
             workers: Arc::clone(&means.workers),
         }

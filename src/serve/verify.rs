@@ -17,7 +17,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::access::{Access, Reached};
 use super::drain::Drain;
 use super::greeting::{Asked, ConnError, destination_path};
-use super::limits::{Clients, Limits, Means};
+use super::limits::{Clients, Means};
 use super::place::{done, place, unanswerable};
 use super::refusal::Refusal;
 use crate::identity::Fingerprint;
@@ -61,14 +61,9 @@ pub(super) struct Verifier {
 
 impl Verifier {
     pub(super) fn new(access: Arc<Access>, means: &Means, drain: Arc<Drain>) -> Self {
-        let limits = Limits {
-            transfers: CLIENTS_MAX,
-            transfers_per_client: OWN_CLIENTS_MAX,
-            ..means.limits
-        };
         Self {
             access,
-            clients: Clients::new("verifications", limits, means.parts),
+            clients: means.clients("verifications", CLIENTS_MAX, OWN_CLIENTS_MAX),
             drain,
             hashes: Arc::new(Semaphore::new(HASHES_MAX)),
             own_hashes: Mutex::default(),

@@ -281,12 +281,16 @@ impl Set {
             }
         }
         if self.jobs.is_empty() {
-            self.rest();
+            self.rest(now);
         }
     }
 
-    /// Nothing is left to carry: all that are active become reserves.
-    fn rest(&mut self) {
+    /// Nothing is left to carry: all that are up become reserves, as padding is good for nothing now.
+    fn rest(&mut self, now: Instant) {
+        let priming = self.conns.iter().filter(|(_, conn)| conn.role() == Role::Priming);
+        for id in priming.map(|(&id, _)| id).collect::<Vec<_>>() {
+            self.end_priming(id, PrimeEnd::Budget, now);
+        }
         for id in self.active_ids() {
             if let Some(conn) = self.conns.get_mut(&id) {
                 conn.state = State::Reserve;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
@@ -30,6 +30,17 @@ pub(crate) struct Host {
     pub(crate) dir: TempDir,
     binary: PathBuf,
     uid: Option<u32>,
+}
+
+/// Puts something there that can be run. A process of its own writes it: what another thread of this one is starting
+/// holds all that is open here for a moment, and what is open to be written cannot be run.
+pub(crate) fn put_executable(path: &Path, content: &[u8]) {
+    let mut writer = Command::new("sh");
+    writer.args(["-c", "cat >\"$0\" && chmod 755 \"$0\""]).arg(path);
+    let mut writer = writer.stdin(Stdio::piped()).spawn().unwrap();
+    // It ends when this is closed.
+    writer.stdin.take().unwrap().write_all(content).unwrap();
+    assert!(writer.wait().unwrap().success());
 }
 
 /// What a command that has ended said.
@@ -59,7 +70,7 @@ impl Host {
         if geteuid().is_root() {
             // The build may be in a folder that only root can enter.
             let binary = host.dir.path().join("qbulk");
-            fs::copy(&host.binary, &binary).unwrap();
+            put_executable(&binary, &fs::read(&host.binary).unwrap());
             for path in [host.dir.path(), &host.src(""), &host.root(""), &binary] {
                 chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
             }
@@ -112,6 +123,32 @@ impl Host {
         let ran = run(self.qbulk().arg("id"));
         assert_eq!(ran.code, 0, "{ran:?}");
         ran.stdout.trim().into()
+    }
+
+    /// From where to where [`Host::moving`] goes.
+    pub(crate) fn ends(&self, is_pull: bool) -> (PathBuf, PathBuf) {
+        if is_pull {
+            (self.root("from"), self.src("to"))
+        } else {
+            (self.src("from"), self.root("to"))
+        }
+    }
+
+    /// A transfer of what is in one folder to another, either way, not started yet.
+    pub(crate) fn moving(
+        &self,
+        serve: &Serve,
+        is_pull: bool,
+        options: &[impl AsRef<OsStr>],
+    ) -> Command {
+        let mut command = self.qbulk();
+        command.arg(if is_pull { "pull" } else { "push" }).args(options);
+        if is_pull {
+            command.arg(serve.url("from/")).arg(self.src("to"));
+        } else {
+            command.arg(self.src("from/")).arg(serve.url("to"));
+        }
+        command
     }
 
     /// A push with `--json`, not started yet.

@@ -24,20 +24,8 @@ use crate::hostile::Attacker;
 const TREES: u64 = 10;
 const PATTERNS: [&str; 6] = ["a", "b/", "*.o", "/c", "g", "a/**"];
 
-/// A transfer of what is in one folder to another, either way.
-fn command(host: &Host, serve: &Serve, is_pull: bool, options: &[String]) -> Command {
-    let mut command = host.qbulk();
-    if is_pull {
-        command.args(["pull", "--json"]).args(options).arg(serve.url("from/")).arg(host.src("to"));
-    } else {
-        command.args(["push", "--json"]).args(options).arg(host.src("from/")).arg(serve.url("to"));
-    }
-    command
-}
-
 fn push(host: &Host, serve: &Serve, options: &[&str]) -> Ran {
-    let options: Vec<_> = options.iter().map(|option| (*option).to_owned()).collect();
-    run(&mut command(host, serve, false, &options))
+    run(host.moving(serve, false, options).arg("--json"))
 }
 
 /// Paths of events of a name, below a folder.
@@ -77,11 +65,7 @@ fn random_trees_end_as_rsync_leaves_them_and_a_dry_run_tells_what_is_removed() {
         let is_pull = seed % 2 == 1;
         let host = Host::new();
         let serve = Serve::start(&host);
-        let (from, to) = if is_pull {
-            (host.root("from"), host.src("to"))
-        } else {
-            (host.src("from"), host.root("to"))
-        };
+        let (from, to) = host.ends(is_pull);
         grow(random, &from, &to, 3);
         let mut options = vec!["--delete".to_owned()];
         for _ in 0..random.random_range(0..3) {
@@ -101,10 +85,10 @@ fn random_trees_end_as_rsync_leaves_them_and_a_dry_run_tells_what_is_removed() {
 
         let before = tree(&to);
         let dry = [&options[..], &["-n".to_owned()]].concat();
-        let dry = run(&mut command(&host, &serve, is_pull, &dry));
+        let dry = run(host.moving(&serve, is_pull, &dry).arg("--json"));
         assert_eq!(dry.code, 0, "{dry:?}");
         assert!(tree(&to) == before, "it has changed something");
-        let ran = run(&mut command(&host, &serve, is_pull, &options));
+        let ran = run(host.moving(&serve, is_pull, &options).arg("--json"));
         assert_eq!(ran.code, 0, "{options:?}, {ran:?}");
         let (ours, theirs) = (comparable(&to), comparable(&host.outside("to")));
         assert_eq!(names(&to), names(&host.outside("to")), "{seed}, {options:?}");
@@ -130,7 +114,7 @@ fn random_trees_end_as_rsync_leaves_them_and_a_dry_run_tells_what_is_removed() {
         assert_eq!(ran.summary()["deleted"], foreseen.len());
         assert_eq!(dry.events().pop().unwrap()["deleted"], foreseen.len());
         removed += foreseen.len();
-        let again = run(&mut command(&host, &serve, is_pull, &options));
+        let again = run(host.moving(&serve, is_pull, &options).arg("--json"));
         assert_eq!((again.code, &again.summary()["deleted"]), (0, &0.into()), "{again:?}");
     }
     assert!(removed > 100, "{removed}");
@@ -249,12 +233,8 @@ fn nothing_is_removed_once_the_source_has_gone() {
     // Between the transfer and the removal it waits for whoever reads the receipt.
     let pipe = host.outside("receipt");
     mkfifoat(CWD, &pipe, Mode::RWXU).unwrap();
-    let mut push = command(
-        &host,
-        &serve,
-        false,
-        &["--delete".into(), "--receipt".into(), pipe.display().to_string()],
-    );
+    let mut push = host.moving(&serve, false, &["--delete", "--json"]);
+    push.arg("--receipt").arg(&pipe);
     let child = push.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut receipt = fs::File::open(&pipe).unwrap();
     eventually("all is there", || serve.next()["event"] == "finished");
@@ -296,11 +276,7 @@ fn a_removal_that_is_killed_is_gone_on_with() {
     for is_pull in [false, true] {
         let host = Host::new();
         let serve = Serve::start(&host);
-        let (from, to) = if is_pull {
-            (host.root("from"), host.src("to"))
-        } else {
-            (host.src("from"), host.root("to"))
-        };
+        let (from, to) = host.ends(is_pull);
         fs::create_dir(&from).unwrap();
         fs::write(from.join("kept"), "data").unwrap();
         for folder in 0..30 {
@@ -309,14 +285,14 @@ fn a_removal_that_is_killed_is_gone_on_with() {
                 fs::write(to.join(format!("{folder}/{number}")), "").unwrap();
             }
         }
-        let options = ["--delete".to_owned()];
-        let mut first = command(&host, &serve, is_pull, &options);
+        let options = ["--json", "--delete"];
+        let mut first = host.moving(&serve, is_pull, &options);
         let mut child = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let left = || fs::read_dir(&to).unwrap().count();
         eventually("some of it is removed", || left() < 30);
         kill_process(pid(&child), Signal::KILL).unwrap();
         child.wait().unwrap();
-        let ran = run(&mut command(&host, &serve, is_pull, &options));
+        let ran = run(host.moving(&serve, is_pull, &options).arg("--json"));
         assert_eq!(ran.code, 0, "{ran:?}");
         assert_eq!(names(&to), ["kept"]);
     }

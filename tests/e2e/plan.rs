@@ -15,19 +15,8 @@ use crate::forest::grow;
 /// Trees, each with several options.
 const TREES: u64 = 3;
 
-/// A transfer from one place to the other, either way.
-fn command(host: &Host, serve: &Serve, is_pull: bool, options: &[&str]) -> Command {
-    let mut command = host.qbulk();
-    if is_pull {
-        command.arg("pull").args(options).arg(serve.url("from/")).arg(host.src("to"));
-    } else {
-        command.arg("push").args(options).arg(host.src("from/")).arg(serve.url("to"));
-    }
-    command
-}
-
 fn dry(host: &Host, serve: &Serve, is_pull: bool, options: &[&str]) -> Ran {
-    run(&mut command(host, serve, is_pull, &[&["-n", "--json"], options].concat()))
+    run(host.moving(serve, is_pull, options).args(["-n", "--json"]))
 }
 
 /// What would be done, by path below the destination.
@@ -81,11 +70,7 @@ fn what_would_be_done_is_what_rsync_would_do_and_then_is_done() {
             let is_pull = seed % 2 == 1;
             let host = Host::new();
             let serve = Serve::start(&host);
-            let (from, to) = if is_pull {
-                (host.root("from"), host.src("to"))
-            } else {
-                (host.src("from"), host.root("to"))
-            };
+            let (from, to) = host.ends(is_pull);
             grow(&mut SmallRng::seed_from_u64(seed), &from, &to, 3);
             let before = [tree(&from), tree(&to)];
             let ran = dry(&host, &serve, is_pull, options);
@@ -112,7 +97,7 @@ fn what_would_be_done_is_what_rsync_would_do_and_then_is_done() {
             told += ours.len();
 
             let foreseen = ran.events().pop().unwrap();
-            let ran = run(&mut command(&host, &serve, is_pull, &[&["--json"], options].concat()));
+            let ran = run(host.moving(&serve, is_pull, options).arg("--json"));
             assert_eq!(ran.code, 0, "{ran:?}");
             for field in ["files", "bytes", "skipped_files", "skipped_bytes", "failed"] {
                 assert_eq!(ran.summary()[field], foreseen[field], "{seed}, {options:?}: {field}");
@@ -130,11 +115,7 @@ fn what_is_in_the_way_fails_before_and_after() {
     for is_pull in [false, true] {
         let host = Host::new();
         let serve = Serve::start(&host);
-        let (from, to) = if is_pull {
-            (host.root("from"), host.src("to"))
-        } else {
-            (host.src("from"), host.root("to"))
-        };
+        let (from, to) = host.ends(is_pull);
         let plant = |path: &Path, kind: &str, text: &str| match kind {
             "file" => fs::write(path, text).unwrap(),
             "folder" => {
@@ -160,7 +141,7 @@ fn what_is_in_the_way_fails_before_and_after() {
             paths
         };
         let foreseen = dry(&host, &serve, is_pull, &[]);
-        let done = run(&mut command(&host, &serve, is_pull, &["--json"]));
+        let done = run(&mut host.moving(&serve, is_pull, &["--json"]));
         assert_eq!((foreseen.code, done.code), (1, 1), "{foreseen:?}, {done:?}");
         assert_eq!(failed(&foreseen), failed(&done), "{foreseen:?}");
         assert_eq!(failed(&done).len(), 6);
@@ -176,7 +157,7 @@ fn people_read_a_line_for_each_path_and_the_sum() {
     fs::create_dir_all(host.src("from/sub")).unwrap();
     fs::write(host.src("from/sub/new"), vec![0; 2_048]).unwrap();
     symlink("x", host.src("from/link\u{1b}")).unwrap();
-    let ran = run(&mut command(&host, &serve, false, &["--dry-run"]));
+    let ran = run(&mut host.moving(&serve, false, &["--dry-run"]));
     assert_eq!(ran.code, 0, "{ran:?}");
     let mut lines: Vec<_> = ran.stdout.lines().collect();
     lines.sort_unstable();
@@ -188,13 +169,13 @@ fn people_read_a_line_for_each_path_and_the_sum() {
     ];
     assert_eq!(lines, want);
     assert!(ran.stderr.contains("would send 1 file (2.0 KiB), 2 folders and 1 link"), "{ran:?}");
-    let quiet = run(&mut command(&host, &serve, false, &["--dry-run", "--quiet"]));
+    let quiet = run(&mut host.moving(&serve, false, &["--dry-run", "--quiet"]));
     assert_eq!((quiet.stdout, quiet.stderr), (ran.stdout, String::new()));
     assert!(!host.root("to").exists() && unfinished(&host.root("")).is_empty());
     // Where it goes to is not there yet, and stays so.
     fs::create_dir(host.root("from")).unwrap();
     fs::write(host.root("from/x"), "x").unwrap();
-    let ran = run(&mut command(&host, &serve, true, &["-n"]));
+    let ran = run(&mut host.moving(&serve, true, &["-n"]));
     assert_eq!((ran.code, host.src("to").exists()), (0, false), "{ran:?}");
     let lines = format!(
         "folder new                  {to}/\nfile   new             1 B  {to}/x\n",

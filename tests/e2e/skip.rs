@@ -40,13 +40,7 @@ fn below(folder: &Path) -> BTreeMap<PathBuf, Node> {
 
 /// From one place to the other, either by a push or by a pull.
 fn send(host: &Host, serve: &Serve, is_pull: bool, args: &[&str]) -> Ran {
-    let mut command = host.qbulk();
-    if is_pull {
-        command.args(["pull", "--json"]).args(args).arg(serve.url("from/")).arg(host.src("to"));
-    } else {
-        command.args(["push", "--json"]).args(args).arg(host.src("from/")).arg(serve.url("to"));
-    }
-    let ran = run(&mut command);
+    let ran = run(host.moving(serve, is_pull, args).arg("--json"));
     assert_eq!(ran.code, 0, "{ran:?}");
     ran
 }

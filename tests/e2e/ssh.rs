@@ -4,13 +4,15 @@
 use std::fs;
 use std::io::Read;
 use std::net::UdpSocket;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process, test_kill_process};
 
-use crate::common::{Host, Ran, eventually, free_address, random, run, tree, unfinished};
+use crate::common::{
+    Host, Ran, eventually, free_address, put_executable, random, run, tree, unfinished,
+};
 use crate::scene::{MIB, Push};
 
 /// A host that is reached by something like ssh.
@@ -29,7 +31,7 @@ impl Far {
         for name in ["home", "bin"] {
             fs::create_dir(far.path(name)).unwrap();
         }
-        fs::copy(env!("CARGO_BIN_EXE_qbulk"), far.path("bin/qbulk")).unwrap();
+        symlink(env!("CARGO_BIN_EXE_qbulk"), far.path("bin/qbulk")).unwrap();
         let dir = far.host.dir.path().display();
         // Where `exec` puts it, the far side is the process that is noted.
         let script = format!(
@@ -37,9 +39,7 @@ impl Far {
              echo $$ >{dir}/pid\nexport HOME={dir}/home QBULK_CONFIG_DIR={dir}/farconfig PATH={dir}/bin:$PATH\n\
              export SSH_CONNECTION='127.0.0.1 1 127.0.0.1 22'\ncd {dir}/home\n{noise}\n{command}\n"
         );
-        fs::write(far.path("ssh-like"), script).unwrap();
-        let executable = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(far.path("ssh-like"), executable).unwrap();
+        put_executable(&far.path("ssh-like"), script.as_bytes());
         far
     }
 
@@ -163,7 +163,8 @@ fn a_qbulk_that_no_shell_finds_is_looked_for_and_what_to_do_is_said() {
     fs::rename(far.path("bin/qbulk"), far.path("elsewhere")).unwrap();
     // As those of the system may be found by PATH.
     let script = fs::read_to_string(far.path("ssh-like")).unwrap();
-    fs::write(far.path("ssh-like"), script.replace(":$PATH", ":/usr/bin:/bin")).unwrap();
+    let script = script.replace(":$PATH", ":/usr/bin:/bin");
+    put_executable(&far.path("ssh-like"), script.as_bytes());
     let ran = far.run("push", &["src/file", "far:file"]);
     ran.assert_failed(5, "--remote-qbulk");
     let elsewhere = far.path("elsewhere");

@@ -70,6 +70,8 @@ impl Run {
         }
         assert!(self.act().contains(&Output::Drained(job)));
         self.set.handle(Input::Ended(job), self.now);
+        let is_end = |output: &Output| matches!(output, Output::StopPrime { .. });
+        assert!(self.act().iter().all(is_end));
     }
 }
 
@@ -141,6 +143,26 @@ fn windows_that_closed_at_rest_are_opened_once_when_a_job_begins() {
     assert_eq!(budgets(&run.act()), [4 << 20; N as usize]);
     let (outputs, _) = run.wait(Duration::from_secs(60));
     assert!(budgets(&outputs).is_empty());
+}
+
+#[test]
+fn those_that_were_up_before_there_was_anything_to_send_are_primed_once_unless_they_carry_it() {
+    let mut run = Run::new(at_once());
+    run.wait(RTT);
+    run.begin(JobId(0), 80_000_000);
+    assert_eq!(budgets(&run.act()), [1_000_000; N as usize]);
+    run.wait(RTT);
+    run.set.handle(Input::Found(JobId(0), 90_000_000), run.now);
+    assert!(budgets(&run.act()).is_empty(), "they are primed");
+
+    let mut run = Run::new(at_once());
+    run.wait(RTT);
+    run.set.handle(Input::Begun { job: JobId(0), weight: NonZeroU32::MIN }, run.now);
+    run.set.handle(Input::Accepted(JobId(0)), run.now);
+    let items = vec![Item::split(ItemId(0), 80_000_000)];
+    run.set.handle(Input::Offered(JobId(0), items), run.now);
+    let active = SetConfig::default().active;
+    assert_eq!(budgets(&run.act()).len(), N as usize - active);
 }
 
 #[test]

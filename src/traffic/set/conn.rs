@@ -40,6 +40,8 @@ pub(super) struct Conn {
     pub(super) up_at: Option<Instant>,
     /// Something has come back since its handshake.
     pub(super) is_heard: bool,
+    /// It was primed, or carried data, since then.
+    pub(super) is_opened_up: bool,
     /// What it delivered in its best round trip of priming; 0 before it was fully primed.
     pub(super) primed_bytes: u64,
 }
@@ -75,6 +77,7 @@ impl Conn {
             used_at: now,
             up_at: None,
             is_heard: false,
+            is_opened_up: false,
             primed_bytes: 0,
         }
     }

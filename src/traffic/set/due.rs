@@ -60,6 +60,7 @@ impl Set {
         self.weigh_jobs();
         self.open_missing(now);
         self.prime_rested(now);
+        self.prime_early_ones(now);
     }
 
     /// There is a connection, unless there is none.

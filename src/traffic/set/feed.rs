@@ -18,9 +18,7 @@ impl Set {
     /// Fills the active subset and gives out stripes.
     pub(super) fn assign(&mut self, now: Instant) {
         self.outputs.extend(self.jobs.newly_drained().into_iter().map(Output::Drained));
-        while self.jobs.have_waiting()
-            && self.count(Role::Active) < self.crowd.fits(self.tuner.active())
-        {
+        while self.jobs.have_waiting() && self.missing_active() > 0 {
             if !self.activate_next(now) {
                 break;
             }
@@ -34,6 +32,11 @@ impl Set {
                 return;
             }
         }
+    }
+
+    /// How many more should carry data where some waits.
+    pub(super) fn missing_active(&self) -> usize {
+        self.crowd.fits(self.tuner.active()).saturating_sub(self.count(Role::Active))
     }
 
     /// Of those that should be given more, the one that has the least.
@@ -64,6 +67,7 @@ impl Set {
         };
         let Some(conn) = self.conns.get_mut(&id) else { return false };
         conn.state = State::Active;
+        conn.is_opened_up = true;
         conn.turn_bytes = 0;
         conn.used_at = now;
         self.stats.turns += 1;

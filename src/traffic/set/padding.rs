@@ -90,6 +90,7 @@ impl Set {
             conn.state = State::Reserve;
             return self.reserve.push_back(id);
         }
+        conn.is_opened_up = true;
         conn.state = State::Priming(Box::new(Primer::new(config, conn.sample, now)));
         self.outputs.push_back(Output::Prime { conn: id, budget_bytes });
     }
@@ -130,6 +131,20 @@ impl Set {
         // While nothing moves, nobody knows when a window will be needed.
         if self.jobs.have_flying() && !self.is_padding_enough() {
             self.prime_unused_until(now, now);
+        }
+    }
+
+    /// Primes those that were up before anything was found to be sent, but for as many as carry data at once.
+    pub(super) fn prime_early_ones(&mut self, now: Instant) {
+        if self.padding_budget() == 0 || self.is_padding_enough() {
+            return;
+        }
+        let at_once = if self.jobs.have_waiting() { self.missing_active() } else { 0 };
+        let early = self.reserve.iter().filter(|id| !self.conns[id].is_opened_up);
+        let early: Vec<ConnId> = early.copied().skip(at_once).collect();
+        self.reserve.retain(|id| !early.contains(id));
+        for id in early {
+            self.prime(id, now);
         }
     }
 
