@@ -30,8 +30,8 @@ use crate::store::source_root::SourcePath;
 use crate::store::start::Start;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    Answer, COMPARES_MAX, Keep, PATH_BYTES_MAX, Question, Request, Subject, Verdict, VerifyRequest,
-    is_path_safe, path_fault,
+    Answer, COMPARES_MAX, Content, Keep, PATH_BYTES_MAX, Question, Request, Subject, Verdict,
+    VerifyRequest, is_path_safe, path_fault,
 };
 
 /// How often progress is told.
@@ -166,6 +166,8 @@ struct Unanswered {
     subject: Subject,
     /// Why it could not be hashed here.
     unreadable: Option<Unreadable>,
+    /// The server was told all that a verdict takes.
+    is_known: bool,
     /// Its hash, which is not computed to the end once the answer is there.
     wanted: Wanted,
 }
@@ -235,6 +237,7 @@ impl Verify {
         self.next_item += 1;
         self.peer.say(Question::Compare { item, path: path.clone(), subject })?;
         let wanted = Wanted::default();
+        let is_known = hash.is_some() || !matches!(kind, Kind::File(_));
         if let (Kind::File(info), Some(_)) = (&kind, hash) {
             self.tally.scanned().pass(info.bytes);
             self.peer.say(Question::Expect { item, hash })?;
@@ -252,7 +255,7 @@ impl Verify {
                 (item, hash.unwrap_or_else(|error| Err(Unreadable::from(io::Error::other(error)))))
             });
         }
-        let unanswered = Unanswered { local, path, subject, unreadable: None, wanted };
+        let unanswered = Unanswered { local, path, subject, unreadable: None, is_known, wanted };
         self.unanswered.insert(item, unanswered);
         Ok(())
     }
@@ -263,6 +266,7 @@ impl Verify {
     ) -> Result<(), Error> {
         let (item, hash) = hashed.map_err(|error| Error::Disk(error.to_string()))?;
         let Some(unanswered) = self.unanswered.get_mut(&item) else { return Ok(()) };
+        unanswered.is_known = true;
         let hash = hash.map_err(|reason| unanswered.unreadable = Some(reason)).ok();
         self.peer.say(Question::Expect { item, hash })
     }
@@ -271,13 +275,16 @@ impl Verify {
         let &Answer::Compared { item, verdict } = message else {
             return Err(self.peer.broke_the_protocol());
         };
-        let unanswered = self.unanswered.remove(&item);
+        // Nobody knows what a file's content is to be before it is said.
+        let is_on_content = matches!(verdict.content, Content::Same | Content::Different);
+        let may_be = |unanswered: &Unanswered| unanswered.is_known || !is_on_content;
+        let unanswered = self.unanswered.remove(&item).filter(may_be);
         self.settle(unanswered.ok_or_else(|| self.peer.broke_the_protocol())?, verdict);
         Ok(())
     }
 
     fn settle(&mut self, answered: Unanswered, verdict: Verdict) {
-        let Unanswered { local, path, subject, unreadable, wanted } = answered;
+        let Unanswered { local, path, subject, unreadable, wanted, .. } = answered;
         drop(wanted);
         match unreadable {
             Some(Unreadable { kind, reason }) => {

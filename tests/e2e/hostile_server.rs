@@ -1,6 +1,6 @@
 //! Servers that a client trusts, and that do not keep to the protocol.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use qbulk::net::endpoint;
 use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{self, ServerTrust};
 use qbulk::wire::{
-    Destination, FileKey, Message, Request, SourceBasis, SourceState, ToReceiver, ToSender,
+    Answer, Content, Destination, FileKey, Message, Question, Request, SourceBasis, SourceState,
+    ToReceiver, ToSender, Verdict,
 };
 use quinn::{Connection, SendStream};
 use rustix::process::{Signal, kill_process};
@@ -50,7 +51,8 @@ impl Victim {
     }
 }
 
-/// A server with the key of `host` that does with its first, second... connection of a push or pull as `behave` says.
+/// A server with the key of `host` that does with its first, second... connection of a push, a pull or a verification
+/// as `behave` says.
 pub(crate) fn rogue<F, R>(host: &Host, behave: F) -> SocketAddr
 where
     F: Fn(u32, Victim) -> R + Send + Sync + 'static,
@@ -70,7 +72,9 @@ where
                 let Ok(connection) = incoming.await else { return };
                 let Ok((control, messages)) = connection.accept_bi().await else { return };
                 let mut messages = ControlReader::new(messages);
-                if let Ok(Some(Request::Push(_) | Request::Pull(_))) = messages.next().await {
+                if let Ok(Some(Request::Push(_) | Request::Pull(_) | Request::Verify(_))) =
+                    messages.next().await
+                {
                     let victim = Victim { connection, control, messages };
                     behave(count.fetch_add(1, Relaxed), victim).await;
                 }
@@ -157,4 +161,65 @@ async fn a_client_that_is_told_of_nothing_without_an_end_can_be_stopped() {
     let child = client(&host, &["push", host.src("file").to_str().unwrap(), &url]);
     tokio::time::timeout(PATIENCE, has_begun.recv()).await.expect("it asks").unwrap();
     assert_well(child, 200).await;
+}
+
+/// A verdict on what was not asked for, or on a content of which the server was told nothing, and a turn that is waited
+/// for twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_cannot_know_is_not_taken_for_a_verification() {
+    let host = Host::new();
+    // Nobody is done with hashing it.
+    File::create(host.src("huge")).unwrap().set_len(1 << 42).unwrap();
+    let same = |item| Answer::Compared { item, verdict: Verdict::of(Content::Same) };
+    let different = Answer::Compared { item: 0, verdict: Verdict::of(Content::Different) };
+    let waits = || Answer::Waiting { message: b"others".to_vec() };
+    let missing = Answer::Compared { item: 0, verdict: Verdict::of(Content::Missing) };
+    for (said, is_asked, code, words) in [
+        (vec![waits(), waits()], false, 5, "broke the protocol"),
+        (vec![waits(), Answer::ListEnd], false, 5, "broke the protocol"),
+        (vec![same(77)], true, 5, "broke the protocol"),
+        (vec![same(0)], true, 5, "broke the protocol"),
+        (vec![different], true, 5, "broke the protocol"),
+        (vec![missing], true, 1, "missing"),
+    ] {
+        let told = format!("{said:?}");
+        let address = rogue(&host, move |_, mut victim| {
+            let said = said.clone();
+            async move {
+                if is_asked {
+                    victim.say([Answer::Welcome(Destination::Folder)]).await;
+                    let asked = victim.messages.next().await;
+                    assert!(matches!(asked, Ok(Some(Question::Compare { item: 0, .. }))));
+                }
+                victim.say(said).await;
+                victim.connection.closed().await;
+            }
+        });
+        let url = format!("qbulk://{address}/");
+        let child = client(&host, &["verify", host.src("huge").to_str().unwrap(), &url]);
+        let ran = tokio::task::spawn_blocking(|| finish(child)).await.unwrap();
+        assert_eq!(ran.code, code, "{told}: {ran:?}");
+        ran.assert_failed(code, words);
+    }
+}
+
+/// It takes every question, and answers none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_of_a_verification_can_be_left() {
+    let host = Host::new();
+    fs::write(host.src("file"), "data").unwrap();
+    let (begun, mut has_begun) = tokio::sync::mpsc::channel(64);
+    let address = rogue(&host, move |_, mut victim| {
+        let begun = begun.clone();
+        async move {
+            victim.say([Answer::Welcome(Destination::Folder)]).await;
+            while let Ok(Some(_)) = victim.messages.next::<Question>().await {
+                begun.send(()).await.ok();
+            }
+        }
+    });
+    let url = format!("qbulk://{address}/");
+    let child = client(&host, &["verify", host.src("file").to_str().unwrap(), &url]);
+    tokio::time::timeout(PATIENCE, has_begun.recv()).await.expect("it asks").unwrap();
+    assert_well(child, 64).await;
 }
