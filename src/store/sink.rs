@@ -4,25 +4,22 @@
 //! of it, neither by its name nor by a link on the way.
 
 mod linked;
+mod made;
 mod partial;
 mod pieces;
 mod table;
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use cap_std::fs::Dir;
-use rustix::fs::{FileType, Mode, makedev};
 
 use self::partial::Partials;
 use self::table::{decode, split, strip};
-use super::append::trace;
 use super::commit::{Committed, Committer, Complete, GROUP, GROUP_BYTES};
 use super::descriptors::{Share, Shed};
-use super::file::FileId;
 use super::folders::Folders;
 use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
@@ -30,17 +27,16 @@ use super::kept::{Kept, Remnant};
 use super::links::Links;
 use super::look::look;
 use super::meta::Metas;
-use super::object::Object;
-use super::own::{OwnNames, has_reserved};
-use super::places::{Placed, Placing, moved_reason};
+use super::own::OwnNames;
+use super::places::moved_reason;
 use super::pour::{Outlet, Pour, PourError};
-use super::root::{Root, open_folder};
+use super::root::Root;
 use super::systems::Systems;
 use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
-use super::{beneath, folder_of, is_full, join, last_of, os, reason, shown};
+use super::{beneath, folder_of, is_full, join, reason, shown};
 use crate::mutex::lock;
 use crate::wire::{
-    Candidate, Extra, Extras, Header, Keep, Likeness, Meta, Record, Skip, Special, There, WireError,
+    Candidate, Extra, Extras, Header, Keep, Likeness, Record, Skip, There, WireError,
 };
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
@@ -606,104 +602,6 @@ impl Sink {
         (extra.owner.is_none() || asked.has_owners())
             && (extra.xattrs.is_none() || asked.has_xattrs())
             && (!extra.is_linked || asked.hard_links)
-    }
-
-    /// A file that is there gets metadata. Fails by itself if it is not the one that was told of.
-    fn adopt(
-        &self,
-        path: &[u8],
-        meta: Meta,
-        file_bytes: u64,
-        extra: Option<&Extra>,
-    ) -> Result<io::Result<()>, SinkError> {
-        if !self.shows || self.committer.places().is_append_only() {
-            return Err(SinkError::Protocol("it may not change what is there".into()));
-        }
-        let adopt = || {
-            let folder = open_folder(&self.root, folder_of(path))?;
-            let file = Object::at(&folder, last_of(path))?;
-            let stat = file.stat()?;
-            let is_file = FileType::from_raw_mode(stat.st_mode).is_file();
-            if has_reserved(path) || !is_file || stat.st_size as u64 != file_bytes {
-                return Err(io::Error::other("it has changed since"));
-            }
-            self.metas.give_all(path, &file, meta, extra);
-            Ok(())
-        };
-        Ok(adopt())
-    }
-
-    fn make_special(
-        &self,
-        item: u64,
-        path: &[u8],
-        (meta, extra): (Meta, Option<&Extra>),
-        what: Special,
-    ) -> io::Result<()> {
-        let asked = self.metas.extras();
-        if !if what.is_device() { asked.devices } else { asked.specials } {
-            return Err(io::Error::other("nobody has asked for devices, pipes or sockets"));
-        }
-        if what.is_device() && !self.metas.is_privileged() {
-            return Err(io::Error::other(
-                "devices are made only where root receives, and a server only with --super",
-            ));
-        }
-        let (kind, device) = match what {
-            Special::Fifo => (FileType::Fifo, 0),
-            Special::Socket => (FileType::Socket, 0),
-            Special::CharDevice(major, minor) => (FileType::CharacterDevice, makedev(major, minor)),
-            Special::BlockDevice(major, minor) => (FileType::BlockDevice, makedev(major, minor)),
-        };
-        let (parent, _) = self.open.folders.parent(path)?;
-        let temp_name = self.names.part(&self.tag, item);
-        rustix::fs::mknodat(&*parent, &*temp_name, kind, Mode::RUSR | Mode::WUSR, device)?;
-        let object = Object::at(&parent, temp_name.as_bytes())?;
-        let made = FileId::from(object.stat()?);
-        self.metas.give_all(path, &object, meta, extra);
-        let hash = *blake3::hash(format!("{what:?}").as_bytes()).as_bytes();
-        self.place_made(&parent, &temp_name, made, path, hash)
-    }
-
-    fn make_symlink(
-        &self,
-        item: u64,
-        path: &[u8],
-        (meta, extra): (Meta, Option<&Extra>),
-        target: &[u8],
-    ) -> io::Result<()> {
-        let (parent, _) = self.open.folders.parent(path)?;
-        let temp_name = self.names.part(&self.tag, item);
-        parent.symlink_contents(os(target), &temp_name)?;
-        let made = FileId::at(&parent, OsStr::new(&temp_name))?;
-        self.metas.give_link(path, (&parent, &temp_name), meta, extra);
-        let hash = *blake3::hash(target).as_bytes();
-        self.place_made(&parent, &temp_name, made, path, hash)
-    }
-
-    /// Gives what was made under a temporary name in `parent` its own.
-    fn place_made(
-        &self,
-        parent: &Dir,
-        temp_name: &str,
-        made: FileId,
-        path: &[u8],
-        hash: [u8; 32],
-    ) -> io::Result<()> {
-        if self.committer.places().is_append_only() {
-            let (path, trace) = (path.to_vec(), trace(parent, OsStr::new(temp_name))?);
-            self.committer.announce(&Entry::Placing { path, hash, trace });
-        }
-        let placed = made.check(parent, temp_name).and_then(|()| {
-            let id = made;
-            let placing = Placing { parent, temp_name, path, id, file_bytes: None, hash: &hash };
-            self.committer.places().place(&placing)
-        });
-        if !matches!(placed, Ok(Placed::Now)) {
-            made.remove(parent, temp_name)?;
-        }
-        self.committer.touched(parent, folder_of(path))?;
-        placed.map(drop)
     }
 }
 

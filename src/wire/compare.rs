@@ -11,7 +11,8 @@
 
 use bytes::BufMut;
 
-use super::stripe::{get_meta, limit, put_meta};
+use super::limit;
+use super::meta::{get_meta, put_meta};
 use super::{Meta, WireError, get_array, get_varint, put_all, put_varint};
 use crate::hashtree::FILE_BYTES_MAX;
 
@@ -123,7 +124,7 @@ impl Verdict {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::stripe::tests::meta;
+    use super::super::meta::tests::meta;
     use super::*;
     use proptest::prelude::*;
 

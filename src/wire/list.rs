@@ -10,7 +10,8 @@
 //! | 2 | [`ListedKind::Symlink`] | target (bytes) |
 //! | 3 | [`ListedKind::Other`] | |
 
-use super::stripe::{get_meta, is_path_safe, put_meta};
+use super::meta::{get_meta, put_meta};
+use super::path::is_path_safe;
 use super::{
     Meta, NAME_BYTES_MAX, PATH_BYTES_MAX, WireError, get_bytes, get_varint, put_all, put_bytes,
     put_varint, within,
@@ -104,7 +105,7 @@ impl Listed {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::stripe::tests::meta;
+    use super::super::meta::tests::meta;
     use super::super::{Answer, Message, VARINT_MAX};
     use super::*;
     use proptest::prelude::*;

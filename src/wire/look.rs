@@ -19,7 +19,9 @@ use std::cmp::Ordering;
 use bytes::{Buf, BufMut};
 
 use super::extra::{Owner, XattrsDigest};
-use super::stripe::{get_meta, is_path_safe, limit, put_meta};
+use super::limit;
+use super::meta::{get_meta, put_meta};
+use super::path::is_path_safe;
 use super::{
     Meta, PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
     put_varint, within,
@@ -402,7 +404,8 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::extra::tests::extra;
-    use super::super::stripe::tests::{meta, path};
+    use super::super::meta::tests::meta;
+    use super::super::path::tests::path;
     use super::*;
 
     pub(in super::super) fn candidates(has_claims: bool) -> impl Strategy<Value = Vec<Candidate>> {

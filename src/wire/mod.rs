@@ -21,6 +21,9 @@ mod kept;
 mod list;
 mod look;
 mod message;
+mod meta;
+mod path;
+mod piece;
 mod plan;
 mod pull;
 mod query;
@@ -51,6 +54,9 @@ pub use look::{
     Candidate, Claim, LOOK_BYTES_MAX, LOOK_FILES_MAX, LOOKS_MAX, Likeness, Skip, There, fitting,
 };
 pub use message::{Message, MessageBuffer};
+pub use meta::Meta;
+pub use path::{NAME_BYTES_MAX, is_path_safe, path_fault};
+pub use piece::{Piece, RUNS_MAX, Run, SourceId};
 pub use plan::Expected;
 pub use pull::{
     LineDoes, LineGivenUp, LinePrimed, PRIME_ENDS, PULL_SOURCES_BYTES_MAX, PULL_SOURCES_MAX,
@@ -59,10 +65,7 @@ pub use pull::{
 pub use query::{Answer, Question};
 pub use request::{Keep, PushRequest, Request, Right, VerifyRequest};
 pub use select::{NAMES_BYTES_MAX, PATTERNS_BYTES_MAX, RULES_MAX, Rule, Select};
-pub use stripe::{
-    CONTENT_BYTES_MAX, Header, Meta, NAME_BYTES_MAX, Piece, RECORDS_MAX, RUNS_MAX, Record, Run,
-    SourceId, Special, TABLE_BYTES_MAX, is_path_safe, path_fault,
-};
+pub use stripe::{CONTENT_BYTES_MAX, Header, RECORDS_MAX, Record, Special, TABLE_BYTES_MAX};
 pub use survey::SurveyRequest;
 pub use sweep::{AtSource, Named, SCOPES_MAX, SweepRequest, SweptKind};
 pub use to_receiver::ToReceiver;
@@ -194,6 +197,10 @@ pub(crate) fn get_array<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], Wi
 pub(crate) fn get_u32(what: &'static str, input: &mut &[u8]) -> Result<u32, WireError> {
     let value = get_varint(input)?;
     u32::try_from(value).map_err(|_| WireError::Limit { what, value, limit: u32::MAX.into() })
+}
+
+pub(crate) fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
+    if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value) }
 }
 
 pub(crate) fn within(what: &'static str, value: u64, limit: usize) -> Result<usize, WireError> {

@@ -41,7 +41,7 @@ pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::super::compare::tests::subject;
-    use super::super::stripe::tests::path;
+    use super::super::path::tests::path;
     use super::*;
 
     pub(in super::super) fn expected() -> impl Strategy<Value = Vec<Expected>> {

@@ -45,8 +45,8 @@ use bytes::BufMut;
 
 use super::look::{get_there, put_there};
 use super::message::Message;
+use super::path::get_path;
 use super::plan::{get_expected, put_expected};
-use super::stripe::get_path;
 use super::sweep::{get_named, get_states, put_named, put_states};
 use super::{
     AtSource, Destination, Expected, Likeness, Listed, Named, Subject, SweptKind, TEXT_BYTES_MAX,
@@ -310,8 +310,8 @@ mod tests {
     use super::super::list::tests::listed;
     use super::super::look::tests::{skip, there};
     use super::super::message::tests::survives;
+    use super::super::path::tests::path;
     use super::super::plan::tests::expected;
-    use super::super::stripe::tests::path;
     use super::super::sweep::tests::{named, states};
     use super::*;
 

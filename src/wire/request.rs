@@ -24,8 +24,8 @@
 //! | 17 | a push | none: it is one file that comes from a pipe, and how long it is is known at its end |
 
 use super::extra::Extras;
+use super::limit;
 use super::message::Message;
-use super::stripe::limit;
 use super::{
     HostNumber, ListRequest, PATH_BYTES_MAX, PullRequest, PushNumber, REQUEST_BYTES_MAX,
     SurveyRequest, SweepRequest, TransferSecret, VERSION, WireError, get_bytes, get_u32,
@@ -284,9 +284,9 @@ mod tests {
 
     use super::super::extra::tests::extras;
     use super::super::message::tests::survives;
+    use super::super::path::tests::path;
     use super::super::pull::tests::pull_request;
     use super::super::select::tests::select;
-    use super::super::stripe::tests::path;
     use super::*;
 
     fn request() -> impl Strategy<Value = Request> {

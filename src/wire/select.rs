@@ -10,7 +10,7 @@
 //!
 //! Whoever sends looks at every path with every rule: patterns are bounded far below what a message may have.
 
-use super::stripe::limit;
+use super::limit;
 use super::{
     PATH_BYTES_MAX, WireError, get_bytes, get_varint, put_all, put_bytes, put_varint, within,
 };

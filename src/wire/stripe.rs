@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | 1 | [`Record::Folder`] | item, path, meta |
 //! | 2 | [`Record::Symlink`] | item, path, meta, target (bytes) |
-//! | 3 | [`Record::Piece`] | item, path, meta, source (3 times 16 bytes: see [`SourceId`]), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
+//! | 3 | [`Record::Piece`] | item, path, meta, source (3 times 16 bytes: see [`SourceId`](super::SourceId)), file size, sparse (0, 1), offset, length, runs, hash (32 bytes) |
 //! | 4 | [`Record::Seal`] | item, hash (32 bytes) |
 //! | 5 | [`Record::Discard`] | item |
 //! | 6 | [`Record::Kept`] | item, path, meta, file size, hash (32 bytes) |
@@ -26,21 +26,20 @@
 //! From 7 on they are only of transfers that ask for what they bring.
 //!
 //! `path` is relative to the server's root: components that are not empty, `.` or `..`, joined by `/`.
-//! `meta` is mode, seconds (zigzag) and nanoseconds of the modification time. `runs` is a count, then
-//! for each run of content the hole before it and its length, which is not zero; what no run covers
-//! reads as zeros. A piece of no bytes, of a file that has some, only names the file: all of it is kept
+//! For `meta` see [`Meta`], and for `runs` see [`Piece`]. A piece of no bytes, of a file that has some, only names the file: all of it is kept
 //! from an earlier run. A table holds at most [`RECORDS_MAX`] records, and its pieces cover at most
 //! [`CONTENT_BYTES_MAX`] bytes of their files, holes included.
 
 use bytes::{Buf, BufMut};
 
 use super::extra::Extra;
-use super::ids::{SourceBasis, SourceState, SourceVersion};
+use super::meta::{get_meta, put_meta};
+use super::path::get_path;
 use super::{
-    PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
-    put_varint,
+    Meta, PATH_BYTES_MAX, Piece, WireError, get_array, get_bytes, get_u32, get_varint, limit,
+    put_all, put_bytes, put_varint,
 };
-use crate::hashtree::{FILE_BYTES_MAX, PIECE_MIN};
+use crate::hashtree::FILE_BYTES_MAX;
 
 /// A table's length at most, in bytes.
 pub const TABLE_BYTES_MAX: u32 = 16 << 20;
@@ -48,13 +47,6 @@ pub const TABLE_BYTES_MAX: u32 = 16 << 20;
 pub const CONTENT_BYTES_MAX: u32 = 16 << 20;
 /// Records in one table at most.
 pub const RECORDS_MAX: usize = 1_024;
-/// Runs of content in one piece at most.
-pub const RUNS_MAX: usize = 4_096;
-/// A path component's length at most, in bytes (`NAME_MAX` on Linux).
-pub const NAME_BYTES_MAX: usize = 255;
-/// So much of a name that is too long is shown, in bytes.
-const NAME_SHOWN: usize = 20;
-
 /// What a stripe begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -96,26 +88,6 @@ impl Header {
         limit("content", header.content_bytes.into(), CONTENT_BYTES_MAX.into())?;
         Ok(header)
     }
-}
-
-/// What is kept of a file, folder or link beside its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Permission bits.
-    pub mode: u32,
-    /// Modification time, in whole seconds since 1970.
-    pub mtime_s: i64,
-    /// The rest of it, in nanoseconds.
-    pub mtime_ns: u32,
-}
-
-/// A run of content within a piece; around it are holes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Where it starts, in bytes from the piece's start.
-    pub offset: u64,
-    /// How long it is, in bytes.
-    pub len: u64,
 }
 
 /// One thing to do at the destination.
@@ -255,73 +227,6 @@ impl Special {
     }
 }
 
-/// What a client knows the content of a file by, from one run of a push to the next. The receiver keeps it
-/// with what it has of the file, and takes no other for the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceId {
-    /// Of its size and time of modification. Others mean other content; the same do not mean the same
-    /// content, as they can be put back.
-    pub version: SourceVersion,
-    /// Of its inode and the time of its last change of any kind, when it was read. If these are the same
-    /// as well, so is the content. Others may only mean another link or other permissions: then what is
-    /// kept counts if the source still has the same hashes.
-    pub state: SourceState,
-    /// The state in which its first piece was read: the same for all that is kept of it together.
-    pub basis: SourceBasis,
-}
-
-impl SourceId {
-    /// Appends it.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        self.version.encode(out);
-        self.state.encode(out);
-        self.basis.encode(out);
-    }
-
-    /// Takes one from the front of `input`.
-    pub(crate) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
-        let (version, state) = (SourceVersion::decode(input)?, SourceState::decode(input)?);
-        Ok(Self { version, state, basis: SourceBasis::decode(input)? })
-    }
-}
-
-/// A part of a file. One that is all of its file needs no seal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Piece {
-    /// The item.
-    pub item: u64,
-    /// Where.
-    pub path: Vec<u8>,
-    /// Mode and time that the file gets with its name.
-    pub meta: Meta,
-    /// What the client knows its content by.
-    pub source: SourceId,
-    /// The file's size, in bytes.
-    pub file_bytes: u64,
-    /// The file has holes: what no run covers is not to be allocated.
-    pub sparse: bool,
-    /// Where the piece starts in the file, in bytes.
-    pub offset: u64,
-    /// How much of the file it covers, holes included, in bytes.
-    pub len: u64,
-    /// What of it is content.
-    pub runs: Vec<Run>,
-    /// Its [`piece_hash`](crate::hashtree::piece_hash), with holes as zeros.
-    pub hash: [u8; 32],
-}
-
-impl Piece {
-    /// Whether it has no content and only names a file, of which all is kept from an earlier run.
-    pub fn is_name_only(&self) -> bool {
-        self.len == 0 && self.file_bytes > 0
-    }
-
-    /// Bytes of content, holes left out.
-    pub fn content_bytes(&self) -> u64 {
-        self.runs.iter().map(|run| run.len).sum()
-    }
-}
-
 impl Record {
     /// Appends the record.
     pub fn encode(&self, out: &mut Vec<u8>) {
@@ -338,13 +243,8 @@ impl Record {
                 put_bytes(out, target);
             }
             Self::Piece(piece) => {
-                put_all(out, &[3, piece.item]);
-                put_bytes(out, &piece.path);
-                put_meta(out, piece.meta);
-                piece.source.encode(out);
-                put_all(out, &[piece.file_bytes, piece.sparse.into(), piece.offset, piece.len]);
-                put_runs(out, &piece.runs);
-                out.put_slice(&piece.hash);
+                put_varint(out, 3);
+                piece.encode(out);
             }
             Self::Seal { item, hash } => {
                 put_all(out, &[4, *item]);
@@ -434,7 +334,7 @@ impl Record {
                 meta: get_meta(input)?,
                 target: get_bytes("link target", input, PATH_BYTES_MAX)?,
             },
-            3 => Self::Piece(get_piece(input)?),
+            3 => Self::Piece(Piece::decode(input)?),
             4 => Self::Seal { item: get_varint(input)?, hash: get_array(input)? },
             5 => Self::Discard { item: get_varint(input)? },
             6 => Self::Kept {
@@ -468,119 +368,16 @@ impl Record {
     }
 }
 
-/// Whether `path` stays below the folder it is relative to and can be a path on Unix.
-pub fn is_path_safe(path: &[u8]) -> bool {
-    path.len() <= PATH_BYTES_MAX
-        && path.split(|&byte| byte == b'/').all(|name| {
-            !matches!(name, b"" | b"." | b"..")
-                && name.len() <= NAME_BYTES_MAX
-                && !name.contains(&0)
-        })
-}
-
-/// Why a path is too long for any server, if it is.
-pub fn path_fault(path: &[u8]) -> Option<String> {
-    if path.len() > PATH_BYTES_MAX {
-        return Some(format!("it is {} bytes long; {PATH_BYTES_MAX} are possible", path.len()));
-    }
-    let name = path.split(|&byte| byte == b'/').find(|name| name.len() > NAME_BYTES_MAX)?;
-    let start = String::from_utf8_lossy(&name[..NAME_SHOWN]);
-    let len = name.len();
-    Some(format!("the name {start:?}... in it is {len} bytes long; {NAME_BYTES_MAX} are possible"))
-}
-
-fn get_piece(input: &mut &[u8]) -> Result<Piece, WireError> {
-    let item = get_varint(input)?;
-    let path = get_path(input, false)?;
-    let meta = get_meta(input)?;
-    let source = SourceId::decode(input)?;
-    let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
-    let sparse = limit("sparse flag", get_varint(input)?, 1)? == 1;
-    let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
-    let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
-    let len = limit("piece length", get_varint(input)?, len_max)?;
-    let span = len.next_power_of_two().max(PIECE_MIN);
-    let names_only = len == 0 && offset == 0;
-    let is_node =
-        len > 0 && offset.is_multiple_of(span) && (len == span || offset + len == file_bytes);
-    if len != file_bytes && !names_only && !is_node {
-        return Err(WireError::Misplaced { offset, len });
-    }
-    let runs = get_runs(input, len)?;
-    let hash = get_array(input)?;
-    Ok(Piece { item, path, meta, source, file_bytes, sparse, offset, len, runs, hash })
-}
-
-fn put_runs(out: &mut Vec<u8>, runs: &[Run]) {
-    put_varint(out, runs.len() as u64);
-    let mut end = 0;
-    for run in runs {
-        put_all(out, &[run.offset - end, run.len]);
-        end = run.offset + run.len;
-    }
-}
-
-fn get_runs(input: &mut &[u8], piece_bytes: u64) -> Result<Vec<Run>, WireError> {
-    let count = limit("number of runs", get_varint(input)?, RUNS_MAX as u64)?;
-    let mut end = 0;
-    (0..count)
-        .map(|_| {
-            let offset = end + limit("hole", get_varint(input)?, piece_bytes - end)?;
-            let len = limit("run", get_varint(input)?, piece_bytes - offset)?;
-            end = offset + len;
-            if len == 0 {
-                return Err(WireError::Unknown { what: "run", value: len });
-            }
-            Ok(Run { offset, len })
-        })
-        .collect()
-}
-
-pub(super) fn put_meta(out: &mut Vec<u8>, meta: Meta) {
-    let zigzag = ((meta.mtime_s << 1) ^ (meta.mtime_s >> 63)).cast_unsigned();
-    put_all(out, &[meta.mode.into(), zigzag, meta.mtime_ns.into()]);
-}
-
-pub(super) fn get_meta(input: &mut &[u8]) -> Result<Meta, WireError> {
-    let mode = get_u32("mode", input)?;
-    let zigzag = get_varint(input)?;
-    let mtime_s = (zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed();
-    let mtime_ns = limit("nanoseconds", get_varint(input)?, 999_999_999)? as u32;
-    Ok(Meta { mode, mtime_s, mtime_ns })
-}
-
-pub(super) fn get_path(input: &mut &[u8], may_be_empty: bool) -> Result<Vec<u8>, WireError> {
-    let path = get_bytes("path", input, PATH_BYTES_MAX)?;
-    if (may_be_empty && path.is_empty()) || is_path_safe(&path) {
-        Ok(path)
-    } else {
-        Err(WireError::UnsafePath(String::from_utf8_lossy(&path).into_owned()))
-    }
-}
-
-pub(super) fn limit(what: &'static str, value: u64, limit: u64) -> Result<u64, WireError> {
-    if value > limit { Err(WireError::Limit { what, value, limit }) } else { Ok(value) }
-}
-
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::extra::tests::extra;
-    use super::*;
+mod tests {
     use proptest::prelude::*;
 
-    pub(in super::super) fn meta() -> impl Strategy<Value = Meta> {
-        let seconds = -(1_i64 << 59)..(1 << 59);
-        (any::<u32>(), seconds, 0..1_000_000_000_u32).prop_map(|(mode, mtime_s, mtime_ns)| Meta {
-            mode,
-            mtime_s,
-            mtime_ns,
-        })
-    }
-
-    pub(in super::super) fn path() -> impl Strategy<Value = Vec<u8>> {
-        let name = "[^/\0.][^/\0]{0,20}";
-        proptest::collection::vec(name, 1..5).prop_map(|names| names.join("/").into_bytes())
-    }
+    use super::super::extra::tests::extra;
+    use super::super::is_path_safe;
+    use super::super::meta::tests::meta;
+    use super::super::path::tests::path;
+    use super::super::piece::tests::piece;
+    use super::*;
 
     fn special() -> impl Strategy<Value = Special> {
         prop_oneof![
@@ -616,7 +413,6 @@ pub(super) mod tests {
     fn plain_record() -> impl Strategy<Value = Record> {
         let item = 0..1_u64 << 60;
         let text = proptest::collection::vec(any::<u8>(), 0..100);
-        let runs = proptest::collection::vec((0..5_000_u64, 1..5_000_u64), 0..6);
         prop_oneof![
             (item.clone(), path(), meta()).prop_map(|(item, path, meta)| Record::Folder {
                 item,
@@ -626,91 +422,10 @@ pub(super) mod tests {
             (item.clone(), path(), meta(), text).prop_map(|(item, path, meta, target)| {
                 Record::Symlink { item, path, meta, target }
             }),
-            (item.clone(), path(), meta(), any::<bool>(), 0..1_u64 << 20, runs, any::<[u8; 32]>())
-                .prop_map(|(item, path, meta, sparse, before, gaps, hash)| {
-                    let mut end = 0;
-                    let mut runs = Vec::new();
-                    for (hole, len) in gaps {
-                        runs.push(Run { offset: end + hole, len });
-                        end += hole + len;
-                    }
-                    let len = end;
-                    let span = len.next_power_of_two().max(PIECE_MIN);
-                    let offset = if len == 0 { 0 } else { before * span };
-                    let file_bytes = offset + len;
-                    Record::Piece(Piece {
-                        item,
-                        path,
-                        meta,
-                        source: SourceId {
-                            version: SourceVersion([7; 16]),
-                            state: SourceState([8; 16]),
-                            basis: SourceBasis([9; 16]),
-                        },
-                        file_bytes,
-                        sparse,
-                        offset,
-                        len,
-                        runs,
-                        hash,
-                    })
-                }),
+            piece().prop_map(Record::Piece),
             (item.clone(), any::<[u8; 32]>()).prop_map(|(item, hash)| Record::Seal { item, hash }),
             item.prop_map(|item| Record::Discard { item }),
         ]
-    }
-
-    #[test]
-    fn paths_that_lead_out_are_refused() {
-        for path in ["", "/etc/passwd", "..", "a/../b", "a/..", "a//b", "a/", "./a", "a/.", "a\0b"]
-        {
-            assert!(!is_path_safe(path.as_bytes()), "{path:?}");
-        }
-        assert!(!is_path_safe(&[b'a'; 256]));
-        assert!(!is_path_safe("a/".repeat(2_048).as_bytes()));
-        for path in ["a", "a/b", "..a", "...", ".hidden/x", "\u{fc}/\n"] {
-            assert!(is_path_safe(path.as_bytes()), "{path:?}");
-        }
-        assert!(is_path_safe(b"\xff\xfe"));
-    }
-
-    #[test]
-    fn a_piece_is_a_node_of_its_files_hash_tree() {
-        let decode = |offset, len, file_bytes| {
-            let piece = Piece {
-                item: 1,
-                path: b"a".to_vec(),
-                meta: Meta { mode: 0o644, mtime_s: 0, mtime_ns: 0 },
-                source: SourceId {
-                    version: SourceVersion([7; 16]),
-                    state: SourceState([8; 16]),
-                    basis: SourceBasis([9; 16]),
-                },
-                file_bytes,
-                sparse: true,
-                offset,
-                len,
-                runs: vec![],
-                hash: [0; 32],
-            };
-            let mut out = Vec::new();
-            Record::Piece(piece).encode(&mut out);
-            Record::decode(&mut &*out).map(drop)
-        };
-        for (offset, len, file_bytes) in
-            [(0, 0, 0), (0, 0, 5), (0, 5, 5), (0, 1_024, 9_000), (8_192, 8, 8_200)]
-        {
-            assert_eq!(decode(offset, len, file_bytes), Ok(()));
-        }
-        for (offset, len, file_bytes) in [
-            (1_024, 0, 5_000),
-            (5, 0, 5),
-            (1, 1_024, 9_000),
-            (1_024, 2_048, 9_000),
-            (0, 1_500, 9_000),
-        ] {
-            assert_eq!(decode(offset, len, file_bytes), Err(WireError::Misplaced { offset, len }));
-        }
     }
 
     #[test]

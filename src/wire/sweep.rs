@@ -9,7 +9,7 @@
 use bytes::{Buf, BufMut};
 
 use super::look::{get_next_path, put_next_path};
-use super::stripe::get_path;
+use super::path::get_path;
 use super::{
     LOOK_FILES_MAX, PATH_BYTES_MAX, WireError, get_bytes, get_varint, put_bytes, put_varint, within,
 };
@@ -134,7 +134,7 @@ pub(super) fn get_states(input: &mut &[u8]) -> Result<Vec<AtSource>, WireError> 
 pub(super) mod tests {
     use proptest::prelude::*;
 
-    use super::super::stripe::tests::path;
+    use super::super::path::tests::path;
     use super::*;
 
     pub(in super::super) fn named() -> impl Strategy<Value = Vec<Named>> {

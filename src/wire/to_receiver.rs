@@ -176,7 +176,7 @@ mod tests {
     use super::super::VARINT_MAX;
     use super::super::look::tests::{candidates, skip};
     use super::super::message::tests::survives;
-    use super::super::stripe::tests::path;
+    use super::super::path::tests::path;
     use super::*;
 
     fn message() -> impl Strategy<Value = ToReceiver> {

@@ -285,7 +285,7 @@ fn a_removal_that_is_killed_is_gone_on_with() {
                 fs::write(to.join(format!("{folder}/{number}")), "").unwrap();
             }
         }
-        let options = ["--json", "--delete"];
+        let options = ["--delete"];
         let mut first = host.moving(&serve, is_pull, &options);
         let mut child = first.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let left = || fs::read_dir(&to).unwrap().count();
