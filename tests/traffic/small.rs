@@ -75,6 +75,26 @@ fn one_that_does_not_come_up_is_not_waited_for_alone() {
 }
 
 #[test]
+fn one_over_which_all_arrives_and_nothing_is_confirmed_gets_company_once() {
+    for (in_flight_bytes, connections) in [(0, 2), (10, 1)] {
+        let mut run = Run::new(10);
+        run.tell(Input::Up(ConnId(0)));
+        run.tell(Input::Offered(JOB, vec![Item::split(ItemId(0), 10)]));
+        run.tell(Input::SourceDone(JOB));
+        run.tell(Input::Accepted(JOB));
+        let mut sample = Sample { rtt: RTT, rtt_min: RTT, pto: RTT * 2, ..Sample::default() };
+        for turn in 0..400 {
+            sample = Sample { delivered_bytes: 10 * turn, in_flight_bytes, ..sample };
+            run.tell(Input::Sample(ConnId(0), sample));
+            run.wait(Duration::from_millis(10));
+            assert!(turn > 100 || run.opened.len() == 1, "not at once");
+        }
+        // What is under way is only slow.
+        assert_eq!(run.opened.len(), connections, "{in_flight_bytes} in flight");
+    }
+}
+
+#[test]
 fn one_that_falls_silent_with_all_there_is_gets_company() {
     let mut run = Run::new(10);
     run.tell(Input::Up(ConnId(0)));

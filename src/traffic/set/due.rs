@@ -35,6 +35,7 @@ impl Set {
             self.tune(now);
             self.judge_silence(now);
             self.hedge(now);
+            self.question_the_only_one(now);
             self.reprime_idle(now);
         }
         self.reinforce_late(now);

@@ -1,11 +1,14 @@
 //! Stripes that go out over a second connection as well, because the one that has them is late.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::super::{ConnId, Output};
 use super::Set;
 use super::conn::{Carried, Conn, JobStripe, LATE_MARGIN, Role, State};
 
+/// What has arrived over the only connection is confirmed within this time after it was expected, or else another
+/// connection is tried: it may tell that nobody there knows of the job any more.
+const LONELY_TIME: Duration = Duration::from_secs(1);
 /// At this share of its average rate a path is busy.
 const BUSY_SHARE: f64 = 0.5;
 /// What idle connections are compared by, in bytes.
@@ -26,6 +29,16 @@ impl Set {
             }
             None if self.count(Role::Opening) == 0 => self.reinforce(now),
             None => {}
+        }
+    }
+
+    /// All that the only connection carries has arrived, and nobody confirms it: another one is opened.
+    pub(super) fn question_the_only_one(&mut self, now: Instant) {
+        let mut conns = self.conns.values();
+        let (Some(only), None) = (conns.next(), conns.next()) else { return };
+        let is_overdue = |carried: &Carried| now > carried.due_at + LONELY_TIME;
+        if only.sample.in_flight_bytes == 0 && only.stripes.values().any(is_overdue) {
+            self.reinforce(now);
         }
     }
 
