@@ -1,14 +1,17 @@
 //! Work that blocks: so much of it at a time, and shared fairly by those for whom it is done.
 //!
-//! Whoever has least under way is next, and nobody has all. Who waits for a turn takes no thread.
+//! Whoever has least under way is next, and nobody has all. Who waits for a turn takes no thread. What takes processors
+//! for long is done behind everything else.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::available_parallelism;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
+use tracing::debug;
 
 use crate::mutex::lock;
 
@@ -18,6 +21,9 @@ pub const ALL_MAX: usize = 16;
 /// for long leaves others their part of them.
 const PER_PROCESSOR: usize = 2;
 const OWN_MAX: RangeInclusive<usize> = 4..=12;
+/// How much nicer threads are that work behind everything else: where there is a lack of processors, each gets a third of
+/// what another gets, and where there is none, all it can use.
+const NICER: i32 = 5;
 
 /// Who does the work of all.
 #[derive(Debug)]
@@ -25,6 +31,7 @@ pub(crate) struct Workers {
     /// What is done at the same time for one of them, at most.
     own_max: usize,
     table: Mutex<Table>,
+    behind: OnceLock<Behind>,
 }
 
 impl Default for Workers {
@@ -60,7 +67,7 @@ impl Workers {
     /// Where there are so many processors.
     fn on(processors: usize) -> Self {
         let own_max = (PER_PROCESSOR * processors).clamp(*OWN_MAX.start(), *OWN_MAX.end());
-        Self { own_max, table: Mutex::default() }
+        Self { own_max, table: Mutex::default(), behind: OnceLock::new() }
     }
 
     /// Does work for `owner`.
@@ -112,13 +119,21 @@ impl Work {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let turn = self.turn().await;
-        let work = move || {
-            let done = work();
-            // When the work is over, even if nobody waits for it any more.
-            drop(turn);
-            done
+        tokio::task::spawn_blocking(in_turn(turn, work)).await
+    }
+
+    /// The same for what takes processors for long: whatever else is to be done goes first.
+    pub(crate) async fn run_behind<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.turn().await;
+        let work = in_turn(turn, work);
+        let begun = match &self.0 {
+            Some((workers, _)) => workers.behind.get_or_init(Behind::new).spawn(work),
+            None => tokio::task::spawn_blocking(work),
         };
-        tokio::task::spawn_blocking(work).await
+        begun.await
     }
 
     /// The same for whoever does not wait for it.
@@ -144,6 +159,49 @@ impl Work {
         let turn = waiting.given.as_mut()?.await.ok();
         waiting.given = None;
         turn
+    }
+}
+
+/// Work that gives its turn back when it is over, even if nobody waits for it any more.
+fn in_turn<T>(turn: Option<Turn>, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    move || {
+        let done = work();
+        drop(turn);
+        done
+    }
+}
+
+/// Threads that work behind all others: a thread cannot become less nice again, so they are no others' threads.
+#[derive(Debug)]
+struct Behind(Option<Runtime>);
+
+impl Behind {
+    fn new() -> Self {
+        let nicer = || {
+            if let Err(error) = rustix::process::nice(NICER) {
+                debug!(%error, "work behind all others is done beside them");
+            }
+        };
+        // It runs no tasks: only its threads for what blocks are used.
+        let mut builder = Builder::new_current_thread();
+        let built = builder.max_blocking_threads(ALL_MAX).on_thread_start(nicer).build();
+        Self(built.inspect_err(|error| debug!(%error, "nothing is done behind all others")).ok())
+    }
+
+    fn spawn<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+        match &self.0 {
+            Some(runtime) => runtime.spawn_blocking(work),
+            None => tokio::task::spawn_blocking(work),
+        }
+    }
+}
+
+impl Drop for Behind {
+    fn drop(&mut self) {
+        // Whoever drops it may not block, and nobody waits for what is done.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -202,11 +260,7 @@ mod tests {
     use super::*;
 
     /// Turns that are waited for.
-    async fn ask(
-        workers: &Arc<Workers>,
-        owner: u8,
-        count: usize,
-    ) -> Vec<tokio::task::JoinHandle<Option<Turn>>> {
+    async fn ask(workers: &Arc<Workers>, owner: u8, count: usize) -> Vec<JoinHandle<Option<Turn>>> {
         let work = workers.of([owner; 32]);
         let asked = (0..count)
             .map(|_| {
@@ -218,7 +272,7 @@ mod tests {
         asked
     }
 
-    fn given(asked: &[tokio::task::JoinHandle<Option<Turn>>]) -> usize {
+    fn given(asked: &[JoinHandle<Option<Turn>>]) -> usize {
         asked.iter().filter(|asked| asked.is_finished()).count()
     }
 
@@ -232,7 +286,7 @@ mod tests {
         assert_eq!(given(&modest), ALL_MAX - own_max, "at once");
         for _ in 0..2 {
             // One that the greedy one gives back.
-            let at = greedy.iter().position(tokio::task::JoinHandle::is_finished).unwrap();
+            let at = greedy.iter().position(JoinHandle::is_finished).unwrap();
             drop(greedy.remove(at).await.unwrap());
             tokio::task::yield_now().await;
         }
@@ -270,6 +324,26 @@ mod tests {
         }
         let table = lock(&workers.table);
         assert_eq!((table.busy, table.owners.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn work_behind_all_others_is_done_by_nicer_threads_in_turns() {
+        let niceness = || {
+            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+            let (_, fields) = stat.rsplit_once(')').unwrap();
+            fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
+        };
+        let workers = Arc::<Workers>::default();
+        let work = workers.of([1; 32]);
+        let before = work.run(niceness).await.unwrap();
+        assert_eq!(work.run_behind(niceness).await.unwrap(), (before + NICER).min(19));
+        assert_eq!(work.run(niceness).await.unwrap(), before, "no other thread is");
+        let turns = ask(&workers, 1, workers.own_max).await;
+        let waiting = tokio::spawn(async move { work.run_behind(|| ()).await });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(turns);
+        waiting.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -346,7 +346,7 @@ impl Comparison {
         loop {
             let wanted = wanted.clone();
             let step = move || (hashing.step(STEP_BYTES, &wanted, |_| ()), hashing);
-            let (hashed, same_file) = work.run(step).await?;
+            let (hashed, same_file) = work.run_behind(step).await?;
             hashing = same_file;
             if let Some(hashed) = hashed.transpose() {
                 return Ok(Hash::Of(same, hashed));

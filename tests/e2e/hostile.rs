@@ -99,7 +99,18 @@ impl Attacker {
 
     /// The same, at that address.
     pub(crate) async fn to(host: &Host, server: &Host, address: SocketAddr) -> Self {
-        Self::with_settings(host, server, address, |_| ()).await
+        Self::with_settings(host, server, address, DATAGRAM_BYTES_MAX, |_| ()).await
+    }
+
+    /// The same, sending datagrams of at most `bytes`.
+    pub(crate) async fn with_datagrams_of(
+        bytes: u16,
+        host: &Host,
+        server: &Host,
+        serve: &Serve,
+        set: impl FnOnce(&mut ClientConfig),
+    ) -> Self {
+        Self::with_settings(host, server, serve.address, bytes, set).await
     }
 
     /// The same with other settings of the connection.
@@ -109,20 +120,21 @@ impl Attacker {
         serve: &Serve,
         set: impl FnOnce(&mut ClientConfig),
     ) -> Self {
-        Self::with_settings(host, server, serve.address, set).await
+        Self::with_datagrams_of(DATAGRAM_BYTES_MAX, host, server, serve, set).await
     }
 
     async fn with_settings(
         host: &Host,
         server: &Host,
         address: SocketAddr,
+        datagram_bytes: u16,
         set: impl FnOnce(&mut ClientConfig),
     ) -> Self {
         let [own, other] =
             [host, server].map(|host| Identity::load_or_create(&host.config()).unwrap());
         let trust = ClientTrust::Pinned([other.fingerprint()].into());
         let tls = Arc::new(client_config(&own, trust).unwrap());
-        let mtu = PathMtu::of(address, DATAGRAM_BYTES_MAX);
+        let mtu = PathMtu::of(address, datagram_bytes);
         let mut config = endpoint::client_config(tls, mtu, cubic(), Arc::new(Telemetry::default()));
         set(&mut config);
         let endpoint = endpoint::client(&SystemSockets, path::any_local(address), mtu).unwrap();
