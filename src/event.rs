@@ -247,6 +247,8 @@ pub struct Summary {
     pub skipped_files: u64,
     /// Their bytes.
     pub skipped_bytes: u64,
+    /// Bytes of the files above that were not sent because the files which they replace had them, at the same place.
+    pub matched_bytes: u64,
     /// Files, folders and others that were removed at the destination.
     pub deleted: u64,
     /// Why nothing was removed though that is asked for.

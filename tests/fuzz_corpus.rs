@@ -62,7 +62,7 @@ fn every_property_holds_for_what_the_fuzzers_have_kept() {
 /// What begins the search of the control fuzzer for messages that are seldom met by chance, as they are said today.
 fn seeds() -> [(&'static str, Vec<u8>); 3] {
     let meta = Meta { mode: 0o644, mtime_s: 981_173_106, mtime_ns: 5 };
-    let likeness = Likeness { size_only: true, adopts: true, window_s: 1, has_claims: false };
+    let likeness = Likeness { size_only: true, adopts: true, window_s: 1, ..Likeness::default() };
     let files: Vec<_> = ["a/b", "a/bc"]
         .map(|path| Candidate { path: path.into(), bytes: Some(7), meta, claim: None })
         .into();

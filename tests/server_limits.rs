@@ -18,9 +18,9 @@ use qbulk::store::descriptors::{Descriptors, Share};
 use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
-    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Extras, Header, HostNumber, Keep, Message, Meta, Piece,
-    PushNumber, PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId, SourceState,
-    SourceVersion, ToReceiver, ToSender, TransferSecret,
+    CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Compares, Extras, Header, HostNumber, Keep, Message, Meta,
+    Piece, PushNumber, PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId,
+    SourceState, SourceVersion, ToReceiver, ToSender, TransferSecret,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -78,6 +78,7 @@ impl Served {
                 keep: Keep::default(),
                 extras: Extras::default(),
                 is_stream: false,
+                compares: Compares::default(),
             }))
             .await;
         let welcome = client.messages.next().await.expect("set up");
@@ -229,6 +230,7 @@ fn piece(item: u64, path: &str, data: &[u8], offset: u64, len: u64, sparse: bool
         },
         file_bytes,
         sparse,
+        is_based: false,
         offset,
         len,
         runs,

@@ -18,6 +18,21 @@ pub(super) struct SkipArgs {
         help_heading = "What is sent"
     )]
     size_only: bool,
+    /// Compare the content of files of the same size, whatever their times: those whose content is the same are
+    /// skipped, and get the mode and time of the source. Both ends read them for that.
+    #[arg(
+        short = 'c',
+        long,
+        env = "QBULK_CHECKSUM",
+        conflicts_with_all = ["ignore_times", "size_only"],
+        help_heading = "What is sent"
+    )]
+    checksum: bool,
+    /// Of files from 1 MiB on that are there and differ, send only the blocks that do (64 KiB, at the same place): for
+    /// disk images and databases. Both ends read the whole file, and the new one is made beside the old one, which
+    /// takes the room of both unless the file system shares blocks.
+    #[arg(long, env = "QBULK_DELTA", help_heading = "What is sent")]
+    delta: bool,
     /// Skip files of which a newer one is there.
     #[arg(short = 'u', long, env = "QBULK_UPDATE", help_heading = "What is sent")]
     update: bool,
@@ -53,6 +68,8 @@ impl SkipArgs {
             ignore_existing: self.ignore_existing,
             existing: self.existing,
             modify_window_s: self.modify_window,
+            checksum: self.checksum,
+            delta: self.delta,
         }
     }
 }

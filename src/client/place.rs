@@ -147,6 +147,7 @@ impl Place {
             .with_root()
             .only_at(within)
             .showing()
+            .comparing(config.skip.compares())
             .skipping(config.skip))
     }
 }

@@ -20,7 +20,9 @@ use crate::net::tls;
 use crate::send::Lines;
 use crate::store::start::Start;
 use crate::traffic::ConnId;
-use crate::wire::{Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
+use crate::wire::{
+    Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+};
 
 /// Brings a sender its lines to a server.
 pub(super) struct Session {
@@ -46,6 +48,7 @@ struct Introduction {
     keep: Keep,
     extras: Extras,
     is_stream: bool,
+    compares: Compares,
 }
 
 impl Session {
@@ -98,6 +101,7 @@ impl Session {
                 keep: config.keep,
                 extras: config.extras,
                 is_stream: config.stream.is_some(),
+                compares: config.skip.compares(),
             },
             lines: JoinSet::new(),
         })
@@ -132,6 +136,7 @@ impl Introduction {
             keep: self.keep,
             extras: self.extras,
             is_stream: self.is_stream,
+            compares: self.compares,
         })
     }
 }

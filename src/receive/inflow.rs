@@ -10,7 +10,7 @@ use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::look::{Question, answer};
+use super::look::{Blocks, Look, Questions, TooMany};
 use super::padding::Padding;
 use super::receiver::{Receiver, failed};
 use super::room::{EarlyRoom, Room};
@@ -19,8 +19,8 @@ use crate::net::windows::{STREAMS_MAX, Window};
 use crate::net::words;
 use crate::store::tally::Failed;
 use crate::wire::{
-    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Header, LOOKS_MAX, ToReceiver,
-    ToSender, WireError,
+    CLOSE_ABORTED, CLOSE_CROWDED, CLOSE_DONE, CLOSE_PROTOCOL, Header, ToReceiver, ToSender,
+    WireError,
 };
 
 /// Messages that wait to be sent, at most: a sender that does not read them is not read from either.
@@ -52,7 +52,7 @@ pub(crate) struct Inflow {
     /// The sender has asked what is kept.
     recalled: bool,
     /// Where its questions about what is there wait.
-    questions: Option<Sender<Question>>,
+    questions: Questions,
     /// Who hears what else the sender says; without, it has nothing else to say.
     news: Option<Sender<News>>,
 }
@@ -86,6 +86,12 @@ pub(crate) enum Left {
 impl From<WireError> for Left {
     fn from(error: WireError) -> Self {
         Self::Protocol(error.to_string())
+    }
+}
+
+impl From<TooMany> for Left {
+    fn from(TooMany: TooMany) -> Self {
+        Self::Protocol("it asks more than it may before it hears an answer".into())
     }
 }
 
@@ -126,7 +132,7 @@ impl Inflow {
             tasks,
             finishing: false,
             recalled: false,
-            questions: None,
+            questions: Questions::default(),
             news: None,
         }
     }
@@ -229,23 +235,16 @@ impl Inflow {
                 self.tasks.spawn(async move { receiver.recall(sender).await });
             }
             ToReceiver::Look { question, likeness, files } => {
-                self.look(Question { number: question, likeness, files }, receiver)?;
+                let look = Look { number: question, likeness, files };
+                self.questions.look(look, receiver, &self.sender, &mut self.tasks)?;
+            }
+            ToReceiver::Blocks { question, path, bytes, block_bytes } => {
+                let blocks = Blocks { number: question, path, bytes, block_bytes };
+                self.questions.blocks(blocks, receiver, &self.sender, &mut self.tasks)?;
             }
             other => return self.hand_on(&other),
         }
         Ok(())
-    }
-
-    fn look(&mut self, question: Question, receiver: &Arc<Receiver>) -> Result<(), Left> {
-        if self.questions.is_none() {
-            let (questions, waiting) = channel(LOOKS_MAX);
-            self.tasks.spawn(answer(Arc::clone(receiver), waiting, self.sender.clone()));
-            self.questions = Some(questions);
-        }
-        match self.questions.as_ref().map(|questions| questions.try_send(question)) {
-            Some(Ok(())) => Ok(()),
-            _ => Err(Left::Protocol("it asks more than it may before it hears an answer".into())),
-        }
     }
 
     fn hand_on(&self, message: &ToReceiver) -> Result<(), Left> {

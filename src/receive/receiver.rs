@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use super::members::Members;
@@ -18,6 +18,7 @@ use super::recall::recall;
 use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
 use crate::mutex::lock;
+use crate::store::blocks::BlockHashing;
 use crate::store::sink::{Applied, Sink, SinkError};
 use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
@@ -53,6 +54,7 @@ pub(crate) struct Receiver {
     held: Mutex<HashMap<u64, Box<dyn Room>>>,
     recalling: tokio::sync::Mutex<()>,
     looking: tokio::sync::Mutex<()>,
+    comparing: Arc<tokio::sync::Mutex<()>>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
@@ -94,6 +96,7 @@ impl Receiver {
             held: Mutex::default(),
             recalling: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
+            comparing: Arc::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
             ended: Notify::new(),
@@ -120,6 +123,26 @@ impl Receiver {
         let _turn = self.looking.lock().await;
         let sink = Arc::clone(&self.sink);
         self.blocking(move || sink.look(files, likeness)).await
+    }
+
+    /// What the blocks of a file hash to, if there is one, while nothing else is hashed for the job.
+    pub(super) async fn blocks(
+        self: &Arc<Self>,
+        path: Vec<u8>,
+        bytes: u64,
+        block_bytes: u64,
+    ) -> Result<(OwnedMutexGuard<()>, Option<BlockHashing>), SinkError> {
+        let turn = Arc::clone(&self.comparing).lock_owned().await;
+        let sink = Arc::clone(&self.sink);
+        Ok((turn, self.blocking(move || sink.blocks(path, bytes, block_bytes)).await?))
+    }
+
+    /// Does a step of what takes long.
+    pub(super) async fn behind<T: Send + 'static>(
+        &self,
+        step: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, SinkError> {
+        self.work.run_behind(step).await.map_err(|error| internal(&error))
     }
 
     /// Adds a connection. False if the sender has used its number before, or the job has ended.
@@ -172,6 +195,11 @@ impl Receiver {
     /// Content that was verified and written.
     pub(crate) fn written_bytes(&self) -> u64 {
         self.written_bytes.load(Relaxed)
+    }
+
+    /// What was not sent, as the files that are replaced had it.
+    pub(crate) fn matched_bytes(&self) -> u64 {
+        self.sink.matched_bytes()
     }
 
     /// Resolves when the disk is let go of; for whoever asks first.

@@ -92,6 +92,7 @@ fn file(path: &str, data: &[u8]) -> Record {
         source: source(),
         file_bytes: len,
         sparse: false,
+        is_based: false,
         offset: 0,
         len,
         runs: vec![Run { offset: 0, len }],

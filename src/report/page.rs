@@ -152,6 +152,13 @@ fn sums(story: &Story) -> String {
             "kept of an earlier run, not sent again".into(),
         );
     }
+    if of("matched_bytes") > 0.0 {
+        card(
+            "Matched",
+            size(of("matched_bytes") as u64),
+            "in the files that were replaced, not sent".into(),
+        );
+    }
     if of("skipped_files") > 0.0 {
         let files = count(of("skipped_files") as u64, "file");
         card("Skipped", size(of("skipped_bytes") as u64), format!("{files}, for what is there"));

@@ -288,9 +288,13 @@ fn text(summary: &Summary) -> String {
         0 => String::new(),
         bytes => format!(" ({} of it from an earlier run)", size(bytes)),
     };
+    let matched = match summary.matched_bytes {
+        0 => String::new(),
+        bytes => format!(" ({} of it as it was there)", size(bytes)),
+    };
     let bytes = match summary.files {
         0 => String::new(),
-        _ => format!(", {}{kept}", size(summary.bytes)),
+        _ => format!(", {}{kept}{matched}", size(summary.bytes)),
     };
     let speed = match summary.bytes_per_s {
         1.0.. => format!(", {}", rate(summary.bytes_per_s)),

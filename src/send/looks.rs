@@ -21,6 +21,8 @@ pub(super) struct Unsure {
     pub(super) claim: Option<Claim>,
     /// What its attributes take, at most, in bytes.
     pub(super) xattr_bytes_max: usize,
+    /// Its content was compared, and is the same.
+    pub(super) is_compared: bool,
 }
 
 /// What becomes of such a file.
@@ -28,6 +30,10 @@ pub(super) struct Unsure {
 pub(super) enum Verdict {
     /// It is sent.
     Sent,
+    /// It is sent as well; a file that it may be compared with is there.
+    SentOver,
+    /// A file of its size is there: it is to be seen whether that has its content.
+    Compared,
     /// It is not.
     Skipped,
     /// Only its metadata is.
@@ -45,10 +51,27 @@ impl Unsure {
         Candidate { path: self.path.clone(), bytes, meta, claim: self.claim.clone() }
     }
 
-    fn is_skipped(&self, skip: Skip, there: There) -> bool {
-        match &self.kind {
-            Kind::File(_) => skip.skips(there),
-            other => skip.skips_other(there, matches!(other, Kind::Folder(_))),
+    fn likeness(&self, skip: Skip) -> Likeness {
+        let likeness = if self.is_compared { skip.likeness_compared() } else { skip.likeness() };
+        Likeness { has_claims: self.claim.is_some(), ..likeness }
+    }
+
+    /// What becomes of it where this is there.
+    fn verdict(&self, skip: Skip, there: There) -> Verdict {
+        let is_file = matches!(self.kind, Kind::File(_));
+        let is_skipped = if is_file {
+            skip.skips(there, self.likeness(skip))
+        } else {
+            skip.skips_other(there, matches!(self.kind, Kind::Folder(_)))
+        };
+        match is_skipped {
+            true if there.has_other_meta() => Verdict::Adopted,
+            true => Verdict::Skipped,
+            false if is_file && skip.checksum && there.is_same() && !self.is_compared => {
+                Verdict::Compared
+            }
+            false if is_file && there.is_same_kind() => Verdict::SentOver,
+            false => Verdict::Sent,
         }
     }
 }
@@ -142,12 +165,17 @@ impl Looks {
         let conn = self.conn?;
         let mut questions = Vec::new();
         while !self.waiting.is_empty() && self.asked.len() < LOOKS_MAX {
-            let has_claims = self.waiting.front().is_some_and(|unsure| unsure.claim.is_some());
-            let count = fitting(self.waiting.iter().map(|unsure| unsure.candidate().cost()));
+            let Some(likeness) = self.waiting.front().map(|unsure| unsure.likeness(self.skip))
+            else {
+                break;
+            };
+            let alike = self.waiting.iter();
+            let alike = alike.take_while(|unsure| unsure.likeness(self.skip) == likeness);
+            let count = fitting(alike.map(|unsure| unsure.candidate().cost()));
             let files: Vec<_> = self.waiting.drain(..count.min(self.waiting.len())).collect();
             questions.push(ToReceiver::Look {
                 question: self.next,
-                likeness: Likeness { has_claims, ..self.skip.likeness() },
+                likeness,
                 files: files.iter().map(Unsure::candidate).collect(),
             });
             if self.asked.is_empty() {
@@ -198,11 +226,7 @@ impl Looks {
         self.count -= files.len();
         let skip = self.skip;
         let told = |(unsure, there): (Unsure, &There)| {
-            let verdict = match unsure.is_skipped(skip, *there) {
-                false => Verdict::Sent,
-                true if there.has_other_meta() => Verdict::Adopted,
-                true => Verdict::Skipped,
-            };
+            let verdict = unsure.verdict(skip, *there);
             (unsure, verdict)
         };
         Some(files.into_iter().zip(there).map(told).collect())
@@ -233,7 +257,14 @@ mod tests {
             let local = SourcePath::new(Arc::clone(&root), b"file".to_vec());
             let (path, kind) =
                 (format!("{number:04}").into_bytes(), Kind::File(FileInfo::of(&stat)));
-            looks.add(Unsure { local, path, kind, claim: None, xattr_bytes_max: 0 });
+            looks.add(Unsure {
+                local,
+                path,
+                kind,
+                claim: None,
+                xattr_bytes_max: 0,
+                is_compared: false,
+            });
         }
         looks
     }

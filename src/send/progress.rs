@@ -81,7 +81,10 @@ impl<L: Lines> Sender<L> {
             acls_not_kept: not_kept[What::Acls as usize],
             seconds: (now - self.began).as_secs_f64(),
             padding_sent_bytes: padding_bytes,
-            padding_percent: share_percent(padding_bytes, self.confirmed_bytes),
+            padding_percent: share_percent(
+                padding_bytes,
+                self.confirmed_bytes - self.matched_bytes,
+            ),
             connections_opened: stats.opened,
             connections_condemned: stats.condemned,
             takeovers: stats.takeovers,
@@ -89,7 +92,8 @@ impl<L: Lines> Sender<L> {
             kept_bytes: self.source.kept_bytes,
             skipped_files: self.source.skipped_files,
             skipped_bytes: self.source.skipped_bytes,
-            sent_bytes: self.confirmed_bytes,
+            sent_bytes: self.confirmed_bytes - self.matched_bytes,
+            matched_bytes: self.matched_bytes,
             stripes: self.confirmed_stripes,
             stripes_again: stats.stripes_again,
             sub_transfers: stats.turns.div_ceil(self.set.active().max(1) as u64),
@@ -112,6 +116,7 @@ pub(crate) fn together(earlier: Summary, last: Summary) -> Summary {
     connections.truncate(CONNECTIONS_TOLD_MAX);
     Summary {
         sent_bytes,
+        matched_bytes: earlier.matched_bytes + last.matched_bytes,
         padding_sent_bytes,
         padding_percent: share_percent(padding_sent_bytes, sent_bytes),
         padding_received_bytes: earlier.padding_received_bytes + last.padding_received_bytes,

@@ -44,13 +44,14 @@ impl<L: Lines> Sender<L> {
             if let Some(receipt) = receipt {
                 receipt.add(&parts, &outcome);
             }
-            let Outcome { prepared, sealed, failures, covered_bytes, .. } = outcome;
+            let Outcome { prepared, sealed, failures, covered_bytes, matched_bytes, .. } = outcome;
             let stripe = StripeId(id);
             // A seal must be known before its last piece can be confirmed.
-            drop(events.send(Event::Prepared { stripe, covered_bytes, sealed, failures }));
+            let bytes = (covered_bytes, matched_bytes);
+            drop(events.send(Event::Prepared { stripe, bytes, sealed, failures }));
             ready_in.send_replace(Some(prepared));
         });
-        Flight { ready, content_bytes, items }
+        Flight { ready, content_bytes, matched_bytes: 0, items }
     }
 
     /// All of a file was sent, and something about it has changed under way: it is read once more.

@@ -99,12 +99,22 @@ impl<L: Lines> Sender<L> {
                 }
             }
             ToSender::Found { question, there } => self.on_looked(conn, question, &there, now)?,
+            ToSender::Hashes { question, hashes, is_last } => {
+                let compared = self.source.compares.answer(conn, question, &hashes, is_last);
+                let Some(compared) = compared else { return Err(self.broken()) };
+                let items = compared.map(|compared| self.source.take_compared(compared));
+                self.offer(items.unwrap_or_default());
+            }
             // Of a client that pulls; who brings its lines hears it before.
             ToSender::Heard(_) | ToSender::Unopened(_) => {
-                return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
+                return Err(self.broken());
             }
         }
         Ok(())
+    }
+
+    fn broken(&self) -> Error {
+        Error::Peer(format!("{} broke the protocol", self.lines.peer()))
     }
 
     pub(super) fn on_welcome(
@@ -153,6 +163,14 @@ impl<L: Lines> Sender<L> {
                 outflow.line().say(question);
             }
         }
+        let up = self.outflows.keys().copied();
+        if let Some((conn, questions)) = self.source.compares.ask(up)
+            && let Some(outflow) = self.outflows.get(&conn)
+        {
+            for question in questions {
+                outflow.line().say(question);
+            }
+        }
     }
 
     fn on_looked(
@@ -163,7 +181,7 @@ impl<L: Lines> Sender<L> {
         now: Instant,
     ) -> Result<(), Error> {
         let Some(files) = self.source.looks.answer(conn, question, there, now) else {
-            return Err(Error::Peer(format!("{} broke the protocol", self.lines.peer())));
+            return Err(self.broken());
         };
         let items = self.source.take_looked(files);
         self.offer(items);
@@ -201,6 +219,7 @@ impl<L: Lines> Sender<L> {
         if let Some(flight) = self.flights.remove(&stripe) {
             self.connections.confirmed(conn);
             self.confirmed_bytes += flight.content_bytes;
+            self.matched_bytes += flight.matched_bytes;
             self.confirmed_items += flight.items;
             self.confirmed_stripes += 1;
             self.moved_at = now;
@@ -231,8 +250,10 @@ impl<L: Lines> Sender<L> {
         self.failures.settle(failed_files + failed_others);
         // The last confirmations may still be on their way over other connections.
         let unconfirmed = std::mem::take(&mut self.flights);
-        self.confirmed_bytes +=
-            unconfirmed.values().map(|flight| flight.content_bytes).sum::<u64>();
+        for flight in unconfirmed.values() {
+            self.confirmed_bytes += flight.content_bytes;
+            self.matched_bytes += flight.matched_bytes;
+        }
         self.confirmed_stripes += unconfirmed.len() as u64;
         let others = self.source.others.saturating_sub(failed_others);
         let told = Summary {

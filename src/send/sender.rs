@@ -61,8 +61,8 @@ pub(super) const DAMAGED_MAX: u32 = 100;
 pub(super) enum Event {
     Prepared {
         stripe: StripeId,
-        /// What of files it covers, in bytes.
-        covered_bytes: u64,
+        /// What of files it covers, and what of that is at the receiver, in bytes.
+        bytes: (u64, u64),
         sealed: Vec<Sealed>,
         failures: Vec<(Arc<SourceItem>, Unreadable)>,
     },
@@ -78,6 +78,8 @@ pub(super) enum Event {
 pub(super) struct Flight {
     pub(super) ready: Ready,
     pub(super) content_bytes: u64,
+    /// What of that is at the receiver already, and left out.
+    pub(super) matched_bytes: u64,
     /// Items that are whole with it.
     pub(super) items: u64,
 }
@@ -143,6 +145,8 @@ pub(crate) struct Sender<L> {
     pub(super) reports: LineReports,
     pub(super) heard: LineEvents,
     pub(super) confirmed_bytes: u64,
+    /// What of that was at the receiver already.
+    pub(super) matched_bytes: u64,
     pub(super) confirmed_items: u64,
     pub(super) confirmed_stripes: u64,
     pub(super) rate: Rate,
@@ -209,6 +213,7 @@ impl<L: Lines> Sender<L> {
             reports,
             heard,
             confirmed_bytes: 0,
+            matched_bytes: 0,
             confirmed_items: 0,
             confirmed_stripes: 0,
             rate: Rate::default(),
@@ -293,7 +298,7 @@ impl<L: Lines> Sender<L> {
                 && self.source.is_named()
                 && self.plan().is_some_and(|plan| plan.waiting_items() < WAITING_MAX)
                 && self.source.waiting_checks() < WAITING_MAX
-                && self.source.looks.count() < LOOKED_MAX;
+                && self.source.looks.count() + self.source.compares.count() < LOOKED_MAX;
             let due_at = self.due_at();
             // However much is said meanwhile.
             if clock::now() >= due_at {
@@ -358,7 +363,7 @@ impl<L: Lines> Sender<L> {
         let Some(plan) = self.set.plan(JOB) else { return };
         let is_read = self.source_done
             && self.reading + self.confirming + self.checking + self.source.waiting_checks() == 0
-            && self.source.looks.count() == 0
+            && self.source.looks.count() + self.source.compares.count() == 0
             && plan.waiting_items() == 0
             && !self.again.is_looking();
         if !is_read || self.finishing {
@@ -413,7 +418,8 @@ impl<L: Lines> Sender<L> {
             // What it held is not wanted any more.
             let prepared = prepare(stripe.id.0, &[], &self.buffers, self.read).prepared;
             let (_, ready) = watch::channel(Some(prepared));
-            self.flights.insert(stripe.id, Flight { ready, content_bytes: 0, items: 0 });
+            let flight = Flight { ready, content_bytes: 0, matched_bytes: 0, items: 0 };
+            self.flights.insert(stripe.id, flight);
         } else if !self.flights.contains_key(&stripe.id) {
             let flight = self.read(stripe);
             self.flights.insert(stripe.id, flight);
@@ -430,6 +436,7 @@ impl<L: Lines> Sender<L> {
             self.ask_again();
         }
         self.source.looks.lost(conn);
+        self.source.compares.lost(conn);
         self.connections.down(conn, outflow.line().told_sample(), verdict.name(), clock::now());
         outflow.line().close(wire::CLOSE_CONDEMNED);
         // The server hears by the others, any of which may be dead as well.
@@ -451,11 +458,11 @@ impl<L: Lines> Sender<L> {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Prepared { stripe, covered_bytes, sealed, failures } => {
+            Event::Prepared { stripe, bytes, sealed, failures } => {
                 self.reading -= 1;
                 // What could not be read is not sent either.
                 if let Some(flight) = self.flights.get_mut(&stripe) {
-                    flight.content_bytes = covered_bytes;
+                    (flight.content_bytes, flight.matched_bytes) = bytes;
                 }
                 let (unsure, sure): (Vec<_>, Vec<_>) =
                     sealed.into_iter().partition(|sealed| sealed.is_unsure);

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use super::compares::{Compared, Compares};
 use super::linked::{Linked, Name};
 use super::looks::{Looks, Unsure, Verdict};
 use super::recall::{Kept, KeptFiles};
@@ -18,7 +19,7 @@ use crate::store::fresh::meta_of_new;
 use crate::store::kind::{Beside, FileInfo, Kind};
 use crate::store::owners::claim;
 use crate::store::scan::Entry;
-use crate::store::source::{Chunk, Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
+use crate::store::source::{Base, Chunk, Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{
@@ -48,6 +49,8 @@ pub(super) struct Source {
     checks: VecDeque<Check>,
     /// What may be at the destination already.
     pub(super) looks: Looks,
+    /// What its content is compared with.
+    pub(super) compares: Compares,
     /// Where files are noted that the receiver has already.
     receipt: Option<Arc<Receipt>>,
     /// They are named to the receiver as well.
@@ -87,24 +90,35 @@ struct Streaming {
     meta: Meta,
 }
 
-/// A file of which the receiver has something, and whose size and time of modification are the same as
-/// then. Something else about it is not: its inode, its permissions, or the links to it.
+/// A file of which the receiver has something: either its size and time of modification are the same as when that was
+/// sent, and something else about it is not (its inode, its permissions, or the links to it), or the receiver has a file
+/// of the same size, and its content decides.
 pub(super) struct Check {
     local: SourcePath,
     path: Vec<u8>,
     info: FileInfo,
+    claim: Option<Claim>,
     xattr_bytes_max: usize,
-    kept: Kept,
+    there: There,
+}
+
+/// What the receiver has of a file.
+enum There {
+    /// What an earlier run has left.
+    Kept(Kept),
+    /// A file of the same size.
+    Other(Arc<Base>),
 }
 
 impl Check {
     /// Reads what the receiver has. Returns how the file was if it still has all of that.
     pub(super) fn run(&self, wanted: &StillWanted) -> Option<FileInfo> {
         let bytes = self.info.bytes;
-        let pieces = match &self.kept {
-            Kept::Whole { hash, .. } => vec![(0, bytes, *hash)],
+        let pieces = match &self.there {
+            There::Kept(Kept::Whole { hash, .. }) => vec![(0, bytes, *hash)],
             // Those that do not fit a file of this size are left out.
-            Kept::Pieces { pieces, .. } => tree(bytes, pieces).pieces(),
+            There::Kept(Kept::Pieces { pieces, .. }) => tree(bytes, pieces).pieces(),
+            There::Other(base) => base.whole()?,
         };
         holds(&self.local, &self.info, &pieces, wanted)
     }
@@ -128,6 +142,7 @@ impl Source {
             kept: KeptFiles::new(),
             checks: VecDeque::new(),
             looks: Looks::new(skip),
+            compares: Compares::new(skip),
             receipt,
             names_kept,
             gives_root,
@@ -196,7 +211,8 @@ impl Source {
             // The root is there, and has no path by which it could be asked for.
             kind if !path.is_empty() && self.looks.is_asked(&kind) => {
                 let claim = self.extras.goes_with_all().then(Claim::default);
-                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max });
+                let is_compared = false;
+                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max, is_compared });
                 Ok(Vec::new())
             }
             kind => Ok(vec![self.offer_other((local, path), kind, xattr_bytes_max)]),
@@ -274,16 +290,18 @@ impl Source {
         match kept {
             None if self.looks.is_on() && !is_last_try => {
                 let (claim, kind) = (claim(&info, beside, self.extras), Kind::File(info));
-                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max });
+                let is_compared = false;
+                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max, is_compared });
                 Vec::new()
             }
-            None => self.offer((local, path), info, xattr_bytes_max, is_last_try, None),
+            None => self.offer((local, path), info, xattr_bytes_max, is_last_try, Had::Nothing),
             Some(kept) if *kept.state() == info.state() => {
                 self.go_on(local, path, info, xattr_bytes_max, kept)
             }
             // It may be the same: that is looked at before anything of it is sent.
             Some(kept) => {
-                self.checks.push_back(Check { local, path, info, xattr_bytes_max, kept });
+                let (there, claim) = (There::Kept(kept), None);
+                self.checks.push_back(Check { local, path, info, claim, xattr_bytes_max, there });
                 Vec::new()
             }
         }
@@ -316,7 +334,7 @@ impl Source {
                 Vec::new()
             }
             Kept::Pieces { basis, pieces, .. } => {
-                let kept = Some((tree(info.bytes, &pieces), basis));
+                let kept = Had::Pieces(tree(info.bytes, &pieces), basis);
                 self.offer((local, path), info, xattr_bytes_max, false, kept)
             }
         }
@@ -335,7 +353,19 @@ impl Source {
 
     /// A file was looked at; if it has what the receiver has, it was so then.
     pub(super) fn take_checked(&mut self, check: Check, same: Option<FileInfo>) -> Vec<Item> {
-        let Check { local, path, info, xattr_bytes_max, kept } = check;
+        let Check { local, path, info, claim, xattr_bytes_max, there } = check;
+        let kept = match there {
+            There::Kept(kept) => kept,
+            There::Other(_) if same.is_some() => {
+                let (kind, is_compared) = (Kind::File(info), true);
+                self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max, is_compared });
+                return Vec::new();
+            }
+            There::Other(base) => {
+                let had = self.had(info.bytes, base);
+                return self.offer((local, path), info, xattr_bytes_max, false, had);
+            }
+        };
         match same {
             Some(now) => {
                 // What has changed of it is something else than its content.
@@ -345,17 +375,46 @@ impl Source {
                 items.extend(adopted.map(|at| self.adopt(at, now, xattr_bytes_max)));
                 items
             }
-            None => self.offer((local, path), info, xattr_bytes_max, false, None),
+            None => self.offer((local, path), info, xattr_bytes_max, false, Had::Nothing),
         }
+    }
+
+    /// What is there of a file that is sent.
+    fn had(&self, bytes: u64, base: Arc<Base>) -> Had {
+        if self.compares.is_delta(bytes) { Had::Other(base) } else { Had::Nothing }
+    }
+
+    /// It is known what the file hashes to that is there.
+    pub(super) fn take_compared(&mut self, (unsure, base): Compared) -> Vec<Item> {
+        let Unsure { local, path, kind: Kind::File(info), claim, xattr_bytes_max, is_compared } =
+            unsure
+        else {
+            return Vec::new();
+        };
+        if self.compares.decides() && !is_compared {
+            let there = There::Other(base);
+            self.checks.push_back(Check { local, path, info, claim, xattr_bytes_max, there });
+            return Vec::new();
+        }
+        let had = self.had(info.bytes, base);
+        self.offer((local, path), info, xattr_bytes_max, false, had)
     }
 
     /// It is known what is there of these, and which are skipped for that.
     pub(super) fn take_looked(&mut self, files: Vec<(Unsure, Verdict)>) -> Vec<Item> {
         let mut items = Vec::new();
-        for (Unsure { local, path, kind, xattr_bytes_max, .. }, verdict) in files {
+        for (unsure, verdict) in files {
+            let is_over = verdict == Verdict::SentOver && self.compares.is_delta(unsure.bytes());
+            if verdict == Verdict::Compared || is_over {
+                self.compares.add(unsure);
+                continue;
+            }
+            let Unsure { local, path, kind, xattr_bytes_max, .. } = unsure;
+            let is_sent = matches!(verdict, Verdict::Sent | Verdict::SentOver);
             match kind {
-                Kind::File(info) if verdict == Verdict::Sent => {
-                    items.extend(self.offer((local, path), info, xattr_bytes_max, false, None));
+                Kind::File(info) if is_sent => {
+                    let had = Had::Nothing;
+                    items.extend(self.offer((local, path), info, xattr_bytes_max, false, had));
                 }
                 Kind::File(info) => {
                     if let Some(receipt) = &self.receipt {
@@ -367,7 +426,7 @@ impl Source {
                         items.push(self.adopt((local, path), info, xattr_bytes_max));
                     }
                 }
-                other if verdict == Verdict::Sent => {
+                other if is_sent => {
                     items.push(self.offer_other((local, path), other, xattr_bytes_max));
                 }
                 _ => self.skipped_others += 1,
@@ -452,7 +511,7 @@ impl Source {
         info: FileInfo,
         xattr_bytes_max: usize,
         is_last_try: bool,
-        kept: Option<(HashTree, SourceBasis)>,
+        had: Had,
     ) -> Vec<Item> {
         let bytes = info.bytes;
         self.files += 1;
@@ -463,13 +522,17 @@ impl Source {
         let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
         let item = item.beside(xattr_bytes_max, self.extras.hard_links && info.links > 1);
         let item = if is_last_try { item.for_last_try() } else { item };
-        let Some((tree, basis)) = kept else {
-            self.keep(id, bytes, item);
-            return vec![if bytes > WHOLE_BYTES_MAX {
-                Item::split(id, bytes)
-            } else {
-                Item::whole(id, bytes, overhead_bytes)
-            }];
+        let (tree, basis) = match had {
+            Had::Pieces(tree, basis) => (tree, basis),
+            had => {
+                let item = if let Had::Other(base) = had { item.based_on(base) } else { item };
+                self.keep(id, bytes, item);
+                return vec![if bytes > WHOLE_BYTES_MAX {
+                    Item::split(id, bytes)
+                } else {
+                    Item::whole(id, bytes, overhead_bytes)
+                }];
+            }
         };
         let ranges = missing(&tree, bytes);
         let missing_bytes: u64 = ranges.iter().map(|(_, len)| len).sum();
@@ -532,6 +595,15 @@ impl Source {
         self.next_item += 1;
         ItemId(self.next_item)
     }
+}
+
+/// What the receiver has of a file that is sent.
+enum Had {
+    Nothing,
+    /// Pieces of it, and how it was when the first of them was read.
+    Pieces(HashTree, SourceBasis),
+    /// Another version.
+    Other(Arc<Base>),
 }
 
 /// The hash tree of a file of which these pieces are kept. Those that do not fit are left out.

@@ -281,6 +281,7 @@ impl Desk {
             allows_super: self.allows_super,
             discards: self.discards,
             is_stream: hello.is_stream,
+            compares: hello.compares,
             // It is waited here, where that takes no thread.
             patience: match patience {
                 Patience::Wait(_) => Patience::Wait(Duration::ZERO),

@@ -154,7 +154,7 @@ mod tests {
         let (kind, none) = (There::OTHER_KIND, There::NOTHING);
         let found = look(&root, &files, Likeness::default(), None);
         assert_eq!(found, [same, same, none, later, kind, same, none, none, kind, kind, none]);
-        assert!(Skip { update: true, ..Skip::NOTHING }.skips(later));
+        assert!(Skip { update: true, ..Skip::NOTHING }.skips(later, plain));
         let others: Vec<_> =
             files.into_iter().map(|file| Candidate { bytes: None, ..file }).collect();
         let is_there = look(&root, &others, Likeness::default(), None);

@@ -3,6 +3,7 @@
 mod alike;
 mod append;
 mod beneath;
+pub mod blocks;
 pub mod clean;
 pub mod commit;
 pub mod compare;

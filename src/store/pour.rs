@@ -256,6 +256,7 @@ mod tests {
             },
             file_bytes: all,
             sparse: false,
+            is_based: false,
             offset: offset as u64,
             len,
             runs: vec![Run { offset: 0, len }],

@@ -3,6 +3,7 @@
 //! A client is not trusted. Every path is opened relative to the root's descriptor and cannot lead out
 //! of it, neither by its name nor by a link on the way.
 
+mod based;
 mod linked;
 mod made;
 mod partial;
@@ -11,13 +12,14 @@ mod table;
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, Weak};
 
 use cap_std::fs::Dir;
 
 use self::partial::Partials;
 use self::table::{decode, split, strip};
+use super::blocks::{BlockHashing, open_file};
 use super::commit::{Committed, Committer, Complete, GROUP, GROUP_BYTES};
 use super::descriptors::{Share, Shed};
 use super::folders::Folders;
@@ -36,7 +38,7 @@ use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
 use super::{beneath, folder_of, is_full, join, reason, shown};
 use crate::mutex::lock;
 use crate::wire::{
-    Candidate, Extra, Extras, Header, Keep, Likeness, Record, Skip, There, WireError,
+    Candidate, Compares, Extra, Extras, Header, Keep, Likeness, Record, Skip, There, WireError,
 };
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
@@ -107,6 +109,10 @@ pub struct Sink {
     discards: bool,
     /// The sender may know what is there.
     shows: bool,
+    /// What content that is there it may ask for.
+    compares: Compares,
+    /// What was taken of files that are there, in bytes.
+    matched_bytes: AtomicU64,
     /// What is told of as skipped.
     skip: Option<Skip>,
     /// What the root is served as.
@@ -223,6 +229,8 @@ impl Sink {
             streams: false,
             discards: false,
             shows: false,
+            compares: Compares::default(),
+            matched_bytes: AtomicU64::new(0),
             skip: None,
             served: None,
             within: Vec::new(),
@@ -323,6 +331,13 @@ impl Sink {
         self
     }
 
+    /// The sender has said that it asks for content that is there.
+    #[must_use]
+    pub fn comparing(mut self, compares: Compares) -> Self {
+        self.compares = compares;
+        self
+    }
+
     /// Tells of what is skipped by this, as the sender skips it.
     #[must_use]
     pub fn skipping(mut self, skip: Skip) -> Self {
@@ -356,12 +371,36 @@ impl Sink {
         let there = look(&self.root, &files, likeness, adopts.then_some(&*self.metas));
         for (Candidate { path, bytes, meta, .. }, there) in files.iter().zip(&there) {
             if let &Some(bytes) = bytes
-                && self.skip.is_some_and(|skip| skip.skips(*there))
+                && self.skip.is_some_and(|skip| skip.skips(*there, likeness))
             {
                 self.tally.tell(&Delivered::Skipped { path, bytes, meta: *meta });
             }
         }
         Ok(there)
+    }
+
+    /// What the blocks of the file at `path` hash to, which has `bytes` bytes at the source; `None` where there is no
+    /// such file.
+    pub fn blocks(
+        &self,
+        mut path: Vec<u8>,
+        bytes: u64,
+        block_bytes: u64,
+    ) -> Result<Option<BlockHashing>, SinkError> {
+        if !self.shows || !self.compares.is_any() {
+            return Err(SinkError::Protocol("it may not know what content is there".into()));
+        }
+        strip(&mut path, false, &self.root_name, &self.within)?;
+        self.check_disk()?;
+        if self.discards {
+            return Ok(None);
+        }
+        let held = self.share.enter(|| ());
+        let file = open_file(&self.root, &path);
+        drop(held);
+        let begin = |file| BlockHashing::new(file, bytes, block_bytes, self.share.hold(1));
+        // What cannot be looked at is not the same.
+        Ok(file.and_then(begin).ok())
     }
 
     /// Verifies a stripe and writes what it holds.
@@ -377,10 +416,13 @@ impl Sink {
         }
         let records = decode(table, &self.root_name, &self.within)?;
         let contents = split(&records, content)?;
+        self.check_based(&records)?;
         let intact = records.iter().zip(&contents).all(|(record, content)| match record.plain() {
             Record::Piece(piece) => {
                 let (offset, len) = (piece.offset, piece.len);
+                // What is based on a file that is there is verified with that.
                 piece.is_name_only()
+                    || based::is_based(piece)
                     || hash_runs(offset, len, &piece.runs, content, piece.file_bytes) == piece.hash
             }
             _ => true,

@@ -4,6 +4,7 @@
 //! modification hold, and whose other properties change under way (its permissions, or the links to it),
 //! is read once more when all of it has been sent, and is sealed only if it still has the same hash.
 
+mod base;
 mod extra;
 mod read;
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
+pub use self::base::Base;
 pub use self::extra::reread;
 use self::extra::{of_file, of_other};
 use self::read::{Content, Read, read_piece, read_whole, whole};
@@ -54,6 +56,8 @@ pub struct SourceItem {
     pub xattr_bytes_max: usize,
     /// Others are linked to it.
     pub is_linked: bool,
+    /// What is there of it by another version: of its pieces only what differs is sent.
+    base: Option<Arc<Base>>,
     reading: Mutex<Reading>,
     failed: AtomicBool,
 }
@@ -141,13 +145,31 @@ impl SourceItem {
         let (reading, failed) = (Mutex::new(reading), AtomicBool::new(false));
         let (is_last_try, is_linked) = (false, false);
         let xattr_bytes_max = XATTRS_BYTES_MAX;
-        Self { id, local, path, kind, is_last_try, xattr_bytes_max, is_linked, reading, failed }
+        let base = None;
+        Self {
+            id,
+            local,
+            path,
+            kind,
+            is_last_try,
+            xattr_bytes_max,
+            is_linked,
+            base,
+            reading,
+            failed,
+        }
     }
 
     /// One whose extended attributes take no more than this, and which others are linked to, or not.
     #[must_use]
     pub fn beside(self, xattr_bytes_max: usize, is_linked: bool) -> Self {
         Self { xattr_bytes_max, is_linked, ..self }
+    }
+
+    /// One of which this is there, by another version.
+    #[must_use]
+    pub fn based_on(self, base: Arc<Base>) -> Self {
+        Self { base: Some(base), ..self }
     }
 
     /// One that was tried before.
@@ -277,6 +299,8 @@ pub struct Outcome {
     pub streamed: Option<(Arc<SourceItem>, [u8; 32])>,
     /// What of its files it covers, holes included, in bytes.
     pub covered_bytes: u64,
+    /// What of that is left out since it is at the receiver, in bytes.
+    pub matched_bytes: u64,
     /// What could not be read; a file of many pieces is told once.
     pub failures: Vec<(Arc<SourceItem>, Unreadable)>,
 }
@@ -291,12 +315,19 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     let mut content = Content { buffers, buffer, filled: 0, owed: bytes as usize };
     let (mut table, mut covered_bytes) = (Vec::new(), 0);
     let (mut whole, mut sealed, mut failures) = (Vec::new(), Vec::new(), Vec::new());
-    let mut streamed = None;
+    let (mut streamed, mut matched_bytes) = (None, 0);
     for part in parts {
         let start = content.filled;
         content.owed -= part.len as usize;
         let item = Arc::clone(&part.item);
-        match record(part, &mut content, options) {
+        let record = record(part, &mut content, options);
+        if let Ok((record, _)) = &record
+            && let Record::Piece(piece) = record.plain()
+            && piece.is_based
+        {
+            matched_bytes += piece.len - piece.content_bytes();
+        }
+        match record {
             Ok((record, Done::Whole(info, hash))) => {
                 record.encode(&mut table);
                 covered_bytes += info.bytes;
@@ -336,7 +367,7 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     head.extend_from_slice(&table);
     content.buffer.truncate(content.filled);
     let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
-    Outcome { prepared, whole, sealed, streamed, covered_bytes, failures }
+    Outcome { prepared, whole, sealed, streamed, covered_bytes, matched_bytes, failures }
 }
 
 /// What a part brings to an end.
@@ -412,6 +443,7 @@ fn record(
         sparse: info.sparse,
         offset: part.offset,
         len: if is_whole { info.bytes } else { part.len },
+        is_based: !is_whole && part.item.base.is_some(),
         runs,
         hash,
     };
@@ -443,6 +475,7 @@ fn chunk_record(
         sparse: false,
         offset: part.offset,
         len: part.len,
+        is_based: false,
         runs: whole(part.len),
         hash,
     };

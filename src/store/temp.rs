@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cap_std::fs::Dir;
-use rustix::fs::{AtFlags, FileType, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags, copy_file_range};
 use rustix::io::Errno;
 
 use super::descriptors::{Held, Share};
@@ -17,6 +18,9 @@ use super::lock::{Lock, lock_file};
 use super::places::{Placed, Places, Placing};
 use super::root::open_folder;
 use crate::mutex::lock;
+
+/// What is copied at a time where the system cannot do it, in bytes.
+const COPIED_BYTES: u64 = 256 << 10;
 
 /// A file under a temporary name, which goes with it unless the file is published or kept. It is
 /// locked, so that it can be told from what a killed process has left behind.
@@ -179,6 +183,26 @@ impl TempFile {
         written
     }
 
+    /// Copies a range of another file to where it is there: without copying it where the file system can share it.
+    pub(super) fn copy_at(&self, from: &File, range: Range<u64>) -> io::Result<()> {
+        let opened = self.open()?;
+        let _turn = lock(&self.writing);
+        self.is_dirty.store(true, Relaxed);
+        let mut at = range.start;
+        while at < range.end {
+            let (mut read_at, mut write_at) = (at, at);
+            let len = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+            let (from, to) = (from, opened.file());
+            let copied = copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), len);
+            match copied {
+                Ok(copied) if copied > 0 => at += copied as u64,
+                // Not all file systems can, and not from each other; what is wrong otherwise shows here as well.
+                _ => return copy_by_hand(from, to, at..range.end),
+            }
+        }
+        Ok(())
+    }
+
     /// The file stays under its temporary name after this process, for a later run to go on with.
     pub fn keep(&self) {
         self.kept.store(true, Relaxed);
@@ -247,6 +271,18 @@ impl Drop for TempFile {
             tracing::warn!(file = self.temp_name, %error, "cannot remove a temporary file");
         }
     }
+}
+
+fn copy_by_hand(from: &File, to: &File, range: Range<u64>) -> io::Result<()> {
+    let mut at = range.start;
+    let mut block = vec![0; (range.end - at).min(COPIED_BYTES) as usize];
+    while at < range.end {
+        let block = &mut block[..(range.end - at).min(COPIED_BYTES) as usize];
+        from.read_exact_at(block, at)?;
+        to.write_all_at(block, at)?;
+        at += block.len() as u64;
+    }
+    Ok(())
 }
 
 /// Removes what an earlier process has left under a name that is this server's own. It was a file.

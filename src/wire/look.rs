@@ -22,6 +22,7 @@ use super::extra::{Owner, XattrsDigest};
 use super::limit;
 use super::meta::{get_meta, put_meta};
 use super::path::is_path_safe;
+use super::request::Compares;
 use super::{
     Meta, PATH_BYTES_MAX, WireError, get_array, get_bytes, get_u32, get_varint, put_all, put_bytes,
     put_varint, within,
@@ -69,7 +70,8 @@ impl Candidate {
 }
 
 /// What makes a file at the destination the same as one at the source: a sum of 1 if the same size is enough, and 2 if
-/// those that are the same get mode and time, and 4 if each has a [`Claim`], and then [`Skip::modify_window_s`].
+/// those that are the same get mode and time, 4 if each has a [`Claim`], and 8 if those of the same size have the same
+/// content, and then [`Skip::modify_window_s`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Likeness {
     /// Whatever their times.
@@ -80,6 +82,8 @@ pub struct Likeness {
     pub window_s: u32,
     /// Each file comes with a claim, and it is told of those that are the same whether they differ in that.
     pub has_claims: bool,
+    /// Their content was compared, and was the same.
+    pub is_compared: bool,
 }
 
 /// What is at the destination of a file.
@@ -101,6 +105,10 @@ pub struct Skip {
     pub existing: bool,
     /// Times of modification that differ by so many seconds at most count as the same.
     pub modify_window_s: u32,
+    /// Of what has the same size the content is compared, and nothing else counts.
+    pub checksum: bool,
+    /// Of what is there and differs only those blocks are sent that do.
+    pub delta: bool,
 }
 
 impl There {
@@ -202,21 +210,34 @@ impl Skip {
         ignore_existing: false,
         existing: false,
         modify_window_s: 0,
+        checksum: false,
+        delta: false,
     };
 
     /// What counts as the same.
     pub fn likeness(&self) -> Likeness {
         Likeness {
-            size_only: self.size_only,
-            adopts: !self.ignore_times && !self.ignore_existing,
+            size_only: self.size_only || self.checksum,
+            adopts: !self.ignore_times && !self.ignore_existing && !self.checksum,
             window_s: self.modify_window_s,
             has_claims: false,
+            is_compared: false,
         }
+    }
+
+    /// The same for files whose content was compared, and is the same.
+    pub fn likeness_compared(&self) -> Likeness {
+        Likeness { adopts: !self.ignore_existing, is_compared: true, ..self.likeness() }
+    }
+
+    /// What content that is there is asked for.
+    pub fn compares(&self) -> Compares {
+        Compares { checksum: self.checksum, delta: self.delta }
     }
 
     /// Whether it matters what is there of a file.
     pub fn has_to_look(&self) -> bool {
-        let is_same = !self.ignore_times || self.size_only;
+        let is_same = !self.ignore_times || self.size_only || self.compares().is_any();
         is_same || self.update || self.ignore_existing || self.existing
     }
 
@@ -230,10 +251,10 @@ impl Skip {
         self.size_only || self.update || self.ignore_existing || self.existing
     }
 
-    /// Whether a file is not sent where this is there.
-    pub fn skips(&self, there: There) -> bool {
-        (!self.ignore_times && there.is_same())
-            || (self.size_only && there.is_same())
+    /// Whether a file is not sent where this is there, which is the same by what was asked for.
+    pub fn skips(&self, there: There, likeness: Likeness) -> bool {
+        let by_look = !self.checksum && (!self.ignore_times || self.size_only);
+        ((by_look || likeness.is_compared) && there.is_same())
             || (self.update && there.has(2 | 16))
             || (self.ignore_existing && there.has(1))
             || (self.existing && !there.has(1))
@@ -261,6 +282,7 @@ impl Skip {
             ignore_existing: has(8),
             existing: has(16),
             modify_window_s: get_u32("seconds", input)?,
+            ..Self::default()
         })
     }
 }
@@ -274,16 +296,17 @@ fn is_as_kept(found: (i64, u32), wanted: (i64, u32)) -> bool {
 
 impl Likeness {
     pub(super) fn encode(self, out: &mut Vec<u8>) {
-        let flags = [self.size_only, self.adopts, self.has_claims];
+        let flags = [self.size_only, self.adopts, self.has_claims, self.is_compared];
         let flags = flags.into_iter().rev().fold(0, |sum, flag| sum << 1 | u64::from(flag));
         put_all(out, &[flags, self.window_s.into()]);
     }
 
     pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
-        let flags = limit("likeness", get_varint(input)?, 7)?;
+        let flags = limit("likeness", get_varint(input)?, 15)?;
         let window_s = get_u32("seconds", input)?;
         let has = |bit| flags & bit != 0;
-        Ok(Self { size_only: has(1), adopts: has(2), window_s, has_claims: has(4) })
+        let (size_only, adopts, has_claims, is_compared) = (has(1), has(2), has(4), has(8));
+        Ok(Self { size_only, adopts, window_s, has_claims, is_compared })
     }
 }
 
@@ -434,7 +457,17 @@ pub(super) mod tests {
     pub(in super::super) fn skip() -> impl Strategy<Value = Skip> {
         (any::<[bool; 5]>(), any::<u32>()).prop_map(
             |([ignore_times, size_only, update, ignore_existing, existing], modify_window_s)| {
-                Skip { ignore_times, size_only, update, ignore_existing, existing, modify_window_s }
+                let (checksum, delta) = (modify_window_s & 1 == 1, modify_window_s & 2 == 2);
+                Skip {
+                    ignore_times,
+                    size_only,
+                    update,
+                    ignore_existing,
+                    existing,
+                    modify_window_s,
+                    checksum,
+                    delta,
+                }
             },
         )
     }
@@ -459,7 +492,7 @@ pub(super) mod tests {
             there(8, 1_000, 5),
         ];
         let plain = Skip::default();
-        let same = |skip: Skip| all.map(|there| u8::from(skip.skips(there)));
+        let same = |skip: Skip| all.map(|there| u8::from(skip.skips(there, skip.likeness())));
         assert_eq!(same(plain), [0, 0, 1, 0, 0, 0, 0]);
         assert_eq!(same(Skip::NOTHING), [0; 7]);
         assert!(!Skip::NOTHING.has_to_look() && plain.has_to_look() && !plain.is_strict());
@@ -493,12 +526,27 @@ pub(super) mod tests {
     fn the_same_size_is_enough_where_that_is_asked() {
         let skip = Skip { size_only: true, ..Skip::default() };
         let there = |bytes, mtime| There::file(&candidate(), bytes, (mtime, 0), skip.likeness());
-        assert!(skip.skips(there(7, 0)) && skip.skips(there(7, 5_000)));
-        assert!(!skip.skips(there(8, 1_000)));
-        assert!(
-            Skip { update: true, ..Skip::NOTHING }.skips(there(7, 5_000)),
-            "it is newer as well"
-        );
+        let skips = |skip: Skip, there| skip.skips(there, skip.likeness());
+        assert!(skips(skip, there(7, 0)) && skips(skip, there(7, 5_000)));
+        assert!(!skips(skip, there(8, 1_000)));
+        let update = Skip { update: true, ..Skip::NOTHING };
+        assert!(skips(update, there(7, 5_000)), "it is newer as well");
+    }
+
+    #[test]
+    fn what_is_to_be_compared_is_the_same_only_once_it_was() {
+        let skip = Skip { checksum: true, ..Skip::default() };
+        let (before, after) = (skip.likeness(), skip.likeness_compared());
+        let there = |bytes, likeness| There::file(&candidate(), bytes, (1_000, 5), likeness);
+        assert!(there(7, before).is_same() && !skip.skips(there(7, before), before));
+        assert!(skip.skips(There::file(&candidate(), 7, (5, 0), after), after));
+        assert!(!skip.skips(there(8, after), after), "it has changed meanwhile");
+        assert!(!before.adopts && after.adopts);
+        for skip in [skip, Skip { delta: true, ..Skip::NOTHING }] {
+            assert!(skip.has_to_look() && !skip.is_strict());
+        }
+        let update = Skip { update: true, ..skip };
+        assert!(update.skips(There::file(&candidate(), 9, (5_000, 0), before), before));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! Who refuses a request or ends a transfer closes the connection with one of the `CLOSE` codes, and says why in the
 //! reason phrase (RFC 9000, 19.19).
 
+mod blocks;
 mod close;
 mod compare;
 mod extra;
@@ -35,6 +36,9 @@ mod sweep;
 mod to_receiver;
 mod to_sender;
 
+pub use blocks::{
+    BLOCK_BYTES_MIN, BLOCK_HASHES_MAX, BLOCK_QUESTIONS_MAX, BLOCKS_MAX, block_bytes, one_block,
+};
 pub use close::{
     CLOSE_ABORTED, CLOSE_BUSY, CLOSE_CONDEMNED, CLOSE_CROWDED, CLOSE_DENIED, CLOSE_DONE,
     CLOSE_PROTOCOL, CLOSE_REFUSED, CLOSE_STOPPING, CLOSE_UNKNOWN, CLOSE_VERSION,
@@ -63,7 +67,7 @@ pub use pull::{
     PullRequest, ROLES, Sending, Sent, Unsendable, VERDICTS, Wish,
 };
 pub use query::{Answer, Question};
-pub use request::{Keep, PushRequest, Request, Right, VerifyRequest};
+pub use request::{Compares, Keep, PushRequest, Request, Right, VerifyRequest};
 pub use select::{NAMES_BYTES_MAX, PATTERNS_BYTES_MAX, RULES_MAX, Rule, Select};
 pub use stripe::{CONTENT_BYTES_MAX, Header, RECORDS_MAX, Record, Special, TABLE_BYTES_MAX};
 pub use survey::SurveyRequest;

@@ -1,7 +1,7 @@
 //! A part of a file: where it is, what of it is content, and its hash.
 //!
-//! `runs` is a count, then for each run of content the hole before it and its length, which is not zero; what no run
-//! covers reads as zeros.
+//! `runs` is a count, then for each run of content the hole before it and its length, which is not zero. What no run
+//! covers reads as zeros, or, of a piece that is based on the file that is there, as it reads in that.
 
 use bytes::BufMut;
 
@@ -72,6 +72,8 @@ pub struct Piece {
     pub offset: u64,
     /// How much of the file it covers, holes included, in bytes.
     pub len: u64,
+    /// What no run covers is as in the file that has this path at the receiver.
+    pub is_based: bool,
     /// What of it is content.
     pub runs: Vec<Run>,
     /// Its [`piece_hash`](crate::hashtree::piece_hash), with holes as zeros.
@@ -94,7 +96,8 @@ impl Piece {
         put_bytes(out, &self.path);
         put_meta(out, self.meta);
         self.source.encode(out);
-        put_all(out, &[self.file_bytes, self.sparse.into(), self.offset, self.len]);
+        let flags = u64::from(self.sparse) + 2 * u64::from(self.is_based);
+        put_all(out, &[self.file_bytes, flags, self.offset, self.len]);
         put_runs(out, &self.runs);
         out.put_slice(&self.hash);
     }
@@ -105,7 +108,8 @@ impl Piece {
         let meta = get_meta(input)?;
         let source = SourceId::decode(input)?;
         let file_bytes = limit("file size", get_varint(input)?, FILE_BYTES_MAX)?;
-        let sparse = limit("sparse flag", get_varint(input)?, 1)? == 1;
+        let flags = limit("flags of a piece", get_varint(input)?, 3)?;
+        let (sparse, is_based) = (flags & 1 != 0, flags & 2 != 0);
         let offset = limit("piece offset", get_varint(input)?, file_bytes)?;
         let len_max = (file_bytes - offset).min(CONTENT_BYTES_MAX.into());
         let len = limit("piece length", get_varint(input)?, len_max)?;
@@ -118,7 +122,7 @@ impl Piece {
         }
         let runs = get_runs(input, len)?;
         let hash = get_array(input)?;
-        Ok(Self { item, path, meta, source, file_bytes, sparse, offset, len, runs, hash })
+        Ok(Self { item, path, meta, source, file_bytes, sparse, offset, len, is_based, runs, hash })
     }
 }
 
@@ -159,8 +163,9 @@ pub(super) mod tests {
     pub(in super::super) fn piece() -> impl Strategy<Value = Piece> {
         let runs = proptest::collection::vec((0..5_000_u64, 1..5_000_u64), 0..6);
         let item = 0..1_u64 << 60;
-        (item, path(), meta(), any::<bool>(), 0..1_u64 << 20, runs, any::<[u8; 32]>()).prop_map(
-            |(item, path, meta, sparse, before, gaps, hash)| {
+        let flags = any::<[bool; 2]>();
+        (item, path(), meta(), flags, 0..1_u64 << 20, runs, any::<[u8; 32]>()).prop_map(
+            |(item, path, meta, [sparse, is_based], before, gaps, hash)| {
                 let mut end = 0;
                 let mut runs = Vec::new();
                 for (hole, len) in gaps {
@@ -172,7 +177,19 @@ pub(super) mod tests {
                 let offset = if len == 0 { 0 } else { before * span };
                 let file_bytes = offset + len;
                 let source = source();
-                Piece { item, path, meta, source, file_bytes, sparse, offset, len, runs, hash }
+                Piece {
+                    item,
+                    path,
+                    meta,
+                    source,
+                    file_bytes,
+                    sparse,
+                    offset,
+                    len,
+                    is_based,
+                    runs,
+                    hash,
+                }
             },
         )
     }
@@ -197,6 +214,7 @@ pub(super) mod tests {
                 sparse: true,
                 offset,
                 len,
+                is_based: false,
                 runs: vec![],
                 hash: [0; 32],
             };

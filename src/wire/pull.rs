@@ -1,7 +1,7 @@
 //! What is said where the server sends: what a client asks for, and what it hears beside the data.
 
 use super::extra::Extras;
-use super::request::{EXTRAS, extras_option};
+use super::request::{COMPARES, Compares, EXTRAS, extras_option};
 use super::{
     Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Select, Skip, TransferSecret, WireError,
     get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
@@ -292,11 +292,13 @@ impl PullRequest {
     /// What follows the fields, by number.
     pub(super) fn options(&self) -> Vec<(u64, Vec<u8>)> {
         let mut options = Vec::new();
-        if self.skip != Skip::NOTHING {
+        let compares = self.skip.compares();
+        if (Skip { checksum: false, delta: false, ..self.skip }) != Skip::NOTHING {
             let mut value = Vec::new();
             self.skip.encode(&mut value);
             options.push((SKIP, value));
         }
+        options.extend(compares.option());
         options.extend(select_option(&self.select));
         options.extend(extras_option(self.extras));
         options
@@ -305,7 +307,14 @@ impl PullRequest {
     /// Takes the option `number`. False if there is none.
     pub(super) fn take_option(&mut self, number: u64, mut value: &[u8]) -> Result<bool, WireError> {
         match number {
-            SKIP => self.skip = Skip::decode(&mut value)?,
+            SKIP => {
+                let Skip { checksum, delta, .. } = self.skip;
+                self.skip = Skip { checksum, delta, ..Skip::decode(&mut value)? };
+            }
+            COMPARES => {
+                let Compares { checksum, delta } = Compares::decode(&mut value)?;
+                self.skip = Skip { checksum, delta, ..self.skip };
+            }
             SELECT => self.select = Select::decode(&mut value)?,
             EXTRAS => self.extras = Extras::decode(&mut value)?,
             _ => return Ok(false),

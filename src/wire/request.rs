@@ -22,6 +22,7 @@
 //! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
 //! | 16 | a push, a pull | [`Extras`]: what beyond permissions and times is kept |
 //! | 17 | a push | none: it is one file that comes from a pipe, and how long it is is known at its end |
+//! | 18 | a push, a pull | a sum of 1 if content that is there decides what is sent, and 2 if of files only what differs is |
 
 use super::extra::Extras;
 use super::limit;
@@ -36,6 +37,8 @@ use super::{
 const OPTIONS_MAX: usize = 64;
 /// The option that says what else of metadata is kept.
 pub(super) const EXTRAS: u64 = 16;
+/// The option that says that content which is there is asked for.
+pub(super) const COMPARES: u64 = 18;
 /// The option that says that what is pushed comes from a pipe.
 const STREAM: u64 = 17;
 
@@ -104,6 +107,36 @@ pub struct PushRequest {
     ///
     /// [`FILE_BYTES_MAX`]: crate::hashtree::FILE_BYTES_MAX
     pub is_stream: bool,
+    /// What content that is there is asked for, by its hashes.
+    pub compares: Compares,
+}
+
+/// What content that is at the destination is asked for, by its hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compares {
+    /// It decides what is sent.
+    pub checksum: bool,
+    /// Of what is sent only what differs goes over the wire.
+    pub delta: bool,
+}
+
+impl Compares {
+    /// Whether any is.
+    pub fn is_any(self) -> bool {
+        self.checksum || self.delta
+    }
+
+    pub(super) fn option(self) -> Option<(u64, Vec<u8>)> {
+        let number = u64::from(self.checksum) + 2 * u64::from(self.delta);
+        let mut value = Vec::new();
+        put_varint(&mut value, number);
+        self.is_any().then_some((COMPARES, value))
+    }
+
+    pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        let number = limit("what to compare", get_varint(input)?, 3)?;
+        Ok(Self { checksum: number & 1 != 0, delta: number & 2 != 0 })
+    }
 }
 
 /// What of metadata is to be kept at the receiver: a sum of 1 if modes are not, 2 if times are not, and 4 if those
@@ -251,13 +284,15 @@ impl PushRequest {
             keep: Keep::of_number(limit("what to keep", get_varint(body)?, 7)?),
             extras: Extras::default(),
             is_stream: false,
+            compares: Compares::default(),
         })
     }
 
     /// What follows the fields, by number.
     fn options(&self) -> Vec<(u64, Vec<u8>)> {
         let stream = self.is_stream.then(|| (STREAM, Vec::new()));
-        extras_option(self.extras).into_iter().chain(stream).collect()
+        let compares = self.compares.option();
+        extras_option(self.extras).into_iter().chain(stream).chain(compares).collect()
     }
 
     /// Takes the option `number`. False if there is none.
@@ -265,6 +300,7 @@ impl PushRequest {
         match number {
             EXTRAS => self.extras = Extras::decode(&mut value)?,
             STREAM => self.is_stream = true,
+            COMPARES => self.compares = Compares::decode(&mut value)?,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
@@ -303,6 +339,10 @@ mod tests {
                         keep: Keep::of_number(keep),
                         extras,
                         is_stream: transfer[0] & 1 == 1,
+                        compares: Compares {
+                            checksum: transfer[1] & 1 == 1,
+                            delta: transfer[1] & 2 == 2,
+                        },
                     })
                 }
             ),

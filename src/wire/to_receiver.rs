@@ -16,15 +16,19 @@
 //! | 43 | [`ToReceiver::GivenUp`] | the fields of [`LineGivenUp`], in their order |
 //! | 44 | [`ToReceiver::Does`] | the fields of [`LineDoes`], in their order |
 //! | 45 | [`ToReceiver::Look`] | question, [`Likeness`], count, [`Candidate`]s |
+//! | 46 | [`ToReceiver::Blocks`] | question, path (bytes), file size, size of blocks |
 //!
 //! From 36 to 44 they are of a server that sends.
 
+use super::blocks::get_block_bytes;
 use super::look::{Candidate, Likeness, get_candidates, put_candidates};
 use super::message::Message;
+use super::path::get_path;
 use super::{
     LineDoes, LineGivenUp, LinePrimed, PATH_BYTES_MAX, Sending, Sent, TEXT_BYTES_MAX, Unsendable,
-    WireError, get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint,
+    WireError, get_bytes, get_u32, get_varint, limit, put_all, put_bytes, put_varint,
 };
+use crate::hashtree::FILE_BYTES_MAX;
 
 /// A message of the sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +95,20 @@ pub enum ToReceiver {
         /// The files.
         files: Vec<Candidate>,
     },
+    /// Say what the blocks of the file that has this path hash to. Only if that was announced; a sender may have
+    /// [`BLOCK_QUESTIONS_MAX`] of these unanswered over one connection, and asks again over another one if it is lost.
+    ///
+    /// [`BLOCK_QUESTIONS_MAX`]: super::BLOCK_QUESTIONS_MAX
+    Blocks {
+        /// The question's number.
+        question: u64,
+        /// Where the file goes.
+        path: Vec<u8>,
+        /// The size that it has at the source, in bytes.
+        bytes: u64,
+        /// How large each block is, in bytes.
+        block_bytes: u64,
+    },
 }
 
 impl Message for ToReceiver {
@@ -136,6 +154,11 @@ impl Message for ToReceiver {
                 likeness.encode(body);
                 put_candidates(body, files, likeness.has_claims);
             }
+            Self::Blocks { question, path, bytes, block_bytes } => {
+                put_all(body, &[46, *question]);
+                put_bytes(body, path);
+                put_all(body, &[*bytes, *block_bytes]);
+            }
         }
     }
 
@@ -164,6 +187,11 @@ impl Message for ToReceiver {
                 let files = get_candidates(body, likeness.has_claims)?;
                 Self::Look { question, likeness, files }
             }
+            46 => {
+                let (question, path) = (get_varint(body)?, get_path(body, false)?);
+                let bytes = limit("file size", get_varint(body)?, FILE_BYTES_MAX)?;
+                Self::Blocks { question, path, bytes, block_bytes: get_block_bytes(body, bytes)? }
+            }
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -174,6 +202,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::super::VARINT_MAX;
+    use super::super::blocks::{block_bytes, one_block};
     use super::super::look::tests::{candidates, skip};
     use super::super::message::tests::survives;
     use super::super::path::tests::path;
@@ -215,6 +244,12 @@ mod tests {
             number().prop_map(|conn| {
                 ToReceiver::Does(LineDoes { conn, stripes: 8, ..LineDoes::default() })
             }),
+            (number(), path(), 0..=FILE_BYTES_MAX, any::<bool>()).prop_map(
+                |(question, path, bytes, is_one)| {
+                    let block_bytes = if is_one { one_block(bytes) } else { block_bytes(bytes) };
+                    ToReceiver::Blocks { question, path, bytes, block_bytes }
+                }
+            ),
         ]
     }
 

@@ -15,7 +15,9 @@
 //! | 26 | [`ToSender::Heard`] | number |
 //! | 27 | [`ToSender::Unopened`] | connection |
 //! | 28 | [`ToSender::Found`] | question, count, [`There`]s |
+//! | 29 | [`ToSender::Hashes`] | question, whether they are the last (0, 1), count, hashes (32 bytes each) |
 
+use super::blocks::{get_hashes, put_hashes};
 use super::ids::{FileKey, SourceBasis, SourceState};
 use super::kept::{get_kept_files, get_kept_pieces, put_kept_files, put_kept_pieces};
 use super::look::{There, get_there, put_there};
@@ -183,6 +185,16 @@ pub enum ToSender {
         /// One for each file.
         there: Vec<There>,
     },
+    /// Hashes of the blocks that a [`ToReceiver::Blocks`](super::ToReceiver::Blocks) asked for, in their order; none
+    /// where there is no such file.
+    Hashes {
+        /// The question's number.
+        question: u64,
+        /// Those that follow the ones that were told before.
+        hashes: Vec<[u8; 32]>,
+        /// There are no more.
+        is_last: bool,
+    },
 }
 
 impl Message for ToSender {
@@ -237,6 +249,10 @@ impl Message for ToSender {
                 put_all(body, &[28, *question]);
                 put_there(body, there);
             }
+            Self::Hashes { question, hashes, is_last } => {
+                put_all(body, &[29, *question, u64::from(*is_last)]);
+                put_hashes(body, hashes);
+            }
         }
     }
 
@@ -282,6 +298,11 @@ impl Message for ToSender {
             26 => Self::Heard(get_varint(body)?),
             27 => Self::Unopened(get_u32("connection", body)?),
             28 => Self::Found { question: get_varint(body)?, there: get_there(body)? },
+            29 => Self::Hashes {
+                question: get_varint(body)?,
+                is_last: within("last flag", get_varint(body)?, 1)? == 1,
+                hashes: get_hashes(body)?,
+            },
             value => return Err(WireError::Unknown { what: "message type", value }),
         })
     }
@@ -291,6 +312,7 @@ impl Message for ToSender {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::blocks::BLOCK_HASHES_MAX;
     use super::super::look::tests::there;
     use super::super::message::tests::survives;
     use super::super::{KEPT_MAX, VARINT_MAX};
@@ -310,6 +332,16 @@ mod tests {
                 ToSender::Welcome { destination, instance, kept, looks }
             }),
             (number(), there()).prop_map(|(question, there)| ToSender::Found { question, there }),
+            (
+                number(),
+                any::<bool>(),
+                proptest::collection::vec(any::<[u8; 32]>(), 0..=BLOCK_HASHES_MAX)
+            )
+                .prop_map(|(question, is_last, hashes)| ToSender::Hashes {
+                    question,
+                    hashes,
+                    is_last
+                }),
             text().prop_map(|message| ToSender::Waiting { message }),
             number().prop_map(ToSender::Confirm),
             number().prop_map(ToSender::Damaged),

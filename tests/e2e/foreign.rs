@@ -12,7 +12,8 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{ServerTrust, server_config};
 use qbulk::serve::own_names;
 use qbulk::wire::{
-    CLOSE_REFUSED, Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+    CLOSE_REFUSED, Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request,
+    TransferSecret,
 };
 use quinn::VarInt;
 use rustix::process::{Signal, kill_process};
@@ -106,6 +107,7 @@ async fn a_log_holds_nothing_as_clients_say_it_and_no_secret_of_a_transfer() {
             keep: Keep::default(),
             extras: Extras::default(),
             is_stream: false,
+            compares: Compares::default(),
         })
     };
     let mut attacker = Attacker::to(&host, &host, address).await;

@@ -17,9 +17,9 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    Answer, CONTENT_BYTES_MAX, Destination, Extras, HostNumber, Keep, ListRequest, Meta, Piece,
-    PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Select, Skip, Subject,
-    ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
+    Answer, CONTENT_BYTES_MAX, Compares, Destination, Extras, HostNumber, Keep, ListRequest, Meta,
+    Piece, PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Select, Skip,
+    Subject, ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
 };
 use quinn::congestion::CubicConfig;
 use quinn::{ClientConfig, TransportConfig};
@@ -80,6 +80,7 @@ fn hello(push: [u8; 16]) -> Request {
         keep: Keep::default(),
         extras: Extras::default(),
         is_stream: false,
+        compares: Compares::default(),
     })
 }
 

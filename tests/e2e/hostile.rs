@@ -19,10 +19,10 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
-    Answer, CONTENT_BYTES_MAX, Extra, Extras, Header, HostNumber, Keep, Message, Meta, Owner,
-    PATH_BYTES_MAX, Piece, PushNumber, PushRequest, Record, Request, Run, SourceBasis, SourceId,
-    SourceState, SourceVersion, Special, TABLE_BYTES_MAX, ToReceiver, ToSender, TransferSecret,
-    VERSION, Xattr, put_varint,
+    Answer, CONTENT_BYTES_MAX, Compares, Extra, Extras, Header, HostNumber, Keep, Message, Meta,
+    Owner, PATH_BYTES_MAX, Piece, PushNumber, PushRequest, Record, Request, Run, SourceBasis,
+    SourceId, SourceState, SourceVersion, Special, TABLE_BYTES_MAX, ToReceiver, ToSender,
+    TransferSecret, VERSION, Xattr, put_varint,
 };
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -167,6 +167,7 @@ impl Attacker {
             keep: Keep::default(),
             extras,
             is_stream: false,
+            compares: Compares::default(),
         }))
         .await;
     }
@@ -264,6 +265,7 @@ pub(crate) fn piece(item: u64, path: &[u8], file_bytes: u64, offset: u64, conten
         },
         file_bytes,
         sparse: false,
+        is_based: false,
         offset,
         len,
         runs: if len == 0 { vec![] } else { vec![Run { offset: 0, len }] },
@@ -576,6 +578,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
             keep: Keep::default(),
             extras: Extras::default(),
             is_stream: false,
+            compares: Compares::default(),
         };
         Request::Push(request).encode(out);
     };
@@ -621,6 +624,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         keep: Keep::default(),
         extras: Extras::default(),
         is_stream: false,
+        compares: Compares::default(),
     });
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

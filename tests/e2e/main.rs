@@ -5,6 +5,7 @@
 mod access;
 mod clients;
 mod common;
+mod content;
 mod delete;
 mod fault;
 mod filter;

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Stdio;
 
-use qbulk::wire::{Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret};
+use qbulk::wire::{
+    Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+};
 use tokio::runtime::Runtime;
 
 use crate::common::{Host, Serve, eventually, finish, hash, names, random, unfinished};
@@ -23,6 +25,7 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
         keep: Keep::default(),
         extras: Extras::default(),
         is_stream: false,
+        compares: Compares::default(),
     }))
     .await;
     run.expect_welcome().await;

@@ -30,7 +30,7 @@ pub(super) enum Outcome {
 pub(super) fn decide(subject: &Subject, there: There, terms: &Terms) -> Outcome {
     let Terms { skip, keep, only_new } = *terms;
     match subject {
-        Subject::File { .. } if skip.skips(there) => {
+        Subject::File { .. } if skip.skips(there, skip.likeness()) => {
             let adopts = skip.likeness().adopts && there.is_same() && !only_new;
             let keeps = keep.modes || keep.times && skip.size_only;
             return Outcome::Skipped(

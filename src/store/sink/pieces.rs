@@ -15,6 +15,7 @@ use super::super::kept::{PARTIAL_MAX, part_name};
 use super::super::space::allocate;
 use super::super::temp::{Home, TempFile};
 use super::super::{folder_of, is_full, name_of, reason};
+use super::based::is_based;
 use super::partial::{Partial, Partials, Seal};
 use super::{Sink, SinkError};
 use crate::hashtree::FILE_BYTES_MAX;
@@ -47,7 +48,14 @@ impl Sink {
             temp.discard();
             return Ok(None);
         }
-        let written = if self.discards { Ok(()) } else { write_runs(temp, piece, content) };
+        let is_based = is_based(piece);
+        let written = match () {
+            () if self.discards => Ok(()),
+            () if is_based => {
+                write_runs(temp, piece, content).and_then(|()| self.write_base(temp, piece))
+            }
+            () => write_runs(temp, piece, content),
+        };
         if let Err(error) = temp.spoilt().and(written) {
             self.tally.note_fatal(&partial.path, &error);
             self.check_disk()?;
@@ -79,7 +87,7 @@ impl Sink {
         if self.push_tag.is_some() && !piece.is_name_only() {
             match temp.open() {
                 Ok(opened) => {
-                    let bytes = piece.content_bytes();
+                    let bytes = if is_based { piece.len } else { piece.content_bytes() };
                     self.committer.piece(Arc::clone(temp), opened, entry(piece), bytes);
                 }
                 Err(error) => return self.give_up(piece.item, &partial, reason(&error)),
@@ -138,7 +146,9 @@ impl Sink {
             };
             let temp = temp.at(home);
             if !self.discards && !self.streams && piece.content_bytes() < partial.bytes {
-                allocate(temp.open()?.file(), partial.bytes, piece.sparse)?;
+                // Of what is there a file system may share the blocks.
+                let sparse = piece.sparse || piece.is_based;
+                allocate(temp.open()?.file(), partial.bytes, sparse)?;
             }
             Ok(Arc::new(temp))
         };

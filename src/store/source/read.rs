@@ -52,6 +52,17 @@ impl Content<'_> {
     pub(super) fn since(&self, start: usize) -> &[u8] {
         &self.buffer.as_ref()[start..self.filled]
     }
+
+    /// Of what was appended since `start`, nothing but these runs stays.
+    pub(super) fn keep_runs(&mut self, start: usize, runs: &[Run]) {
+        let mut end = start;
+        for run in runs {
+            let from = start + run.offset as usize;
+            self.buffer.as_mut().copy_within(from..from + run.len as usize, end);
+            end += run.len as usize;
+        }
+        self.filled = end;
+    }
 }
 
 /// What was read.
@@ -74,7 +85,10 @@ pub(super) fn read_piece(
     let mut before = lock(&part.item.reading).latest.unwrap_or(*info);
     for _ in 0..TRIES {
         content.filled = start;
-        let read = read_runs(&file, part.offset, part.len, info.sparse, content);
+        let base = part.item.base.as_deref();
+        // Of what is compared all is read, holes as well.
+        let sparse = info.sparse && base.is_none();
+        let read = read_runs(&file, part.offset, part.len, sparse, content);
         let now = state(&file)?;
         let has_grown =
             options.growing_ok && info.has_grown_into(&now) && !info.has_same_version(&now);
@@ -91,6 +105,10 @@ pub(super) fn read_piece(
                 [0; 32]
             } else {
                 hash_runs(part.offset, part.len, &runs, content.since(start), info.bytes)
+            };
+            let runs = match base {
+                Some(base) => base.leave_out(&file, (part.offset, part.len), content, start)?,
+                None => runs,
             };
             return Ok(Read { info, runs, hash });
         }
