@@ -46,18 +46,24 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Teller<R> 
         match names {
             Names::Into(path) if there == Destination::Missing => {
                 let expected = Expected { path: path.clone(), subject: Subject::Folder };
-                self.settle(expected, There::NOTHING).await
+                self.settle(expected, There::NOTHING, None).await
             }
             _ => Ok(()),
         }
     }
 
-    /// Tells what would be done with what is `expected`, where this is `there`.
-    async fn settle(&mut self, expected: Expected, there: There) -> Result<(), Error> {
+    /// Tells what would be done with what is `expected`, where this is `there`. If its content was compared, it
+    /// `is_same` or is not.
+    async fn settle(
+        &mut self,
+        expected: Expected,
+        there: There,
+        is_same: Option<bool>,
+    ) -> Result<(), Error> {
         let Expected { path, subject } = expected;
         let bytes = if let Subject::File { bytes, .. } = subject { bytes } else { 0 };
         let summary = &mut self.summary;
-        let why = match decide(&subject, there, &self.terms) {
+        let why = match decide(&subject, there, is_same, &self.terms) {
             Outcome::Nothing => return Ok(()),
             Outcome::Skipped(why) => {
                 summary.skipped_files += 1;

@@ -80,6 +80,8 @@ pub enum Why {
     Size,
     /// A file of another modification time is there.
     Time,
+    /// A file of the same size and other content is there.
+    Content,
     /// A file that looks the same is there, and that is not to count.
     Forced,
     /// A link that says something else is there.

@@ -48,6 +48,7 @@ fn line(planned: &Planned) -> String {
         Why::Kind => "kind",
         Why::Size => "size",
         Why::Time => "time",
+        Why::Content => "content",
         Why::Forced => "forced",
         Why::Target => "target",
         Why::Metadata => "metadata",

@@ -4,20 +4,34 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Weak};
 
 use super::looks::Unsure;
+use crate::hashtree::HashTree;
 use crate::store::kind::Kind;
 use crate::store::source::Base;
 use crate::traffic::ConnId;
-use crate::wire::{BLOCK_QUESTIONS_MAX, Skip, ToReceiver, block_bytes, one_block};
+use crate::wire::{BLOCK_QUESTIONS_MAX, Skip, SourceBasis, ToReceiver, block_bytes, one_block};
 
 /// Smaller files are sent whole: one stripe is all that they are.
 const DELTA_BYTES_MIN: u64 = 1 << 20;
 /// What hashes may take in memory, in bytes; those of one file may always.
 const HASHES_BYTES_MAX: usize = 64 << 20;
 
+/// Nodes of its hash tree that an earlier run has left, and how the file was when the first of them was read.
+pub(super) type Pieces = (HashTree, SourceBasis);
+
+/// What the receiver has of a file that is sent.
+#[derive(Debug, Default)]
+pub(super) struct Had {
+    /// Pieces of it.
+    pub(super) kept: Option<Pieces>,
+    /// Another version.
+    pub(super) base: Option<Arc<Base>>,
+}
+
 /// What was asked, and what has come of the answer.
 #[derive(Debug)]
 struct Asked {
     unsure: Unsure,
+    kept: Option<Pieces>,
     base: Base,
 }
 
@@ -26,7 +40,7 @@ struct Asked {
 pub(super) struct Compares {
     checksum: bool,
     delta: bool,
-    waiting: VecDeque<Unsure>,
+    waiting: VecDeque<(Unsure, Option<Pieces>)>,
     asked: BTreeMap<u64, Asked>,
     /// The next question's number.
     next: u64,
@@ -37,7 +51,11 @@ pub(super) struct Compares {
 }
 
 /// A file of which it is known what is there.
-pub(super) type Compared = (Unsure, Arc<Base>);
+pub(super) type Compared = (Unsure, Option<Pieces>, Arc<Base>);
+
+/// It answers nothing that was asked, or says more than there is to say.
+#[derive(Debug)]
+pub(super) struct Unasked;
 
 impl Compares {
     pub(super) fn new(skip: Skip) -> Self {
@@ -54,9 +72,9 @@ impl Compares {
         self.checksum
     }
 
-    /// It is to be asked what is there of a file.
-    pub(super) fn add(&mut self, unsure: Unsure) {
-        self.waiting.push_back(unsure);
+    /// It is to be asked what is there of a file, of which an earlier run may have left something.
+    pub(super) fn add(&mut self, unsure: Unsure, kept: Option<Pieces>) {
+        self.waiting.push_back((unsure, kept));
     }
 
     /// How many no answer is there for.
@@ -76,7 +94,7 @@ impl Compares {
         self.conn = Some(conn);
         let mut questions = Vec::new();
         while self.asked.len() < BLOCK_QUESTIONS_MAX
-            && let Some(unsure) = self.waiting.front()
+            && let Some((unsure, _)) = self.waiting.front()
         {
             let bytes = unsure.bytes();
             let block_bytes =
@@ -86,10 +104,10 @@ impl Compares {
             if held > 0 && held + base.full_bytes() > HASHES_BYTES_MAX {
                 break;
             }
-            let Some(unsure) = self.waiting.pop_front() else { break };
+            let Some((unsure, kept)) = self.waiting.pop_front() else { break };
             let (question, path) = (self.next, unsure.path.clone());
             questions.push(ToReceiver::Blocks { question, path, bytes, block_bytes });
-            self.asked.insert(question, Asked { unsure, base });
+            self.asked.insert(question, Asked { unsure, kept, base });
             self.next += 1;
         }
         (!questions.is_empty()).then_some((conn, questions))
@@ -108,34 +126,33 @@ impl Compares {
         if self.conn == Some(conn) {
             self.conn = None;
             for asked in std::mem::take(&mut self.asked).into_values().rev() {
-                self.waiting.push_front(asked.unsure);
+                self.waiting.push_front((asked.unsure, asked.kept));
             }
         }
     }
 
-    /// A part of an answer has come over `conn`. Returns what it is about once it is complete; `None` if it answers
-    /// nothing that was asked.
+    /// A part of an answer has come over `conn`. Returns what it is about once it is complete.
     pub(super) fn answer(
         &mut self,
         conn: ConnId,
         question: u64,
         hashes: &[[u8; 32]],
         is_last: bool,
-    ) -> Option<Option<Compared>> {
+    ) -> Result<Option<Compared>, Unasked> {
         if self.conn != Some(conn) && question < self.next {
-            return Some(None); // asked again meanwhile
+            return Ok(None); // asked again meanwhile
         }
-        let asked = self.asked.get_mut(&question)?;
+        let asked = self.asked.get_mut(&question).ok_or(Unasked)?;
         if !asked.base.add(hashes) {
-            return None;
+            return Err(Unasked);
         }
         if !is_last {
-            return Some(None);
+            return Ok(None);
         }
-        let Asked { unsure, base } = self.asked.remove(&question)?;
+        let Asked { unsure, kept, base } = self.asked.remove(&question).ok_or(Unasked)?;
         let base = Arc::new(base);
         self.used.push(Arc::downgrade(&base));
-        Some(Some((unsure, base)))
+        Ok(Some((unsure, kept, base)))
     }
 }
 
@@ -143,5 +160,69 @@ impl Unsure {
     /// The size of a file.
     pub(super) fn bytes(&self) -> u64 {
         if let Kind::File(info) = &self.kind { info.bytes } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::looks::tests::unsure;
+    use super::*;
+
+    const A: ConnId = ConnId(0);
+    const B: ConnId = ConnId(1);
+    const DELTA: Skip = Skip { checksum: false, delta: true, ..Skip::NOTHING };
+
+    fn asking(skip: Skip, sizes: &[u64]) -> Compares {
+        let mut compares = Compares::new(skip);
+        for (number, bytes) in sizes.iter().enumerate() {
+            compares.add(unsure(number, Some(*bytes)), None);
+        }
+        compares
+    }
+
+    fn numbers(asked: Option<(ConnId, Vec<ToReceiver>)>) -> Option<(ConnId, Vec<(u64, u64)>)> {
+        let number = |message| match message {
+            ToReceiver::Blocks { question, block_bytes, .. } => (question, block_bytes),
+            other => panic!("{other:?}"),
+        };
+        asked.map(|(conn, all)| (conn, all.into_iter().map(number).collect()))
+    }
+
+    #[test]
+    fn what_was_asked_over_a_connection_that_is_lost_is_asked_over_another() {
+        let mut compares = asking(DELTA, &[(1 << 20) + 1, 100]);
+        assert_eq!(compares.ask([].into_iter()), None);
+        let asked = numbers(compares.ask([B, A].into_iter()));
+        assert_eq!(asked, Some((A, vec![(0, 64 << 10), (1, 64 << 10)])));
+        assert_eq!(compares.ask([A, B].into_iter()), None);
+        assert!(matches!(compares.answer(A, 0, &[[1; 32]; 10], false), Ok(None)));
+        compares.lost(B);
+        compares.lost(A);
+        let asked = numbers(compares.ask([B].into_iter()));
+        assert_eq!(asked, Some((B, vec![(2, 64 << 10), (3, 64 << 10)])));
+        assert!(matches!(compares.answer(A, 0, &[[1; 32]; 7], true), Ok(None)), "too late");
+        assert!(compares.answer(B, 0, &[], true).is_err(), "nobody has asked there");
+        assert!(compares.answer(B, 9, &[], true).is_err(), "nobody has asked");
+        assert!(compares.answer(B, 3, &[[1; 32]; 2], true).is_err(), "it has one block");
+        assert!(matches!(compares.answer(B, 2, &[[1; 32]; 10], false), Ok(None)));
+        let (_, kept, base) = compares.answer(B, 2, &[[1; 32]; 7], true).unwrap().unwrap();
+        assert!(kept.is_none() && base.whole().is_some_and(|blocks| blocks.len() == 17));
+    }
+
+    #[test]
+    fn hashes_that_are_in_use_leave_room_for_no_more_than_there_is() {
+        // 16 MiB of hashes each.
+        let mut compares = asking(DELTA, &[1 << 35; 6]);
+        assert_eq!(numbers(compares.ask([A].into_iter())).unwrap().1.len(), 4);
+        let used = compares.answer(A, 0, &[], true).unwrap().unwrap();
+        assert_eq!(compares.ask([A].into_iter()), None);
+        drop(used);
+        assert_eq!(numbers(compares.ask([A].into_iter())).unwrap().1.len(), 1);
+        // Where nothing is sent in blocks, a file has one hash.
+        let checksum = Skip { checksum: true, delta: false, ..Skip::NOTHING };
+        let mut compares = asking(checksum, &[1 << 35; 100]);
+        let asked = numbers(compares.ask([A].into_iter())).unwrap().1;
+        assert_eq!((asked.len(), asked[0].1), (BLOCK_QUESTIONS_MAX, 1 << 35));
+        assert_eq!(compares.count(), 100);
     }
 }

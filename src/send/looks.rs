@@ -234,7 +234,7 @@ impl Looks {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use super::*;
@@ -245,27 +245,28 @@ mod tests {
     const B: ConnId = ConnId(1);
     const C: ConnId = ConnId(2);
 
-    fn looks(count: usize) -> Looks {
+    /// A file, of so many bytes, or of as many as it has.
+    pub(in super::super) fn unsure(number: usize, bytes: Option<u64>) -> Unsure {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "data").unwrap();
         let root = dir.path().as_os_str().as_encoded_bytes();
         let root = Arc::new(SourceRoot::open(root).unwrap());
+        let info = FileInfo::of(&rustix::fs::stat(dir.path().join("file")).unwrap());
+        let info = bytes.map_or(info, |bytes| info.with_bytes(bytes));
+        Unsure {
+            local: SourcePath::new(root, b"file".to_vec()),
+            path: format!("{number:04}").into_bytes(),
+            kind: Kind::File(info),
+            claim: None,
+            xattr_bytes_max: 0,
+            is_compared: false,
+        }
+    }
+
+    fn looks(count: usize) -> Looks {
         let mut looks = Looks::new(Skip::default());
         assert!(looks.begin(true) && looks.is_on());
-        for number in 0..count {
-            let stat = rustix::fs::stat(dir.path().join("file")).unwrap();
-            let local = SourcePath::new(Arc::clone(&root), b"file".to_vec());
-            let (path, kind) =
-                (format!("{number:04}").into_bytes(), Kind::File(FileInfo::of(&stat)));
-            looks.add(Unsure {
-                local,
-                path,
-                kind,
-                claim: None,
-                xattr_bytes_max: 0,
-                is_compared: false,
-            });
-        }
+        (0..count).for_each(|number| looks.add(unsure(number, None)));
         looks
     }
 

@@ -25,7 +25,7 @@ impl<L: Lines> Sender<L> {
             let (events, wanted) = (self.events.clone(), self.wanted.watch());
             self.work.start(move || {
                 let same = check.run(&wanted);
-                drop(events.send(Event::Checked(check, same)));
+                drop(events.send(Event::Checked(Box::new(check), same)));
             });
         }
     }

@@ -101,7 +101,7 @@ impl<L: Lines> Sender<L> {
             ToSender::Found { question, there } => self.on_looked(conn, question, &there, now)?,
             ToSender::Hashes { question, hashes, is_last } => {
                 let compared = self.source.compares.answer(conn, question, &hashes, is_last);
-                let Some(compared) = compared else { return Err(self.broken()) };
+                let Ok(compared) = compared else { return Err(self.broken()) };
                 let items = compared.map(|compared| self.source.take_compared(compared));
                 self.offer(items.unwrap_or_default());
             }

@@ -70,7 +70,7 @@ pub(super) enum Event {
     Confirmed(Sealed, Result<(), Unreadable>),
     LookedAgain(Vec<Result<Entry, Lost>>),
     /// A file of which the server has something was read, and is still the same if there is an answer.
-    Checked(Check, Option<FileInfo>),
+    Checked(Box<Check>, Option<FileInfo>),
 }
 
 /// A stripe that is sent and not confirmed. What was read of it is kept, so that another connection can
@@ -478,7 +478,7 @@ impl<L: Lines> Sender<L> {
             }
             Event::Checked(check, same) => {
                 self.checking -= 1;
-                let items = self.source.take_checked(check, same);
+                let items = self.source.take_checked(*check, same);
                 self.offer(items);
             }
             Event::Confirmed(sealed, result) => self.on_confirmation(&sealed, result),

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use super::compares::{Compared, Compares};
+use super::compares::{Compared, Compares, Had, Pieces};
 use super::linked::{Linked, Name};
 use super::looks::{Looks, Unsure, Verdict};
 use super::recall::{Kept, KeptFiles};
@@ -23,8 +23,7 @@ use crate::store::source::{Base, Chunk, Part, ReadOptions, Sealed, SourceItem, S
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{
-    Claim, Destination, Extras, FileKey, KeptPiece, Meta, Skip, SourceBasis, XATTRS_BYTES_MAX,
-    is_path_safe,
+    Claim, Destination, Extras, FileKey, KeptPiece, Meta, Skip, XATTRS_BYTES_MAX, is_path_safe,
 };
 
 /// Items up to this size are never cut.
@@ -294,7 +293,7 @@ impl Source {
                 self.looks.add(Unsure { local, path, kind, claim, xattr_bytes_max, is_compared });
                 Vec::new()
             }
-            None => self.offer((local, path), info, xattr_bytes_max, is_last_try, Had::Nothing),
+            None => self.offer((local, path), info, xattr_bytes_max, is_last_try, Had::default()),
             Some(kept) if *kept.state() == info.state() => {
                 self.go_on(local, path, info, xattr_bytes_max, kept)
             }
@@ -334,8 +333,15 @@ impl Source {
                 Vec::new()
             }
             Kept::Pieces { basis, pieces, .. } => {
-                let kept = Had::Pieces(tree(info.bytes, &pieces), basis);
-                self.offer((local, path), info, xattr_bytes_max, false, kept)
+                let kept = Some((tree(info.bytes, &pieces), basis));
+                if self.looks.is_on() && self.compares.is_delta(info.bytes) {
+                    let (kind, claim, is_compared) = (Kind::File(info), None, true);
+                    let unsure = Unsure { local, path, kind, claim, xattr_bytes_max, is_compared };
+                    self.compares.add(unsure, kept);
+                    return Vec::new();
+                }
+                let had = Had { kept, ..Had::default() };
+                self.offer((local, path), info, xattr_bytes_max, false, had)
             }
         }
     }
@@ -362,7 +368,7 @@ impl Source {
                 return Vec::new();
             }
             There::Other(base) => {
-                let had = self.had(info.bytes, base);
+                let had = self.had(info.bytes, None, base);
                 return self.offer((local, path), info, xattr_bytes_max, false, had);
             }
         };
@@ -375,17 +381,17 @@ impl Source {
                 items.extend(adopted.map(|at| self.adopt(at, now, xattr_bytes_max)));
                 items
             }
-            None => self.offer((local, path), info, xattr_bytes_max, false, Had::Nothing),
+            None => self.offer((local, path), info, xattr_bytes_max, false, Had::default()),
         }
     }
 
     /// What is there of a file that is sent.
-    fn had(&self, bytes: u64, base: Arc<Base>) -> Had {
-        if self.compares.is_delta(bytes) { Had::Other(base) } else { Had::Nothing }
+    fn had(&self, bytes: u64, kept: Option<Pieces>, base: Arc<Base>) -> Had {
+        Had { kept, base: self.compares.is_delta(bytes).then_some(base) }
     }
 
     /// It is known what the file hashes to that is there.
-    pub(super) fn take_compared(&mut self, (unsure, base): Compared) -> Vec<Item> {
+    pub(super) fn take_compared(&mut self, (unsure, kept, base): Compared) -> Vec<Item> {
         let Unsure { local, path, kind: Kind::File(info), claim, xattr_bytes_max, is_compared } =
             unsure
         else {
@@ -396,7 +402,7 @@ impl Source {
             self.checks.push_back(Check { local, path, info, claim, xattr_bytes_max, there });
             return Vec::new();
         }
-        let had = self.had(info.bytes, base);
+        let had = self.had(info.bytes, kept, base);
         self.offer((local, path), info, xattr_bytes_max, false, had)
     }
 
@@ -406,14 +412,14 @@ impl Source {
         for (unsure, verdict) in files {
             let is_over = verdict == Verdict::SentOver && self.compares.is_delta(unsure.bytes());
             if verdict == Verdict::Compared || is_over {
-                self.compares.add(unsure);
+                self.compares.add(unsure, None);
                 continue;
             }
             let Unsure { local, path, kind, xattr_bytes_max, .. } = unsure;
             let is_sent = matches!(verdict, Verdict::Sent | Verdict::SentOver);
             match kind {
                 Kind::File(info) if is_sent => {
-                    let had = Had::Nothing;
+                    let had = Had::default();
                     items.extend(self.offer((local, path), info, xattr_bytes_max, false, had));
                 }
                 Kind::File(info) => {
@@ -522,17 +528,14 @@ impl Source {
         let item = SourceItem::new(id.0, local, path, SourceKind::Found(Kind::File(info)));
         let item = item.beside(xattr_bytes_max, self.extras.hard_links && info.links > 1);
         let item = if is_last_try { item.for_last_try() } else { item };
-        let (tree, basis) = match had {
-            Had::Pieces(tree, basis) => (tree, basis),
-            had => {
-                let item = if let Had::Other(base) = had { item.based_on(base) } else { item };
-                self.keep(id, bytes, item);
-                return vec![if bytes > WHOLE_BYTES_MAX {
-                    Item::split(id, bytes)
-                } else {
-                    Item::whole(id, bytes, overhead_bytes)
-                }];
-            }
+        let item = if let Some(base) = had.base { item.based_on(base) } else { item };
+        let Some((tree, basis)) = had.kept else {
+            self.keep(id, bytes, item);
+            return vec![if bytes > WHOLE_BYTES_MAX {
+                Item::split(id, bytes)
+            } else {
+                Item::whole(id, bytes, overhead_bytes)
+            }];
         };
         let ranges = missing(&tree, bytes);
         let missing_bytes: u64 = ranges.iter().map(|(_, len)| len).sum();
@@ -595,15 +598,6 @@ impl Source {
         self.next_item += 1;
         ItemId(self.next_item)
     }
-}
-
-/// What the receiver has of a file that is sent.
-enum Had {
-    Nothing,
-    /// Pieces of it, and how it was when the first of them was read.
-    Pieces(HashTree, SourceBasis),
-    /// Another version.
-    Other(Arc<Base>),
 }
 
 /// The hash tree of a file of which these pieces are kept. Those that do not fit are left out.

@@ -40,7 +40,9 @@ pub(super) fn get_block_bytes(input: &mut &[u8], file_bytes: u64) -> Result<u64,
 
 pub(super) fn put_hashes(out: &mut Vec<u8>, hashes: &[[u8; 32]]) {
     put_varint(out, hashes.len() as u64);
-    hashes.iter().for_each(|hash| out.put_slice(hash));
+    for hash in hashes {
+        out.put_slice(hash);
+    }
 }
 
 pub(super) fn get_hashes(input: &mut &[u8]) -> Result<Vec<[u8; 32]>, WireError> {

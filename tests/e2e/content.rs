@@ -1,11 +1,12 @@
 //! Content that is at the destination already: compared, and sent as what differs of it.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{FileExt, PermissionsExt};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
-use crate::common::{Host, Ran, Serve, hash, random, run, unfinished};
+use crate::common::{Host, Ran, Serve, eventually, hash, random, run, unfinished};
 
 const OLD: u64 = 1_000_000_000;
 const BLOCK: usize = 64 << 10;
@@ -31,12 +32,12 @@ impl Ends {
         }
     }
 
-    fn source(&self, name: &str) -> std::path::PathBuf {
+    fn source(&self, name: &str) -> PathBuf {
         let name = format!("from/{name}");
         if self.is_pull { self.host.root(name) } else { self.host.src(name) }
     }
 
-    fn there(&self, name: &str) -> std::path::PathBuf {
+    fn there(&self, name: &str) -> PathBuf {
         let name = format!("to/{name}");
         if self.is_pull { self.host.src(name) } else { self.host.root(name) }
     }
@@ -91,8 +92,7 @@ fn with_checksum_content_alone_decides() {
         assert_eq!((count(&ran, "files"), count(&ran, "skipped_files")), (3, 3), "{ran:?}");
         assert_eq!(count(&ran, "sent_bytes"), 5_000 + 5_001 + 70_000);
         ends.assert_same(&["touched", "small", "empty", "fooled", "longer", "new"]);
-        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
-        assert_eq!(std::os::unix::fs::MetadataExt::ino(&kept), inode(&ends.there("touched")));
+        assert_eq!(fs::metadata(ends.there("touched")).unwrap().ino(), kept.ino());
         let again = ends.send(&["-c"]);
         assert_eq!((count(&again, "files"), count(&again, "skipped_files")), (0, 6), "{again:?}");
     });
@@ -165,9 +165,176 @@ fn with_delta_and_checksum_whatever_differs_arrives() {
         ends.assert_same(&["holes", "same"]);
         let sent = count(&ran, "sent_bytes");
         assert!(sent <= 2 * (300_000 + 2 * BLOCK as u64), "{sent}");
-        let blocks = |path: &Path| {
-            std::os::unix::fs::MetadataExt::blocks(&fs::metadata(path).unwrap()) * 512
-        };
-        assert!(blocks(&ends.there("holes")) < 8 << 20, "{}", blocks(&ends.there("holes")));
+        let taken = fs::metadata(ends.there("holes")).unwrap().blocks() * 512;
+        assert!(taken < 8 << 20, "{taken}");
     });
+}
+
+/// What an interrupted run has left counts, and of the rest again only what differs is sent.
+#[test]
+fn with_delta_a_push_that_was_killed_goes_on() {
+    let host = Host::new();
+    let serve = Serve::start(&host);
+    let content = random(1, 24 << 20);
+    let mut changed = content.clone();
+    (0..384).step_by(2).for_each(|block| changed[block * BLOCK] ^= 1);
+    put(&host.root("file"), &content, OLD, 0o644);
+    put(&host.src("file"), &changed, OLD + 1, 0o644);
+    let push = |options: &[&str]| {
+        let mut command = host.qbulk();
+        command.args(["push", "--delta", "--json"]).args(options);
+        command.arg(host.src("file")).arg(serve.url("file"));
+        command
+    };
+    let mut first = push(&["--limit", "3MB"]).stdout(Stdio::null()).spawn().unwrap();
+    let journal = || {
+        let left = unfinished(&host.root("")).into_iter();
+        let journals = left.filter(|path| path.ends_with(".journal"));
+        journals.filter_map(|path| Some(fs::metadata(path).ok()?.len())).sum::<u64>()
+    };
+    eventually("some is durable", || {
+        assert_eq!(first.try_wait().unwrap(), None);
+        journal() > 2_000
+    });
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(hash(&host.root("file")), *blake3::hash(&content).to_hex());
+    let ran = run(&mut push(&[]));
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(hash(&host.src("file")), hash(&host.root("file")));
+    let [kept, matched, sent] =
+        ["kept_bytes", "matched_bytes", "sent_bytes"].map(|it| count(&ran, it));
+    assert_eq!(kept + matched + sent, 24 << 20);
+    assert!(kept >= 1 << 20, "{ran:?}");
+    // Every other block of the rest.
+    assert!(sent * 10 <= (matched + sent) * 6, "{ran:?}");
+    assert!(unfinished(&host.root("")).is_empty());
+    assert_eq!(serve.stop(), Some(0));
+}
+
+/// What a client may ask and base on what is there, it has announced, and may read.
+mod hostile {
+    use super::*;
+    use crate::hostile::{Attacker, piece, stripe};
+    use qbulk::hashtree::piece_hash;
+    use qbulk::wire::{
+        BLOCK_QUESTIONS_MAX, CONTENT_BYTES_MAX, Compares, Extras, HostNumber, Keep, Piece,
+        PushNumber, PushRequest, Record, Request, Run, ToReceiver, ToSender, TransferSecret,
+    };
+
+    async fn pushing(host: &Host, serve: &Serve, compares: Compares) -> Attacker {
+        let mut attacker = Attacker::connect(host, serve).await;
+        attacker
+            .say(&Request::Push(PushRequest {
+                transfer: TransferSecret(rand::random()),
+                conn: 0,
+                destination: vec![],
+                push: PushNumber(rand::random()),
+                host: HostNumber([0; 16]),
+                keep: Keep::default(),
+                extras: Extras::default(),
+                is_stream: false,
+                compares,
+            }))
+            .await;
+        attacker.expect_welcome().await;
+        attacker
+    }
+
+    const DELTA: Compares = Compares { checksum: false, delta: true };
+
+    fn blocks(question: u64, path: &str, bytes: u64) -> ToReceiver {
+        ToReceiver::Blocks { question, path: path.into(), bytes, block_bytes: BLOCK as u64 }
+    }
+
+    /// A file of two blocks of which the second is as it is there.
+    fn based(item: u64, path: &str, content: &[u8]) -> Piece {
+        let whole = piece(item, path.as_bytes(), 4 * BLOCK as u64, 0, &content[..2 * BLOCK]);
+        let runs = vec![Run { offset: 0, len: BLOCK as u64 }];
+        let hash = piece_hash(0, &content[..2 * BLOCK], 4 * BLOCK as u64);
+        Piece { is_based: true, runs, hash, ..whole }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn nobody_learns_of_content_without_having_said_so_or_outside_the_root() {
+        let host = Host::new();
+        let serve = Serve::start(&host);
+        fs::write(host.root("file"), random(1, 4 * BLOCK)).unwrap();
+        fs::write(host.outside("secret"), random(2, 4 * BLOCK)).unwrap();
+        std::os::unix::fs::symlink(host.outside("secret"), host.root("link")).unwrap();
+        std::os::unix::fs::symlink(host.outside(""), host.root("way")).unwrap();
+        let mut plain = pushing(&host, &serve, Compares::default()).await;
+        plain.say(&blocks(0, "file", 4 * BLOCK as u64)).await;
+        plain.expect_closed("may not know what content is there").await;
+        let mut asking = pushing(&host, &serve, DELTA).await;
+        for (question, path) in ["link", "way/secret", "none", "file"].into_iter().enumerate() {
+            asking.say(&blocks(question as u64, path, 4 * BLOCK as u64)).await;
+            let Some(ToSender::Hashes { hashes, is_last, .. }) = asking.next().await else {
+                panic!("hashes");
+            };
+            assert_eq!(
+                (hashes.len(), is_last),
+                (if path == "file" { 4 } else { 0 }, true),
+                "{path}"
+            );
+        }
+        asking.say(&blocks(9, "../outside/secret", 4 * BLOCK as u64)).await;
+        asking.expect_closed("is not allowed").await;
+        // What takes long is not asked for without an end.
+        File::create(host.root("huge")).unwrap().set_len(1 << 36).unwrap();
+        let mut greedy = pushing(&host, &serve, DELTA).await;
+        for question in 0..2 + BLOCK_QUESTIONS_MAX as u64 {
+            greedy.say(&blocks(question, "huge", 1 << 36)).await;
+        }
+        greedy.expect_closed("asks more than it may").await;
+        assert_eq!(serve.stop(), Some(0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_based_on_what_is_there_is_verified_and_bounded() {
+        let host = Host::new();
+        let serve = Serve::start(&host);
+        let content = random(1, 4 * BLOCK);
+        let mut other = content.clone();
+        other[0] ^= 1;
+        for name in ["file", "lied"] {
+            fs::write(host.root(name), &other).unwrap();
+        }
+        let based = |item, path| Record::Piece(based(item, path, &content));
+        let plain = pushing(&host, &serve, Compares::default()).await;
+        plain.send(&stripe(0, &[based(1, "file")], &content[..BLOCK])).await;
+        plain.expect_closed("nobody has asked for pieces that are based").await;
+        let greedy = pushing(&host, &serve, DELTA).await;
+        let many = u64::from(CONTENT_BYTES_MAX) / (2 * BLOCK as u64) + 1;
+        let records: Vec<_> = (0..many).map(|item| based(item, "file")).collect();
+        greedy.send(&stripe(0, &records, &content[..BLOCK].repeat(many as usize))).await;
+        greedy.expect_closed("a stripe holds too much").await;
+
+        let mut lying = pushing(&host, &serve, DELTA).await;
+        let mut wrong = content.clone();
+        wrong[BLOCK] ^= 1;
+        let hash = piece_hash(0, &wrong[..2 * BLOCK], 4 * BLOCK as u64);
+        let Record::Piece(lied) = based(2, "lied") else { unreachable!() };
+        let records = [based(1, "file"), Record::Piece(Piece { hash, ..lied })];
+        lying.send(&stripe(0, &records, &content[..BLOCK].repeat(2))).await;
+        let rest = |item, path: &str| {
+            Record::Piece(piece(
+                item,
+                path.as_bytes(),
+                4 * BLOCK as u64,
+                2 * BLOCK as u64,
+                &content[2 * BLOCK..],
+            ))
+        };
+        lying
+            .send(&stripe(1, &[rest(1, "file"), rest(2, "lied")], &content[2 * BLOCK..].repeat(2)))
+            .await;
+        let seal = |item| Record::Seal { item, hash: *blake3::hash(&content).as_bytes() };
+        lying.send(&stripe(2, &[seal(1), seal(2)], b"")).await;
+        let (failed, files) = lying.finish(3).await;
+        assert_eq!((failed, files), (vec!["lied".to_owned()], 1));
+        assert_eq!(fs::read(host.root("file")).unwrap(), content);
+        assert_eq!(fs::read(host.root("lied")).unwrap(), other, "what was there stays");
+        assert_eq!(serve.stop(), Some(0));
+    }
 }

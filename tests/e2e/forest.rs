@@ -51,8 +51,10 @@ pub(crate) fn grow(random: &mut SmallRng, from: &Path, to: &Path, depth: usize) 
 fn plant(random: &mut SmallRng, kind: Kind, path: &Path, depth: usize) {
     match kind {
         Kind::File => {
-            fs::write(path, vec![b'x'; random.random_range(1..3)]).unwrap();
-            let mode = if random.random_range(0..4) == 0 { 0o600 } else { 0o644 };
+            let bytes = random.random_range(1..3);
+            let (mode, content) =
+                if random.random_range(0..4) == 0 { (0o600, b'y') } else { (0o644, b'x') };
+            fs::write(path, vec![content; bytes]).unwrap();
             fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
             let mtime = OLD + random.random_range(0..2);
             let file = File::options().read(true).open(path).unwrap();

@@ -43,6 +43,7 @@ fn itemized(from: &Path, to: &Path, options: &[&str]) -> BTreeMap<String, String
         let done = match (update, kind) {
             (_, "f") if what == "+++++++++" => "file new",
             (">", "f") if what.contains('s') => "file size",
+            (">", "f") if what.starts_with('c') => "file content",
             (">", "f") if what.contains('t') => "file time",
             (">", "f") => "file forced",
             (_, "f") if what.contains('p') || what.contains('t') => "file metadata",
@@ -64,10 +65,16 @@ fn what_would_be_done_is_what_rsync_would_do_and_then_is_done() {
     }
     let mut told = 0;
     for seed in 0..TREES {
-        for options in
-            [&[][..], &["--ignore-times"], &["--size-only"], &["--update"], &["--existing"]]
-        {
-            let is_pull = seed % 2 == 1;
+        for options in [
+            &[][..],
+            &["--ignore-times"],
+            &["--size-only"],
+            &["--update"],
+            &["--existing"],
+            &["-c"],
+        ] {
+            // What a pull would find different by its content is not known before.
+            let is_pull = seed % 2 == 1 && options != ["-c"];
             let host = Host::new();
             let serve = Serve::start(&host);
             let (from, to) = host.ends(is_pull);

@@ -148,6 +148,10 @@ fn options_mean_what_they_mean_to_rsync() {
         &["--modify-window=10"],
         &["--no-perms"],
         &["--no-times", "--size-only"],
+        &["--checksum"],
+        &["--checksum", "--update"],
+        &["--checksum", "--existing"],
+        &["--checksum", "--ignore-existing"],
     ] {
         for is_pull in [false, true] {
             let host = Host::new();

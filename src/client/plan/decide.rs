@@ -27,12 +27,26 @@ pub(super) enum Outcome {
     Fails(&'static str),
 }
 
-pub(super) fn decide(subject: &Subject, there: There, terms: &Terms) -> Outcome {
+/// Whether the content of a file decides what is done, where this is there.
+pub(super) fn is_compared(subject: &Subject, there: There, terms: &Terms) -> bool {
+    let Terms { skip, .. } = *terms;
+    let is_file = matches!(subject, Subject::File { .. });
+    is_file && skip.checksum && there.is_same() && !skip.skips(there, skip.likeness())
+}
+
+/// What would be done, where this is there. If its content was compared, it `is_same` or is not.
+pub(super) fn decide(
+    subject: &Subject,
+    there: There,
+    is_same: Option<bool>,
+    terms: &Terms,
+) -> Outcome {
     let Terms { skip, keep, only_new } = *terms;
+    let likeness = if is_same == Some(true) { skip.likeness_compared() } else { skip.likeness() };
     match subject {
-        Subject::File { .. } if skip.skips(there, skip.likeness()) => {
-            let adopts = skip.likeness().adopts && there.is_same() && !only_new;
-            let keeps = keep.modes || keep.times && skip.size_only;
+        Subject::File { .. } if skip.skips(there, likeness) => {
+            let adopts = likeness.adopts && there.is_same() && !only_new;
+            let keeps = keep.modes || keep.times && likeness.size_only;
             return Outcome::Skipped(
                 (adopts && keeps && there.has_other_meta()).then_some(Why::Metadata),
             );
@@ -62,6 +76,7 @@ pub(super) fn decide(subject: &Subject, there: There, terms: &Terms) -> Outcome 
     Outcome::Sent(match subject {
         Subject::Symlink { .. } => Why::Target,
         _ if !there.is_same_size() => Why::Size,
+        _ if is_same == Some(false) => Why::Content,
         _ if !there.is_same_time() => Why::Time,
         _ => Why::Forced,
     })
@@ -101,27 +116,30 @@ mod tests {
             (LINK, There::other(false), Outcome::Sent(Why::Target)),
             (LINK, There::OTHER_KIND, Outcome::Sent(Why::Kind)),
         ] {
-            assert_eq!(decide(&subject, there, &plain), want, "{subject:?}, {there:?}");
+            assert_eq!(decide(&subject, there, None, &plain), want, "{subject:?}, {there:?}");
         }
         for subject in [FILE, LINK, Subject::Folder] {
-            assert!(matches!(decide(&subject, There::BLOCKED, &plain), Outcome::Fails(_)));
+            assert!(matches!(decide(&subject, There::BLOCKED, None, &plain), Outcome::Fails(_)));
         }
         let forced = Terms { skip: Skip::NOTHING, ..plain };
-        assert_eq!(decide(&FILE, file(7, 1_000), &forced), Outcome::Sent(Why::Forced));
+        assert_eq!(decide(&FILE, file(7, 1_000), None, &forced), Outcome::Sent(Why::Forced));
         let without_modes = Terms { keep: Keep { modes: false, ..Keep::default() }, ..plain };
-        assert_eq!(decide(&FILE, other_meta, &without_modes), Outcome::Skipped(None));
+        assert_eq!(decide(&FILE, other_meta, None, &without_modes), Outcome::Skipped(None));
     }
 
     #[test]
     fn where_nothing_may_be_replaced_what_is_other_fails_and_what_is_the_same_stays() {
         let terms = Terms { only_new: true, ..Terms::default() };
-        assert_eq!(decide(&FILE, There::NOTHING, &terms), Outcome::Sent(Why::New));
+        assert_eq!(decide(&FILE, There::NOTHING, None, &terms), Outcome::Sent(Why::New));
         let other_meta = file(7, 1_000).with_other_meta();
-        assert_eq!(decide(&FILE, other_meta, &terms), Outcome::Skipped(None));
+        assert_eq!(decide(&FILE, other_meta, None, &terms), Outcome::Skipped(None));
         for (subject, there) in
             [(FILE, file(8, 1_000)), (FILE, There::OTHER_KIND), (LINK, There::other(false))]
         {
-            assert!(matches!(decide(&subject, there, &terms), Outcome::Fails(_)), "{subject:?}");
+            assert!(
+                matches!(decide(&subject, there, None, &terms), Outcome::Fails(_)),
+                "{subject:?}"
+            );
         }
     }
 }

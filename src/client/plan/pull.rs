@@ -31,6 +31,10 @@ pub async fn plan_pull<F: Future<Output = Result<(), Error>>>(
 ) -> Result<PlanSummary, Error> {
     let mut stop = pin!(stop);
     super::super::pull::check(&config)?;
+    if config.skip.checksum {
+        let why = "a dry run of a pull does not compare content: it cannot tell what --checksum would send";
+        return Err(Error::Usage(why.into()));
+    }
     let looked = {
         let config = config.clone();
         tokio::task::spawn_blocking(move || Place::look_untouched(&config))
@@ -141,7 +145,7 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
         let (there, all) = looked.await.map_err(|error| Error::Disk(error.to_string()))?;
         for (mut expected, there) in all.into_iter().zip(there) {
             expected.path = self.place.local.typed(&expected.path);
-            self.teller.settle(expected, there).await?;
+            self.teller.settle(expected, there, None).await?;
         }
         Ok(())
     }

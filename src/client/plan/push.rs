@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
-use super::decide::{Outcome, Terms, decide};
+use super::decide::{Outcome, Terms, decide, is_compared};
 use super::{PlanEvent, Teller};
 use crate::client::config::PushConfig;
 use crate::client::query::Peer;
@@ -13,13 +13,14 @@ use crate::error::Error;
 use crate::event::{Failure, PlanSummary};
 use crate::send::names::{Names, Taken, starts};
 use crate::send::{Found, Search};
-use crate::store::kind::Kind;
+use crate::store::compare::{Hashed, Wanted, hash};
+use crate::store::kind::{FileInfo, Kind};
 use crate::store::scan::{Entry, LookFor};
 use crate::store::source_root::SourcePath;
 use crate::store::unreadable::Unreadable;
 use crate::wire::{
-    Answer, Expected, Extras, LOOKS_MAX, Question, Request, Subject, There, VerifyRequest, fitting,
-    path_fault,
+    Answer, Content, Expected, Extras, LOOKS_MAX, Question, Request, Subject, There, VerifyRequest,
+    fitting, path_fault,
 };
 
 /// Tells what a push would do, path by path, until that is done or `stop` resolves: nothing is changed for it at either
@@ -179,6 +180,17 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
     }
 
     async fn on_answer(&mut self, answer: Answer) -> Result<(), Error> {
+        self.note(answer)?;
+        while let Some(there) = self.answered.remove(&self.settled) {
+            let items = self.asked.remove(&self.settled).unwrap_or_default();
+            self.settled += 1;
+            self.settle(items, there).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an answer until it is its turn.
+    fn note(&mut self, answer: Answer) -> Result<(), Error> {
         match answer {
             Answer::OnlyNew if self.settled == 0 => self.teller.terms.only_new = true,
             Answer::Found { question, there } => {
@@ -189,42 +201,97 @@ impl<F: Future<Output = Result<(), Error>>, R: FnMut(PlanEvent) -> F> Run<R> {
             }
             _ => return Err(self.peer.broke_the_protocol()),
         }
-        while let Some(there) = self.answered.remove(&self.settled) {
-            let items = self.asked.remove(&self.settled).unwrap_or_default();
-            self.settled += 1;
-            self.settle(items, there).await?;
-        }
         Ok(())
+    }
+
+    /// Has the server compare the content of those of `items` of which it decides. Returns of each whether it is the
+    /// same, if it was compared.
+    async fn compare(
+        &mut self,
+        items: &[Item],
+        there: &[There],
+    ) -> Result<Vec<Option<bool>>, Error> {
+        let terms = self.teller.terms;
+        let is_compared =
+            |(item, there): &(&Item, &There)| is_compared(&item.expected.subject, **there, &terms);
+        let all: Vec<_> = items.iter().zip(there).map(|both| is_compared(&both)).collect();
+        let mut same = vec![None; items.len()];
+        let compared = (0..items.len()).filter(|&at| all[at]);
+        for at in compared.clone() {
+            let Expected { path, subject } = items[at].expected.clone();
+            self.peer.say(Question::Compare { item: at as u64, path, subject })?;
+        }
+        let mut unanswered = 0;
+        for at in compared {
+            let local = items[at].local.clone();
+            let hash = tokio::task::spawn_blocking(move || hash_of(&local));
+            let hash = hash.await.map_err(|error| Error::Disk(error.to_string()))?;
+            // What cannot be read fails when it is opened.
+            self.peer.say(Question::Expect { item: at as u64, hash })?;
+            unanswered += 1;
+        }
+        while unanswered > 0 {
+            match self.peer.next().await? {
+                Answer::Compared { item, verdict } => {
+                    let slot = usize::try_from(item).ok().filter(|&at| all.get(at) == Some(&true));
+                    let Some(slot) = slot.and_then(|at| same.get_mut(at)) else {
+                        return Err(self.peer.broke_the_protocol());
+                    };
+                    if slot.replace(verdict.content == Content::Same).is_some() {
+                        return Err(self.peer.broke_the_protocol());
+                    }
+                    unanswered -= 1;
+                }
+                other => self.note(other)?,
+            }
+        }
+        Ok(same)
     }
 
     async fn settle(&mut self, items: Vec<Item>, there: Vec<There>) -> Result<(), Error> {
         let terms = self.teller.terms;
+        let same = self.compare(&items, &there).await?;
         let opened = tokio::task::spawn_blocking(move || {
-            let open = |(item, there): (Item, There)| {
-                let why = cannot_open(&item, there, &terms);
-                (item, there, why)
+            let open = |((item, there), is_same): ((Item, There), Option<bool>)| {
+                let why = cannot_open(&item, there, is_same, &terms);
+                (item, there, is_same, why)
             };
-            items.into_iter().zip(there).map(open).collect::<Vec<_>>()
+            items.into_iter().zip(there).zip(same).map(open).collect::<Vec<_>>()
         });
-        for (Item { local, expected }, there, why) in
+        for (Item { local, expected }, there, is_same, why) in
             opened.await.map_err(|error| Error::Disk(error.to_string()))?
         {
             match why {
                 Some(Unreadable { kind, reason }) => {
                     self.teller.fail(Failure { kind, path: local.to_string(), reason }).await?;
                 }
-                None => self.teller.settle(expected, there).await?,
+                None => self.teller.settle(expected, there, is_same).await?,
             }
         }
         Ok(())
     }
 }
 
+/// What a file hashes to, if it can be read and holds still for that.
+fn hash_of(local: &SourcePath) -> Option<[u8; 32]> {
+    let file = local.open().ok()?;
+    let info = FileInfo::of(&rustix::fs::fstat(&file).ok()?);
+    match hash(&file, &info, &Wanted::default().watch(), |_| ()) {
+        Ok(Hashed::Hash(hash)) => Some(hash),
+        _ => None,
+    }
+}
+
 /// Why a file that would be sent could not be.
-fn cannot_open(item: &Item, there: There, terms: &Terms) -> Option<Unreadable> {
+fn cannot_open(
+    item: &Item,
+    there: There,
+    is_same: Option<bool>,
+    terms: &Terms,
+) -> Option<Unreadable> {
     let Item { local, expected } = item;
     let is_sent = matches!(expected.subject, Subject::File { .. })
-        && matches!(decide(&expected.subject, there, terms), Outcome::Sent(_));
+        && matches!(decide(&expected.subject, there, is_same, terms), Outcome::Sent(_));
     if !is_sent {
         return None;
     }

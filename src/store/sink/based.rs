@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::blocks::open_file;
@@ -9,7 +10,7 @@ use super::super::holes;
 use super::super::temp::TempFile;
 use super::{Sink, SinkError};
 use crate::hashtree::PieceHasher;
-use crate::wire::{CONTENT_BYTES_MAX, Piece, Record};
+use crate::wire::{Piece, Record};
 
 /// Whether some of `piece` is to be taken from the file that is there.
 pub(super) fn is_based(piece: &Piece) -> bool {
@@ -22,20 +23,14 @@ impl Sink {
         self.matched_bytes.load(Relaxed)
     }
 
-    /// Whether the sender may base pieces on what is there, and does not have more made of a stripe than it may hold.
+    /// The sender may base pieces on what is there only if it has said so, and may read that.
     pub(super) fn check_based(&self, records: &[Record]) -> Result<(), SinkError> {
-        let based = records.iter().filter_map(|record| match record.plain() {
-            Record::Piece(piece) if piece.is_based => Some(piece.len),
-            _ => None,
-        });
-        let based_bytes: u64 = based.sum();
+        let is_based = |record: &Record| matches!(record.plain(), Record::Piece(it) if it.is_based);
         let may_be = self.shows && self.compares.delta && !self.streams && self.pour.is_none();
-        let why = match based_bytes {
-            0 => return Ok(()),
-            bytes if may_be && bytes <= u64::from(CONTENT_BYTES_MAX) => return Ok(()),
-            _ if may_be => "a stripe asks for more of what is there than it may hold",
-            _ => "nobody has asked for pieces that are based on what is there",
-        };
+        if may_be || !records.iter().any(is_based) {
+            return Ok(());
+        }
+        let why = "nobody has asked for pieces that are based on what is there";
         Err(SinkError::Protocol(why.into()))
     }
 
@@ -65,9 +60,53 @@ impl Sink {
 
 /// Copies what is content of `from`; what are holes there are holes in a new file as well.
 fn copy(from: &File, to: &TempFile, mut at: u64, end: u64) -> io::Result<()> {
-    while let Some(data) = holes::next_data(from, at, end)? {
+    while at < end {
+        let data = holes::next_data(from, at, end)?.unwrap_or(end..end);
+        clear(to, at..data.start)?;
         to.copy_at(from, data.clone())?;
         at = data.end;
     }
     Ok(())
+}
+
+/// Where an earlier run has written something that nobody knows to be there, it is overwritten with zeros.
+fn clear(file: &TempFile, mut hole: Range<u64>) -> io::Result<()> {
+    let opened = file.open()?;
+    while let Some(left) = holes::next_data(opened.file(), hole.start, hole.end)? {
+        let mut at = left.start;
+        for zeros in holes::zeros(left.end - left.start) {
+            file.write_all_at(zeros, at)?;
+            at += zeros.len() as u64;
+        }
+        hole.start = left.end;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use cap_std::ambient_authority;
+    use cap_std::fs::Dir;
+
+    use super::*;
+
+    #[test]
+    fn holes_of_what_is_copied_leave_nothing_of_what_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let opened = Arc::new(Dir::open_ambient_dir(dir.path(), ambient_authority()).unwrap());
+        let temp = TempFile::create(opened, "temp".into()).unwrap();
+        temp.write_all_at(&vec![7; 1 << 20], 0).unwrap();
+        let from = tempfile::tempfile().unwrap();
+        from.set_len(1 << 20).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&from, &vec![8; 100_000], 300_000).unwrap();
+        copy(&from, &temp, 1_000, 900_000).unwrap();
+        let found = std::fs::read(dir.path().join("temp")).unwrap();
+        let mut want = vec![0; 1 << 20];
+        want[..1_000].fill(7);
+        want[300_000..400_000].fill(8);
+        want[900_000..].fill(7);
+        assert!(found == want);
+    }
 }

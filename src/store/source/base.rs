@@ -9,7 +9,7 @@ use crate::hashtree::PieceHasher;
 use crate::wire::Run;
 
 /// What the blocks of the file that is there hash to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Base {
     /// How long the file is at the source, in bytes.
     bytes: u64,
