@@ -7,7 +7,7 @@ use cap_std::fs::Dir;
 use rustix::fs::{FileType, Mode, OFlags};
 
 use super::descriptors::{Held, patiently};
-use super::holes;
+use super::holes::Extents;
 use super::kind::FileInfo;
 use super::own::has_reserved;
 use super::{folder_of, name_of, os};
@@ -46,6 +46,7 @@ pub struct BlockHashing {
     at: u64,
     /// The block that is under way.
     hasher: Option<PieceHasher>,
+    extents: Extents,
     /// Counts the file.
     _held: Held,
 }
@@ -56,7 +57,8 @@ impl BlockHashing {
         let before = FileInfo::of(&rustix::fs::fstat(&file)?);
         let end =
             if before.bytes >= bytes { bytes } else { before.bytes / block_bytes * block_bytes };
-        Ok(Self { file, before, bytes, block_bytes, end, at: 0, hasher: None, _held: held })
+        let (hasher, extents) = (None, Extents::until(end));
+        Ok(Self { file, before, bytes, block_bytes, end, at: 0, hasher, extents, _held: held })
     }
 
     /// Hashes up to `bytes` more, of at most `blocks` blocks. Returns the hashes of those that are complete with
@@ -70,7 +72,7 @@ impl BlockHashing {
             let new = || PieceHasher::new(block, block_end - block, self.bytes);
             let hasher = self.hasher.get_or_insert_with(new);
             let until = block_end.min(stop);
-            holes::read(&self.file, self.at..until, |part| {
+            self.extents.read(&self.file, self.at..until, |part| {
                 hasher.update(part);
                 true
             })?;

@@ -13,8 +13,9 @@ use cap_std::fs::Dir;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 
 use super::descriptors::patiently;
+use super::holes::Extents;
 use super::kind::FileInfo;
-use super::{folder_of, holes, name_of, os};
+use super::{folder_of, name_of, os};
 use crate::wire::{Content, Meta, Subject, Verdict};
 
 /// How often a file is read whose content may have changed meanwhile.
@@ -222,13 +223,15 @@ pub struct Hashing<F = File> {
     hasher: blake3::Hasher,
     /// What was hashed in this pass.
     at: u64,
+    extents: Extents,
     passes: usize,
 }
 
 impl<F: Borrow<File>> Hashing<F> {
     fn new(file: F, info: FileInfo) -> io::Result<Self> {
         let before = FileInfo::of(&rustix::fs::fstat(file.borrow())?);
-        Ok(Self { file, info, before, hasher: blake3::Hasher::new(), at: 0, passes: 0 })
+        let (hasher, extents) = (blake3::Hasher::new(), Extents::until(info.bytes));
+        Ok(Self { file, info, before, hasher, at: 0, extents, passes: 0 })
     }
 
     /// Hashes up to `bytes` more. `None` if that was not all.
@@ -242,7 +245,7 @@ impl<F: Borrow<File>> Hashing<F> {
             return Ok(Some(Hashed::Changed));
         }
         let (hasher, end) = (&mut self.hasher, self.info.bytes.min(self.at.saturating_add(bytes)));
-        let all = holes::read(self.file.borrow(), self.at..end, |part| {
+        let all = self.extents.read(self.file.borrow(), self.at..end, |part| {
             hasher.update(part);
             progress(part.len() as u64);
             wanted.get()
@@ -262,6 +265,7 @@ impl<F: Borrow<File>> Hashing<F> {
             return Ok(Some(Hashed::Hash(*self.hasher.finalize().as_bytes())));
         }
         (self.before, self.at) = (after, 0);
+        self.extents = Extents::until(self.info.bytes);
         self.hasher.reset();
         self.passes += 1;
         Ok(None)

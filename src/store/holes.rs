@@ -21,6 +21,24 @@ const PROBE_BYTES: usize = 4 << 10;
 ///
 /// A file system that cannot tell has content everywhere.
 pub(super) fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Range<u64>>> {
+    let Some(start) = next_start(file, at, end)? else { return Ok(None) };
+    if start.is_doubtful {
+        return Ok(Some(start.at..end));
+    }
+    let start = start.at;
+    // Where it ends takes some file systems as long as it is long: tmpfs looks at each page.
+    let stop = seek(file, SeekFrom::Hole(start)).unwrap_or(end);
+    Ok(Some(start..if stop > start { stop.min(end) } else { end }))
+}
+
+/// Where content begins.
+struct Start {
+    at: u64,
+    /// The file system tells of holes where content is.
+    is_doubtful: bool,
+}
+
+fn next_start(file: &File, at: u64, end: u64) -> io::Result<Option<Start>> {
     if at >= end {
         return Ok(None);
     }
@@ -30,13 +48,21 @@ pub(super) fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<Ran
         Err(_) => at,
     };
     if start > at && !is_hole(file, at..start)? {
-        return Ok(Some(at..end));
+        return Ok(Some(Start { at, is_doubtful: true }));
     }
-    if start == end {
-        return Ok(None);
-    }
-    let stop = seek(file, SeekFrom::Hole(start)).unwrap_or(end);
-    Ok(Some(start..if stop > start { stop.min(end) } else { end }))
+    Ok((start < end).then_some(Start { at: start, is_doubtful: false }))
+}
+
+/// The same as [`next_data`] for who is to look at many parts of a file: it takes no time in proportion to the file, and
+/// returns no more than `step` bytes at a time, in which there may be holes.
+pub(super) fn next_data_step(
+    file: &File,
+    at: u64,
+    end: u64,
+    step: u64,
+) -> io::Result<Option<Range<u64>>> {
+    let start = next_start(file, at, end)?;
+    Ok(start.map(|start| start.at..end.min(start.at.saturating_add(step))))
 }
 
 /// Whether what is said to be a hole begins as one.
@@ -52,27 +78,58 @@ fn is_hole(file: &File, range: Range<u64>) -> io::Result<bool> {
 pub(super) fn read(
     file: &File,
     range: Range<u64>,
-    mut each: impl FnMut(&[u8]) -> bool,
+    each: impl FnMut(&[u8]) -> bool,
 ) -> io::Result<bool> {
-    let mut buffer = Buffers::default().take((range.end - range.start).min(BLOCK_BYTES) as usize);
-    let mut at = range.start;
-    while at < range.end {
-        let data = next_data(file, at, range.end)?.unwrap_or(range.end..range.end);
-        if !zeros(data.start - at).all(&mut each) {
-            return Ok(false);
-        }
-        at = data.start;
-        while at < data.end {
-            let len = (data.end - at).min(BLOCK_BYTES) as usize;
-            let block = &mut buffer.as_mut()[..len];
-            file.read_exact_at(block, at)?;
-            if !each(block) {
+    Extents::until(range.end).read(file, range, each)
+}
+
+/// What is known of where a file has content, while it is read from its start to its end: each part of that is
+/// looked for once, however small the ranges are that are read.
+#[derive(Debug)]
+pub(super) struct Extents {
+    end: u64,
+    /// The part that was found last. What is before it and was not read are holes.
+    data: Range<u64>,
+}
+
+impl Extents {
+    /// Of a file that is read up to `end`.
+    pub(super) fn until(end: u64) -> Self {
+        Self { end, data: 0..0 }
+    }
+
+    /// See [`read`]. Ranges are to follow one another.
+    pub(super) fn read(
+        &mut self,
+        file: &File,
+        range: Range<u64>,
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> io::Result<bool> {
+        let block_bytes = (range.end - range.start).min(BLOCK_BYTES);
+        let mut buffer = Buffers::default().take(block_bytes as usize);
+        let mut at = range.start;
+        while at < range.end {
+            if at >= self.data.end {
+                self.data = next_data(file, at, self.end)?.unwrap_or(self.end..self.end);
+            }
+            let start = self.data.start.clamp(at, range.end);
+            if !zeros(start - at).all(&mut each) {
                 return Ok(false);
             }
-            at += len as u64;
+            at = start;
+            let end = self.data.end.min(range.end);
+            while at < end {
+                let len = (end - at).min(BLOCK_BYTES) as usize;
+                let block = &mut buffer.as_mut()[..len];
+                file.read_exact_at(block, at)?;
+                if !each(block) {
+                    return Ok(false);
+                }
+                at += len as u64;
+            }
         }
+        Ok(true)
     }
-    Ok(true)
 }
 
 /// A hole, in parts. A peer may say how large holes are: they must cost no memory.

@@ -3,14 +3,19 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::blocks::open_file;
 use super::super::holes;
 use super::super::temp::TempFile;
 use super::{Sink, SinkError};
+use crate::buffers::Buffers;
 use crate::hashtree::PieceHasher;
 use crate::wire::{Piece, Record};
+
+/// So much is copied, looked at and hashed at a time, in bytes.
+const STEP_BYTES: u64 = 256 << 10;
 
 /// Whether some of `piece` is to be taken from the file that is there.
 pub(super) fn is_based(piece: &Piece) -> bool {
@@ -36,32 +41,46 @@ impl Sink {
 
     /// Puts what no run of `piece` covers into `temp`, where the runs are already, and verifies it.
     pub(super) fn write_base(&self, temp: &TempFile, piece: &Piece) -> io::Result<()> {
-        let base = open_file(&self.root, &piece.path)?;
-        let (mut at, end) = (piece.offset, piece.offset + piece.len);
-        for run in &piece.runs {
-            copy(&base, temp, at, piece.offset + run.offset)?;
-            at = piece.offset + run.offset + run.len;
-        }
-        copy(&base, temp, at, end)?;
+        let end = piece.offset + piece.len;
+        self.copy_base(temp, piece).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => changed(),
+            _ => error,
+        })?;
         // As it is now in the new file: whatever is done to the other one, this stays.
         let opened = temp.open()?;
         let mut hasher = PieceHasher::new(piece.offset, piece.len, piece.file_bytes);
-        holes::read(opened.file(), piece.offset..end, |part| {
-            hasher.update(part);
-            true
-        })?;
+        let mut block = Buffers::default().take(piece.len.min(STEP_BYTES) as usize);
+        for at in (piece.offset..end).step_by(STEP_BYTES as usize) {
+            let block = &mut block.as_mut()[..(end - at).min(STEP_BYTES) as usize];
+            opened.file().read_exact_at(block, at)?;
+            hasher.update(block);
+        }
         if hasher.finish() == piece.hash {
             self.matched_bytes.fetch_add(piece.len - piece.content_bytes(), Relaxed);
             return Ok(());
         }
-        Err(io::Error::other("the file that is there was changed while it was compared: try again"))
+        Err(changed())
     }
+
+    fn copy_base(&self, temp: &TempFile, piece: &Piece) -> io::Result<()> {
+        let base = open_file(&self.root, &piece.path)?;
+        let mut at = piece.offset;
+        for run in &piece.runs {
+            copy(&base, temp, at, piece.offset + run.offset)?;
+            at = piece.offset + run.offset + run.len;
+        }
+        copy(&base, temp, at, piece.offset + piece.len)
+    }
+}
+
+fn changed() -> io::Error {
+    io::Error::other("the file that is there was changed while it was compared: try again")
 }
 
 /// Copies what is content of `from`; what are holes there are holes in a new file as well.
 fn copy(from: &File, to: &TempFile, mut at: u64, end: u64) -> io::Result<()> {
     while at < end {
-        let data = holes::next_data(from, at, end)?.unwrap_or(end..end);
+        let data = holes::next_data_step(from, at, end, STEP_BYTES)?.unwrap_or(end..end);
         clear(to, at..data.start)?;
         to.copy_at(from, data.clone())?;
         at = data.end;
@@ -72,7 +91,7 @@ fn copy(from: &File, to: &TempFile, mut at: u64, end: u64) -> io::Result<()> {
 /// Where an earlier run has written something that nobody knows to be there, it is overwritten with zeros.
 fn clear(file: &TempFile, mut hole: Range<u64>) -> io::Result<()> {
     let opened = file.open()?;
-    while let Some(left) = holes::next_data(opened.file(), hole.start, hole.end)? {
+    while let Some(left) = holes::next_data_step(opened.file(), hole.start, hole.end, STEP_BYTES)? {
         let mut at = left.start;
         for zeros in holes::zeros(left.end - left.start) {
             file.write_all_at(zeros, at)?;
@@ -100,7 +119,7 @@ mod tests {
         temp.write_all_at(&vec![7; 1 << 20], 0).unwrap();
         let from = tempfile::tempfile().unwrap();
         from.set_len(1 << 20).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&from, &vec![8; 100_000], 300_000).unwrap();
+        from.write_all_at(&vec![8; 100_000], 300_000).unwrap();
         copy(&from, &temp, 1_000, 900_000).unwrap();
         let found = std::fs::read(dir.path().join("temp")).unwrap();
         let mut want = vec![0; 1 << 20];
