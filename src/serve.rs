@@ -57,6 +57,7 @@ use self::turned_away::TurnedAway;
 use self::verify::Verifier;
 use crate::error::Error;
 use crate::event::{ServeEvent, ServedRoot};
+use crate::heap;
 use crate::identity::{Identity, RootName};
 use crate::net::endpoint::{self, RECEIVE_BUFFER_LIMIT};
 use crate::net::tls;
@@ -99,6 +100,7 @@ pub struct Server {
 impl Server {
     /// Opens the root folders and the socket. Needs a tokio runtime.
     pub fn bind(config: ServeConfig) -> Result<Self, Error> {
+        heap::have_few();
         let access = Access::open(&config.roots, config.trust.clone())?;
         let secret = config.identity.secret("qbulk server endpoint 1");
         let names = own_names(&config.identity);
