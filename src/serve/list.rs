@@ -235,12 +235,12 @@ pub(super) async fn answer(
     done(connection).await.map(|()| told)
 }
 
-/// Looks at the disk, when it is its turn.
+/// Looks at the disk, when it is its turn, behind those whose data moves.
 async fn at_the_disk<T: Send + 'static>(
     work: &Work,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    work.run(look).await.map_err(|error| error.to_string())
+    work.run_behind(look).await.map_err(|error| error.to_string())
 }
 
 /// What a client may look at.
