@@ -249,6 +249,8 @@ pub struct Summary {
     pub skipped_bytes: u64,
     /// Bytes of the files above that were not sent because the files which they replace had them, at the same place.
     pub matched_bytes: u64,
+    /// What of the content that was sent did not go over the wire, as it was compressed, in bytes.
+    pub saved_bytes: u64,
     /// Files, folders and others that were removed at the destination.
     pub deleted: u64,
     /// Why nothing was removed though that is asked for.

@@ -10,8 +10,8 @@ mod properties;
 
 use properties::TARGETS;
 use qbulk::wire::{
-    Candidate, Destination, Extras, HostNumber, Likeness, Message, Meta, PullRequest, PushNumber,
-    Request, Select, Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
+    Candidate, Destination, Extras, HostNumber, Likeness, Message, Meta, Packing, PullRequest,
+    PushNumber, Request, Select, Skip, There, ToReceiver, ToSender, TransferSecret, Wish,
 };
 
 fn fuzz_dir() -> PathBuf {
@@ -97,6 +97,7 @@ fn seeds() -> [(&'static str, Vec<u8>); 3] {
         names_kept: true,
         skip: Skip { update: true, modify_window_s: 1, ..Skip::NOTHING },
         extras: Extras::default(),
+        packing: Packing::None,
     }));
     let look = ToReceiver::Look { question: 1, likeness, files };
     let found = ToSender::Found { question: 1, there };

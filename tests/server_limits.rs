@@ -19,8 +19,8 @@ use qbulk::store::own::OwnNames;
 use qbulk::store::sink::{Applied, Sink, SinkError};
 use qbulk::wire::{
     CLOSE_PROTOCOL, CONTENT_BYTES_MAX, Compares, Extras, Header, HostNumber, Keep, Message, Meta,
-    Piece, PushNumber, PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis, SourceId,
-    SourceState, SourceVersion, ToReceiver, ToSender, TransferSecret,
+    Packing, Piece, PushNumber, PushRequest, RECORDS_MAX, Record, Request, Run, SourceBasis,
+    SourceId, SourceState, SourceVersion, ToReceiver, ToSender, TransferSecret,
 };
 use quinn::{ConnectionError, Endpoint, SendStream, TransportConfig, VarInt};
 
@@ -79,6 +79,7 @@ impl Served {
                 extras: Extras::default(),
                 is_stream: false,
                 compares: Compares::default(),
+                packing: Packing::None,
             }))
             .await;
         let welcome = client.messages.next().await.expect("set up");
@@ -107,6 +108,7 @@ fn header(stripe: u64, table: &[u8], content: &[u8]) -> Header {
         stripe,
         table_bytes: table.len() as u32,
         content_bytes: content.len() as u32,
+        unpacked_bytes_max: 0,
         table_hash: *blake3::hash(table).as_bytes(),
     }
 }

@@ -251,6 +251,7 @@ impl PullArgs {
             keep: self.metadata.keep(),
             extras: self.metadata.extras(),
             skip: self.skip.skip(),
+            packing: self.pace.compress,
             delete,
             connect_timeout: self.network.connect_timeout,
             retry_for: self.way.retry_for,

@@ -305,7 +305,11 @@ impl PushArgs {
             paths: if self.way.no_memory { None } else { PathCache::of_user() },
             receipt: self.receipt.clone(),
             filter,
-            read: ReadOptions { growing_ok: self.growing_ok, ..ReadOptions::default() },
+            read: ReadOptions {
+                growing_ok: self.growing_ok,
+                packing: self.pace.compress,
+                ..ReadOptions::default()
+            },
             keep: self.metadata.keep(),
             extras: self.metadata.extras(),
             skip: self.skip.skip(),

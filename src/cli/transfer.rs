@@ -9,7 +9,7 @@ use qbulk::congestion::{Aggressiveness, Algorithm};
 use qbulk::error::Error;
 use qbulk::net::address::ServerAddress;
 use qbulk::traffic::{HealthConfig, PrimeConfig, SetConfig};
-use qbulk::wire::{Extras, Keep};
+use qbulk::wire::{Extras, Keep, Packing};
 
 use super::url::Destination;
 use super::values::{
@@ -19,6 +19,16 @@ use super::values::{
 
 /// N at most.
 const CONNECTIONS_MAX: u16 = 64;
+
+const COMPRESS: [Choice<Packing>; 3] = [
+    (Packing::None, "none", "Send everything as it is"),
+    (
+        Packing::Auto,
+        "auto",
+        "Zstandard, while the network and not the sender holds the transfer up",
+    ),
+    (Packing::Always, "zstd", "Zstandard, in any case"),
+];
 
 const AGGRESSIVENESS: [Choice<Aggressiveness>; 3] = [
     (Aggressiveness::Background, "background", "Take what nobody else wants"),
@@ -161,6 +171,20 @@ pub(super) struct WayArgs {
 /// How hard to press.
 #[derive(Debug, Args)]
 pub(super) struct PaceArgs {
+    /// Compress what shrinks: for text and the like, over paths that are slower than a processor compresses.
+    #[arg(
+        short = 'z',
+        long,
+        value_name = "HOW",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = name_of(&COMPRESS, &Packing::None),
+        default_missing_value = name_of(&COMPRESS, &Packing::Auto),
+        value_parser = one_of(&COMPRESS),
+        env = "QBULK_COMPRESS",
+        help_heading = "Network"
+    )]
+    pub(super) compress: Packing,
     /// How hard to compete with the traffic of others.
     #[arg(
         long,

@@ -22,7 +22,7 @@ use crate::send::StreamSource;
 use crate::store::pour::Outlet;
 use crate::store::source::ReadOptions;
 use crate::traffic::SetConfig;
-use crate::wire::{Extras, Keep, Skip};
+use crate::wire::{Extras, Keep, Packing, Skip};
 
 /// How long to try to go on after an interruption unless told otherwise.
 pub const RETRY_FOR: Duration = Duration::from_secs(600);
@@ -191,6 +191,8 @@ pub struct PullConfig {
     pub extras: Extras,
     /// What is not sent if it is here already.
     pub skip: Skip,
+    /// Whether the server is to pack what it sends.
+    pub packing: Packing,
     /// What is removed here once all else is, if anything.
     pub delete: Option<Delete>,
     /// How long to try for a first connection.
@@ -231,6 +233,7 @@ impl PullConfig {
             keep: Keep::default(),
             extras: Extras::default(),
             skip: Skip::default(),
+            packing: Packing::None,
             delete: None,
             connect_timeout: CONNECT_TIMEOUT,
             retry_for: RETRY_FOR,

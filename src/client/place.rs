@@ -120,6 +120,7 @@ impl Place {
             let (share, folder) = (Arc::clone(&self.share), Arc::clone(&self.folder));
             let sink = Sink::within(share, folder, self.names.clone(), tag, None);
             let sink = sink.map_err(|error| Error::Disk(reason(&error)))?;
+            let sink = sink.unpacking(config.packing);
             return Ok(sink.only_at(self.path.clone()).pouring(outlet.clone()));
         }
         let owner = self.names.owner(&[0; 32], &self.number);
@@ -148,6 +149,7 @@ impl Place {
             .only_at(within)
             .showing()
             .comparing(config.skip.compares())
+            .unpacking(config.packing)
             .skipping(config.skip))
     }
 }

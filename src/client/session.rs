@@ -21,7 +21,7 @@ use crate::send::Lines;
 use crate::store::start::Start;
 use crate::traffic::ConnId;
 use crate::wire::{
-    Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+    Compares, Extras, HostNumber, Keep, Packing, PushNumber, PushRequest, Request, TransferSecret,
 };
 
 /// Brings a sender its lines to a server.
@@ -49,6 +49,7 @@ struct Introduction {
     extras: Extras,
     is_stream: bool,
     compares: Compares,
+    packing: Packing,
 }
 
 impl Session {
@@ -102,6 +103,7 @@ impl Session {
                 extras: config.extras,
                 is_stream: config.stream.is_some(),
                 compares: config.skip.compares(),
+                packing: config.read.packing,
             },
             lines: JoinSet::new(),
         })
@@ -137,6 +139,7 @@ impl Introduction {
             extras: self.extras,
             is_stream: self.is_stream,
             compares: self.compares,
+            packing: self.packing,
         })
     }
 }

@@ -328,7 +328,9 @@ async fn receive(
         return Ok(());
     }
     let bytes = header.table_bytes + header.content_bytes;
-    let Some(room) = receiver.room(bytes).await else { return Ok(()) };
+    let Some(room) = receiver.room(bytes + header.unpacked_bytes_max).await else {
+        return Ok(());
+    };
     let mut body = receiver.buffer(bytes);
     read_body(stream, early, body.as_mut(), &*room).await?;
     if let Some(answer) = receiver.take(header, body, room).await {

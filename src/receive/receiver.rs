@@ -19,6 +19,7 @@ use super::room::{Account, EarlyRoom, Room};
 use crate::buffers::Buffer;
 use crate::mutex::lock;
 use crate::store::blocks::BlockHashing;
+use crate::store::pack::unpack;
 use crate::store::sink::{Applied, Sink, SinkError};
 use crate::store::tally::{Failed, Outcome};
 use crate::wire::{
@@ -46,6 +47,7 @@ pub(crate) struct Receiver {
     /// Told whenever a stripe is written.
     written: Notify,
     padding_bytes: AtomicU64,
+    saved_bytes: AtomicU64,
     /// Failures with lower numbers were told, over connections that are still there.
     told: Mutex<u64>,
     /// Content that was verified and written.
@@ -91,6 +93,7 @@ impl Receiver {
             members: Members::default(),
             written: Notify::new(),
             padding_bytes: AtomicU64::new(0),
+            saved_bytes: AtomicU64::new(0),
             told: Mutex::new(0),
             written_bytes: Arc::default(),
             held: Mutex::default(),
@@ -272,6 +275,15 @@ impl Receiver {
             }
             Claim::Write => {
                 let (table, content) = body.split_at(header.table_bytes as usize);
+                let unpacked = self.unpack(header, content)?;
+                let content = match &unpacked {
+                    Content::Plain => content,
+                    Content::Unpacked(content) => content,
+                    Content::Broken => {
+                        let waiting = lock(&self.ledger).failed(stripe);
+                        return Ok(self.answer(waiting, ToSender::Damaged(stripe)));
+                    }
+                };
                 match self.sink.apply(header, table, content)? {
                     Applied::Held => {
                         lock(&self.held).insert(stripe, room);
@@ -296,13 +308,39 @@ impl Receiver {
                 }
             }
         };
+        Ok(self.answer(waiting, message))
+    }
+
+    /// Answers all those who wait for what became of a stripe.
+    fn answer(&self, waiting: Vec<oneshot::Sender<ToSender>>, message: ToSender) -> Answer {
         self.tell_poured();
         self.written.notify_waiters();
         for asked in waiting {
             // A connection that is gone needs no answer.
             drop(asked.send(message.clone()));
         }
-        Ok(Answer::Now(message))
+        Answer::Now(message)
+    }
+
+    /// The content of a stripe as it is.
+    fn unpack(&self, header: &Header, content: &[u8]) -> Result<Content, SinkError> {
+        if header.unpacked_bytes_max == 0 {
+            return Ok(Content::Plain);
+        }
+        if !self.sink.unpacks() {
+            return Err(SinkError::Protocol("nobody has asked for packed content".into()));
+        }
+        let Some(unpacked) = unpack(content, header.unpacked_bytes_max as usize) else {
+            return Ok(Content::Broken);
+        };
+        let saved = unpacked.len().saturating_sub(content.len()) as u64;
+        self.saved_bytes.fetch_add(saved, Relaxed);
+        Ok(Content::Unpacked(unpacked))
+    }
+
+    /// What of the content that has come did not come over the wire, as it was packed, in bytes.
+    pub(crate) fn saved_bytes(&self) -> u64 {
+        self.saved_bytes.load(Relaxed)
     }
 
     /// Tells of stripes that have waited for others, and are written by now.
@@ -441,6 +479,15 @@ pub(super) fn failed(failed: Failed) -> ToSender {
     let mut message = reason.into_bytes();
     message.truncate(TEXT_BYTES_MAX);
     ToSender::Failed { number, item, path, message }
+}
+
+/// A stripe's content.
+enum Content {
+    /// It is what came.
+    Plain,
+    Unpacked(Vec<u8>),
+    /// It cannot be unpacked.
+    Broken,
 }
 
 /// What to answer to whoever sent a stripe.

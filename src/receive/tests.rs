@@ -65,6 +65,7 @@ impl Dialled {
             stripe,
             table_bytes: table.len() as u32,
             content_bytes: content.len() as u32,
+            unpacked_bytes_max: 0,
             table_hash: *blake3::hash(&table).as_bytes(),
         };
         let mut head = Vec::new();

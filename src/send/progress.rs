@@ -65,6 +65,7 @@ impl<L: Lines> Sender<L> {
             + samples().map(|(_, sample)| sample.padding_bytes).sum::<u64>();
         let connections = self.connections.totals(&transfer, samples(), now);
         let stats = self.set.stats();
+        let content_bytes = self.confirmed_bytes - self.left_out.matched_bytes;
         let not_kept = self.failures.unkept();
         Summary {
             transfer,
@@ -83,7 +84,7 @@ impl<L: Lines> Sender<L> {
             padding_sent_bytes: padding_bytes,
             padding_percent: share_percent(
                 padding_bytes,
-                self.confirmed_bytes - self.matched_bytes,
+                content_bytes - self.left_out.saved_bytes,
             ),
             connections_opened: stats.opened,
             connections_condemned: stats.condemned,
@@ -92,8 +93,9 @@ impl<L: Lines> Sender<L> {
             kept_bytes: self.source.kept_bytes,
             skipped_files: self.source.skipped_files,
             skipped_bytes: self.source.skipped_bytes,
-            sent_bytes: self.confirmed_bytes - self.matched_bytes,
-            matched_bytes: self.matched_bytes,
+            sent_bytes: content_bytes,
+            matched_bytes: self.left_out.matched_bytes,
+            saved_bytes: self.left_out.saved_bytes,
             stripes: self.confirmed_stripes,
             stripes_again: stats.stripes_again,
             sub_transfers: stats.turns.div_ceil(self.set.active().max(1) as u64),
@@ -117,6 +119,7 @@ pub(crate) fn together(earlier: Summary, last: Summary) -> Summary {
     Summary {
         sent_bytes,
         matched_bytes: earlier.matched_bytes + last.matched_bytes,
+        saved_bytes: earlier.saved_bytes + last.saved_bytes,
         padding_sent_bytes,
         padding_percent: share_percent(padding_sent_bytes, sent_bytes),
         padding_received_bytes: earlier.padding_received_bytes + last.padding_received_bytes,

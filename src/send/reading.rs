@@ -11,9 +11,12 @@ use super::sender::{CHECKS_MAX, Event, Flight, JOB, Sender};
 use crate::clock;
 use crate::error::Error;
 use crate::store::scan::Lost;
-use crate::store::source::{Outcome, Prepared, Sealed, SourceItem, confirm, prepare, reread};
+use crate::store::source::{
+    LeftOut, Outcome, Prepared, ReadOptions, Sealed, SourceItem, confirm, prepare, reread,
+};
 use crate::store::unreadable::Unreadable;
 use crate::traffic::{Input, Item, Stripe, StripeId};
+use crate::wire::Packing;
 
 impl<L: Lines> Sender<L> {
     /// Looks at files of which the server has something.
@@ -38,20 +41,31 @@ impl<L: Lines> Sender<L> {
         self.reading += 1;
         let (ready_in, ready) = watch::channel(None::<Prepared>);
         let (id, events, buffers) = (stripe.id.0, self.events.clone(), self.buffers.clone());
-        let (receipt, options) = (self.receipt.clone(), self.read);
+        let receipt = self.receipt.clone();
+        let options = ReadOptions { packing: self.packing(), ..self.read };
         self.work.start(move || {
             let outcome = prepare(id, &parts, &buffers, options);
             if let Some(receipt) = receipt {
                 receipt.add(&parts, &outcome);
             }
-            let Outcome { prepared, sealed, failures, covered_bytes, matched_bytes, .. } = outcome;
+            let Outcome { prepared, sealed, failures, covered_bytes, left_out, .. } = outcome;
             let stripe = StripeId(id);
             // A seal must be known before its last piece can be confirmed.
-            let bytes = (covered_bytes, matched_bytes);
+            let bytes = (covered_bytes, left_out);
             drop(events.send(Event::Prepared { stripe, bytes, sealed, failures }));
             ready_in.send_replace(Some(prepared));
         });
-        Flight { ready, content_bytes, matched_bytes: 0, items }
+        Flight { ready, content_bytes, left_out: LeftOut::default(), items }
+    }
+
+    /// Whether the next stripe is packed.
+    fn packing(&self) -> Packing {
+        match self.read.packing {
+            // Where many are being read, connections wait for them and not the other way round.
+            Packing::Auto if self.reading <= self.packed_at_once => Packing::Always,
+            Packing::Auto => Packing::None,
+            said => said,
+        }
     }
 
     /// All of a file was sent, and something about it has changed under way: it is read once more.

@@ -219,7 +219,7 @@ impl<L: Lines> Sender<L> {
         if let Some(flight) = self.flights.remove(&stripe) {
             self.connections.confirmed(conn);
             self.confirmed_bytes += flight.content_bytes;
-            self.matched_bytes += flight.matched_bytes;
+            self.left_out += flight.left_out;
             self.confirmed_items += flight.items;
             self.confirmed_stripes += 1;
             self.moved_at = now;
@@ -252,7 +252,7 @@ impl<L: Lines> Sender<L> {
         let unconfirmed = std::mem::take(&mut self.flights);
         for flight in unconfirmed.values() {
             self.confirmed_bytes += flight.content_bytes;
-            self.matched_bytes += flight.matched_bytes;
+            self.left_out += flight.left_out;
         }
         self.confirmed_stripes += unconfirmed.len() as u64;
         let others = self.source.others.saturating_sub(failed_others);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -27,7 +28,7 @@ use crate::rate::Rate;
 use crate::store::compare::Wanted;
 use crate::store::kind::FileInfo;
 use crate::store::scan::{Entry, Lost};
-use crate::store::source::{ReadOptions, Sealed, SourceItem, prepare};
+use crate::store::source::{LeftOut, ReadOptions, Sealed, SourceItem, prepare};
 use crate::store::unreadable::Unreadable;
 use crate::traffic::{
     ConnId, Input, JobId, Output, Plan, PrimeEnd, Set, SetConfig, Stripe, StripeId, Verdict,
@@ -61,8 +62,8 @@ pub(super) const DAMAGED_MAX: u32 = 100;
 pub(super) enum Event {
     Prepared {
         stripe: StripeId,
-        /// What of files it covers, and what of that is at the receiver, in bytes.
-        bytes: (u64, u64),
+        /// What of files it covers, in bytes, and what of that does not go over the wire.
+        bytes: (u64, LeftOut),
         sealed: Vec<Sealed>,
         failures: Vec<(Arc<SourceItem>, Unreadable)>,
     },
@@ -78,8 +79,8 @@ pub(super) enum Event {
 pub(super) struct Flight {
     pub(super) ready: Ready,
     pub(super) content_bytes: u64,
-    /// What of that is at the receiver already, and left out.
-    pub(super) matched_bytes: u64,
+    /// What of that does not go over the wire.
+    pub(super) left_out: LeftOut,
     /// Items that are whole with it.
     pub(super) items: u64,
 }
@@ -145,8 +146,10 @@ pub(crate) struct Sender<L> {
     pub(super) reports: LineReports,
     pub(super) heard: LineEvents,
     pub(super) confirmed_bytes: u64,
-    /// What of that was at the receiver already.
-    pub(super) matched_bytes: u64,
+    /// What of that did not go over the wire.
+    pub(super) left_out: LeftOut,
+    /// Where so many stripes are being read, no more of them are packed.
+    pub(super) packed_at_once: usize,
     pub(super) confirmed_items: u64,
     pub(super) confirmed_stripes: u64,
     pub(super) rate: Rate,
@@ -213,7 +216,8 @@ impl<L: Lines> Sender<L> {
             reports,
             heard,
             confirmed_bytes: 0,
-            matched_bytes: 0,
+            left_out: LeftOut::default(),
+            packed_at_once: 2 * available_parallelism().map_or(1, Into::into),
             confirmed_items: 0,
             confirmed_stripes: 0,
             rate: Rate::default(),
@@ -418,7 +422,8 @@ impl<L: Lines> Sender<L> {
             // What it held is not wanted any more.
             let prepared = prepare(stripe.id.0, &[], &self.buffers, self.read).prepared;
             let (_, ready) = watch::channel(Some(prepared));
-            let flight = Flight { ready, content_bytes: 0, matched_bytes: 0, items: 0 };
+            let left_out = LeftOut::default();
+            let flight = Flight { ready, content_bytes: 0, left_out, items: 0 };
             self.flights.insert(stripe.id, flight);
         } else if !self.flights.contains_key(&stripe.id) {
             let flight = self.read(stripe);
@@ -462,7 +467,7 @@ impl<L: Lines> Sender<L> {
                 self.reading -= 1;
                 // What could not be read is not sent either.
                 if let Some(flight) = self.flights.get_mut(&stripe) {
-                    (flight.content_bytes, flight.matched_bytes) = bytes;
+                    (flight.content_bytes, flight.left_out) = bytes;
                 }
                 let (unsure, sure): (Vec<_>, Vec<_>) =
                     sealed.into_iter().partition(|sealed| sealed.is_unsure);

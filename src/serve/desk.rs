@@ -282,6 +282,7 @@ impl Desk {
             discards: self.discards,
             is_stream: hello.is_stream,
             compares: hello.compares,
+            packing: hello.packing,
             // It is waited here, where that takes no thread.
             patience: match patience {
                 Patience::Wait(_) => Patience::Wait(Duration::ZERO),

@@ -288,7 +288,12 @@ impl Giver {
             set,
             limit: (wish.rate_max > 0).then(|| Arc::new(Limit::new(wish.rate_max))),
             work: self.workers.of(*key.0.as_bytes()),
-            read: ReadOptions { extras, is_privileged, ..ReadOptions::default() },
+            read: ReadOptions {
+                extras,
+                is_privileged,
+                packing: request.packing,
+                ..ReadOptions::default()
+            },
             buffers: self.buffers.clone(),
             receipt: None,
             names_kept: request.names_kept,

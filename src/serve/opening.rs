@@ -16,7 +16,7 @@ use crate::store::journal::{Journal, Patience};
 use crate::store::own::{OwnNames, Owner};
 use crate::store::sink::Sink;
 use crate::store::{named, reason};
-use crate::wire::{Compares, Destination, Extras, Keep};
+use crate::wire::{Compares, Destination, Extras, Keep, Packing};
 
 /// What a transfer is to write to.
 pub(super) struct Opening {
@@ -32,6 +32,7 @@ pub(super) struct Opening {
     pub(super) discards: bool,
     pub(super) is_stream: bool,
     pub(super) compares: Compares,
+    pub(super) packing: Packing,
     pub(super) patience: Patience,
 }
 
@@ -61,7 +62,7 @@ impl Opening {
         let sink = if self.is_stream { sink.streaming() } else { sink };
         let sink = if is_append_only { sink.appending() } else { sink };
         let sink = if self.reached.rights.reads { sink.showing() } else { sink };
-        let sink = sink.comparing(self.compares);
+        let sink = sink.comparing(self.compares).unpacking(self.packing);
         Ok((found, if self.discards { sink.discarding() } else { sink }))
     }
 }

@@ -26,6 +26,7 @@ mod meta;
 mod object;
 pub mod own;
 pub mod owners;
+pub mod pack;
 mod places;
 pub mod pour;
 pub mod probe;

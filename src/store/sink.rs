@@ -38,7 +38,8 @@ use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
 use super::{beneath, folder_of, is_full, join, reason, shown};
 use crate::mutex::lock;
 use crate::wire::{
-    Candidate, Compares, Extra, Extras, Header, Keep, Likeness, Record, Skip, There, WireError,
+    Candidate, Compares, Extra, Extras, Header, Keep, Likeness, Packing, Record, Skip, There,
+    WireError,
 };
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
@@ -111,6 +112,8 @@ pub struct Sink {
     shows: bool,
     /// What content that is there it may ask for.
     compares: Compares,
+    /// The sender has said that content may be packed.
+    unpacks: bool,
     /// What was taken of files that are there, in bytes.
     matched_bytes: AtomicU64,
     /// What is told of as skipped.
@@ -230,6 +233,7 @@ impl Sink {
             discards: false,
             shows: false,
             compares: Compares::default(),
+            unpacks: false,
             matched_bytes: AtomicU64::new(0),
             skip: None,
             served: None,
@@ -336,6 +340,18 @@ impl Sink {
     pub fn comparing(mut self, compares: Compares) -> Self {
         self.compares = compares;
         self
+    }
+
+    /// The sender has said whether content may be packed.
+    #[must_use]
+    pub fn unpacking(mut self, packing: Packing) -> Self {
+        self.unpacks = packing != Packing::None;
+        self
+    }
+
+    /// Whether content may be packed.
+    pub fn unpacks(&self) -> bool {
+        self.unpacks
     }
 
     /// Tells of what is skipped by this, as the sender skips it.

@@ -8,6 +8,7 @@ mod base;
 mod extra;
 mod read;
 
+use std::ops::AddAssign;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
@@ -19,6 +20,7 @@ use self::extra::{of_file, of_other};
 use self::read::{Content, Read, read_piece, read_whole, whole};
 pub use self::read::{confirm, holds, read_small};
 use super::kind::{FileInfo, Kind};
+use super::pack::pack;
 use super::source_root::SourcePath;
 use super::unreadable::Unreadable;
 use crate::buffers::Buffers;
@@ -26,7 +28,7 @@ use crate::event::Failure;
 use crate::hashtree::{FILE_BYTES_MAX, HashTree, piece_hash};
 use crate::mutex::lock;
 use crate::wire::{
-    CONTENT_BYTES_MAX, Extra, Extras, Header, Meta, Piece, Record, SourceBasis, SourceId,
+    CONTENT_BYTES_MAX, Extra, Extras, Header, Meta, Packing, Piece, Record, SourceBasis, SourceId,
     SourceState, SourceVersion, XATTRS_BYTES_MAX,
 };
 
@@ -223,6 +225,8 @@ pub struct ReadOptions {
     pub extras: Extras,
     /// Attributes that are root's are read as well.
     pub is_privileged: bool,
+    /// Whether content is packed.
+    pub packing: Packing,
 }
 
 /// A part of an item, to be read.
@@ -299,10 +303,26 @@ pub struct Outcome {
     pub streamed: Option<(Arc<SourceItem>, [u8; 32])>,
     /// What of its files it covers, holes included, in bytes.
     pub covered_bytes: u64,
-    /// What of that is left out since it is at the receiver, in bytes.
-    pub matched_bytes: u64,
+    /// What of that does not go over the wire.
+    pub left_out: LeftOut,
     /// What could not be read; a file of many pieces is told once.
     pub failures: Vec<(Arc<SourceItem>, Unreadable)>,
+}
+
+/// What does not go over the wire of what a stripe covers, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LeftOut {
+    /// It is at the receiver.
+    pub matched_bytes: u64,
+    /// The content was packed.
+    pub saved_bytes: u64,
+}
+
+impl AddAssign for LeftOut {
+    fn add_assign(&mut self, more: Self) {
+        self.matched_bytes += more.matched_bytes;
+        self.saved_bytes += more.saved_bytes;
+    }
 }
 
 /// Reads and hashes `parts`, and puts them together as a stripe.
@@ -356,18 +376,31 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
             }
         }
     }
+    let packed = if options.packing == Packing::Always { pack(content.since(0)) } else { None };
+    let saved_bytes = packed.as_ref().map_or(0, |packed| content.filled - packed.len()) as u64;
+    // Of content that shrinks there is some.
+    let unpacked_bytes_max =
+        packed.as_ref().map_or(0, |_| content.filled.next_power_of_two()) as u32;
     let header = Header {
         stripe,
         table_bytes: table.len() as u32,
-        content_bytes: content.filled as u32,
+        content_bytes: packed.as_ref().map_or(content.filled, Vec::len) as u32,
+        unpacked_bytes_max,
         table_hash: *blake3::hash(&table).as_bytes(),
     };
     let mut head = Vec::with_capacity(Header::BYTES + table.len());
     header.encode(&mut head);
     head.extend_from_slice(&table);
-    content.buffer.truncate(content.filled);
-    let prepared = Prepared { head: head.into(), content: Bytes::from_owner(content.buffer) };
-    Outcome { prepared, whole, sealed, streamed, covered_bytes, matched_bytes, failures }
+    let content = match packed {
+        Some(packed) => packed.into(),
+        None => {
+            content.buffer.truncate(content.filled);
+            Bytes::from_owner(content.buffer)
+        }
+    };
+    let prepared = Prepared { head: head.into(), content };
+    let left_out = LeftOut { matched_bytes, saved_bytes };
+    Outcome { prepared, whole, sealed, streamed, covered_bytes, left_out, failures }
 }
 
 /// What a part brings to an end.

@@ -67,7 +67,7 @@ pub use pull::{
     PullRequest, ROLES, Sending, Sent, Unsendable, VERDICTS, Wish,
 };
 pub use query::{Answer, Question};
-pub use request::{Compares, Keep, PushRequest, Request, Right, VerifyRequest};
+pub use request::{Compares, Keep, Packing, PushRequest, Request, Right, VerifyRequest};
 pub use select::{NAMES_BYTES_MAX, PATTERNS_BYTES_MAX, RULES_MAX, Rule, Select};
 pub use stripe::{CONTENT_BYTES_MAX, Header, RECORDS_MAX, Record, Special, TABLE_BYTES_MAX};
 pub use survey::SurveyRequest;

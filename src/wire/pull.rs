@@ -1,7 +1,7 @@
 //! What is said where the server sends: what a client asks for, and what it hears beside the data.
 
 use super::extra::Extras;
-use super::request::{COMPARES, Compares, EXTRAS, extras_option};
+use super::request::{COMPARES, Compares, EXTRAS, PACKING, Packing, extras_option};
 use super::{
     Destination, HostNumber, PATH_BYTES_MAX, PushNumber, Select, Skip, TransferSecret, WireError,
     get_bytes, get_u32, get_varint, put_all, put_bytes, put_varint, within,
@@ -45,6 +45,8 @@ pub struct PullRequest {
     pub select: Select,
     /// What of metadata is to be sent beyond permissions and times.
     pub extras: Extras,
+    /// Whether content is to be packed.
+    pub packing: Packing,
 }
 
 /// How a client wants to be sent to; the server's own bounds hold as well.
@@ -286,6 +288,7 @@ impl PullRequest {
             skip: Skip::NOTHING,
             select: Select::default(),
             extras: Extras::default(),
+            packing: Packing::None,
         })
     }
 
@@ -301,6 +304,7 @@ impl PullRequest {
         options.extend(compares.option());
         options.extend(select_option(&self.select));
         options.extend(extras_option(self.extras));
+        options.extend(self.packing.option());
         options
     }
 
@@ -317,6 +321,7 @@ impl PullRequest {
             }
             SELECT => self.select = Select::decode(&mut value)?,
             EXTRAS => self.extras = Extras::decode(&mut value)?,
+            PACKING => self.packing = Packing::decode(&mut value)?,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
@@ -441,6 +446,8 @@ pub(super) mod tests {
                     skip,
                     select,
                     extras,
+                    packing: [Packing::None, Packing::Auto, Packing::Always]
+                        [usize::from(transfer[1] % 3)],
                 }
             },
         )

@@ -22,6 +22,7 @@
 //! | 2 | a verify | none: what is compared would be written there, which needs the right to write as well |
 //! | 16 | a push, a pull | [`Extras`]: what beyond permissions and times is kept |
 //! | 17 | a push | none: it is one file that comes from a pipe, and how long it is is known at its end |
+//! | 19 | a push, a pull | [`Packing`]: 1 if content is packed where that pays, 2 if wherever it shrinks; of a push both say that it may be |
 //! | 18 | a push, a pull | a sum of 1 if content that is there decides what is sent, and 2 if of files only what differs is |
 
 use super::extra::Extras;
@@ -39,6 +40,8 @@ const OPTIONS_MAX: usize = 64;
 pub(super) const EXTRAS: u64 = 16;
 /// The option that says that content which is there is asked for.
 pub(super) const COMPARES: u64 = 18;
+/// The option that says that content may be packed.
+pub(super) const PACKING: u64 = 19;
 /// The option that says that what is pushed comes from a pipe.
 const STREAM: u64 = 17;
 
@@ -109,6 +112,36 @@ pub struct PushRequest {
     pub is_stream: bool,
     /// What content that is there is asked for, by its hashes.
     pub compares: Compares,
+    /// Whether content may be packed.
+    pub packing: Packing,
+}
+
+/// Whether content is packed before it is sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Packing {
+    /// It is not.
+    #[default]
+    None,
+    /// While the path and not this end is what holds the transfer up.
+    Auto,
+    /// Wherever it shrinks.
+    Always,
+}
+
+impl Packing {
+    pub(super) fn option(self) -> Option<(u64, Vec<u8>)> {
+        let mut value = Vec::new();
+        put_varint(&mut value, self as u64);
+        (self != Self::None).then_some((PACKING, value))
+    }
+
+    pub(super) fn decode(input: &mut &[u8]) -> Result<Self, WireError> {
+        match get_varint(input)? {
+            1 => Ok(Self::Auto),
+            2 => Ok(Self::Always),
+            value => Err(WireError::Unknown { what: "packing", value }),
+        }
+    }
 }
 
 /// What content that is at the destination is asked for, by its hashes.
@@ -285,6 +318,7 @@ impl PushRequest {
             extras: Extras::default(),
             is_stream: false,
             compares: Compares::default(),
+            packing: Packing::None,
         })
     }
 
@@ -292,7 +326,8 @@ impl PushRequest {
     fn options(&self) -> Vec<(u64, Vec<u8>)> {
         let stream = self.is_stream.then(|| (STREAM, Vec::new()));
         let compares = self.compares.option();
-        extras_option(self.extras).into_iter().chain(stream).chain(compares).collect()
+        let options = [extras_option(self.extras), stream, compares, self.packing.option()];
+        options.into_iter().flatten().collect()
     }
 
     /// Takes the option `number`. False if there is none.
@@ -301,6 +336,7 @@ impl PushRequest {
             EXTRAS => self.extras = Extras::decode(&mut value)?,
             STREAM => self.is_stream = true,
             COMPARES => self.compares = Compares::decode(&mut value)?,
+            PACKING => self.packing = Packing::decode(&mut value)?,
             _ => return Ok(false),
         }
         if value.is_empty() { Ok(true) } else { Err(WireError::LeftOver(value.len())) }
@@ -343,6 +379,8 @@ mod tests {
                             checksum: transfer[1] & 1 == 1,
                             delta: transfer[1] & 2 == 2,
                         },
+                        packing: [Packing::None, Packing::Auto, Packing::Always]
+                            [usize::from(transfer[2] % 3)],
                     })
                 }
             ),

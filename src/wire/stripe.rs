@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | stripe | 8 | its number; a stripe that is sent again is the same, byte for byte |
 //! | table length | 4 | at most [`TABLE_BYTES_MAX`] |
-//! | content length | 4 | at most [`CONTENT_BYTES_MAX`] |
+//! | content length | 4 | at most [`CONTENT_BYTES_MAX`], in the lower 26 bits; the others are 0, or, of content that is packed (Zstandard, RFC 8878), the binary logarithm of a power of two that is at least what it unpacks to |
 //! | table hash | 32 | BLAKE3 of the table, which in turn holds the hashes of the content |
 //!
 //! | type | record | fields |
@@ -45,6 +45,8 @@ use crate::hashtree::FILE_BYTES_MAX;
 pub const TABLE_BYTES_MAX: u32 = 16 << 20;
 /// The content of a stripe at most, in bytes.
 pub const CONTENT_BYTES_MAX: u32 = 16 << 20;
+/// Bits of the field that has the content's length, and of that length.
+const CONTENT_BITS: u32 = 26;
 /// Records in one table at most.
 pub const RECORDS_MAX: usize = 1_024;
 /// What a stripe begins with.
@@ -56,6 +58,8 @@ pub struct Header {
     pub table_bytes: u32,
     /// The content's length, in bytes.
     pub content_bytes: u32,
+    /// What it unpacks to at most, a power of two, in bytes; 0 if it is as it is.
+    pub unpacked_bytes_max: u32,
     /// BLAKE3 of the table.
     pub table_hash: [u8; 32],
 }
@@ -68,7 +72,8 @@ impl Header {
     pub fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.stripe);
         out.put_u32(self.table_bytes);
-        out.put_u32(self.content_bytes);
+        let shift = self.unpacked_bytes_max.checked_ilog2().unwrap_or_default();
+        out.put_u32(shift << CONTENT_BITS | self.content_bytes);
         out.put_slice(&self.table_hash);
     }
 
@@ -77,12 +82,13 @@ impl Header {
         if input.len() < Self::BYTES {
             return Err(WireError::Short);
         }
-        let mut header = Self {
-            stripe: input.get_u64(),
-            table_bytes: input.get_u32(),
-            content_bytes: input.get_u32(),
-            table_hash: [0; 32],
-        };
+        let (stripe, table_bytes, content) = (input.get_u64(), input.get_u32(), input.get_u32());
+        let (shift, content_bytes) = (content >> CONTENT_BITS, content & ((1 << CONTENT_BITS) - 1));
+        limit("unpacked content", shift.into(), CONTENT_BYTES_MAX.ilog2().into())?;
+        let unpacked_bytes_max = if shift == 0 { 0 } else { 1 << shift };
+        let table_hash = [0; 32];
+        let mut header =
+            Self { stripe, table_bytes, content_bytes, unpacked_bytes_max, table_hash };
         input.copy_to_slice(&mut header.table_hash);
         limit("table", header.table_bytes.into(), TABLE_BYTES_MAX.into())?;
         limit("content", header.content_bytes.into(), CONTENT_BYTES_MAX.into())?;
@@ -430,7 +436,13 @@ mod tests {
 
     #[test]
     fn a_header_above_its_limits_is_refused() {
-        let header = Header { stripe: 7, table_bytes: 1, content_bytes: 2, table_hash: [3; 32] };
+        let header = Header {
+            stripe: 7,
+            table_bytes: 1,
+            content_bytes: 2,
+            unpacked_bytes_max: 0,
+            table_hash: [3; 32],
+        };
         let mut out = Vec::new();
         header.encode(&mut out);
         assert_eq!(out.len(), Header::BYTES);

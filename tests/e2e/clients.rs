@@ -88,7 +88,8 @@ async fn announce(attacker: &Attacker) -> SendStream {
     let mut stream = attacker.connection.open_uni().await.unwrap();
     let (table_bytes, content_bytes) = (TABLE_BYTES_MAX, CONTENT_BYTES_MAX);
     let mut header = Vec::new();
-    Header { stripe: 0, table_bytes, content_bytes, table_hash: [0; 32] }.encode(&mut header);
+    Header { stripe: 0, table_bytes, content_bytes, unpacked_bytes_max: 0, table_hash: [0; 32] }
+        .encode(&mut header);
     stream.write_all(&header).await.unwrap();
     stream
 }

@@ -170,6 +170,52 @@ fn with_delta_and_checksum_whatever_differs_arrives() {
     });
 }
 
+/// Text, of which no line is like another.
+fn text(lines: usize) -> Vec<u8> {
+    let line =
+        |at| format!("{at:08} {} the quick brown fox jumps over the lazy dog\n", at * at % 9_973);
+    (0..lines).map(line).collect::<String>().into_bytes()
+}
+
+#[test]
+fn what_shrinks_goes_over_the_wire_compressed() {
+    Ends::each(|ends| {
+        let (large, noise) = (text(150_000), random(1, 3 << 20));
+        put(&ends.source("large"), &large, OLD, 0o644);
+        put(&ends.source("noise"), &noise, OLD, 0o644);
+        for number in 0..300 {
+            put(&ends.source(&number.to_string()), &text(number), OLD, 0o644);
+        }
+        for how in ["-z", "--compress=zstd", "--compress=none"] {
+            let ran = ends.send(&[how, "--ignore-times"]);
+            assert_eq!((count(&ran, "files"), count(&ran, "failed")), (302, 0), "{ran:?}");
+            ends.assert_same(&["large", "noise", "0", "1", "299"]);
+            let [sent, saved] = ["sent_bytes", "saved_bytes"].map(|field| count(&ran, field));
+            assert_eq!(sent, count(&ran, "bytes"));
+            match how {
+                "--compress=none" => assert_eq!(saved, 0),
+                // What is read while much is being read may go as it is.
+                "-z" => assert!(saved > 0 && saved < sent, "{saved} of {sent}"),
+                _ => assert!(saved > large.len() as u64 / 2 && saved < sent - (3 << 20), "{saved}"),
+            }
+        }
+        // Only what differs, and that compressed; also in order to a pipe.
+        let mut changed = large.clone();
+        changed[1_000_000..1_100_000].fill(b'x');
+        put(&ends.source("large"), &changed, OLD + 1, 0o644);
+        let ran = ends.send(&["--compress=zstd", "--delta"]);
+        assert_eq!(count(&ran, "files"), 1);
+        ends.assert_same(&["large"]);
+        assert!(count(&ran, "matched_bytes") > 0 && count(&ran, "saved_bytes") > 0, "{ran:?}");
+        if ends.is_pull {
+            let mut command = ends.host.qbulk();
+            command.args(["pull", "-z", &ends.serve.url("from/large"), "-"]);
+            let out = command.output().unwrap();
+            assert!(out.status.success() && out.stdout == changed);
+        }
+    });
+}
+
 /// What an interrupted run has left counts, and of the rest again only what differs is sent.
 #[test]
 fn with_delta_a_push_that_was_killed_goes_on() {
@@ -218,11 +264,15 @@ mod hostile {
     use crate::hostile::{Attacker, piece, stripe};
     use qbulk::hashtree::piece_hash;
     use qbulk::wire::{
-        BLOCK_QUESTIONS_MAX, CONTENT_BYTES_MAX, Compares, Extras, HostNumber, Keep, Piece,
+        BLOCK_QUESTIONS_MAX, Compares, Extras, Header, HostNumber, Keep, Packing, Piece,
         PushNumber, PushRequest, Record, Request, Run, ToReceiver, ToSender, TransferSecret,
     };
 
     async fn pushing(host: &Host, serve: &Serve, compares: Compares) -> Attacker {
+        packing(host, serve, compares, Packing::None).await
+    }
+
+    async fn packing(host: &Host, serve: &Serve, compares: Compares, packing: Packing) -> Attacker {
         let mut attacker = Attacker::connect(host, serve).await;
         attacker
             .say(&Request::Push(PushRequest {
@@ -235,6 +285,7 @@ mod hostile {
                 extras: Extras::default(),
                 is_stream: false,
                 compares,
+                packing,
             }))
             .await;
         attacker.expect_welcome().await;
@@ -305,7 +356,7 @@ mod hostile {
         plain.send(&stripe(0, &[based(1, "file")], &content[..BLOCK])).await;
         plain.expect_closed("nobody has asked for pieces that are based").await;
         let greedy = pushing(&host, &serve, DELTA).await;
-        let many = u64::from(CONTENT_BYTES_MAX) / (2 * BLOCK as u64) + 1;
+        let many = u64::from(qbulk::wire::CONTENT_BYTES_MAX) / (2 * BLOCK as u64) + 1;
         let records: Vec<_> = (0..many).map(|item| based(item, "file")).collect();
         greedy.send(&stripe(0, &records, &content[..BLOCK].repeat(many as usize))).await;
         greedy.expect_closed("a stripe holds too much").await;
@@ -335,6 +386,54 @@ mod hostile {
         assert_eq!((failed, files), (vec!["lied".to_owned()], 1));
         assert_eq!(fs::read(host.root("file")).unwrap(), content);
         assert_eq!(fs::read(host.root("lied")).unwrap(), other, "what was there stays");
+        assert_eq!(serve.stop(), Some(0));
+    }
+
+    /// A stripe whose content is packed, and is said to unpack to no more than so much.
+    fn packed(number: u64, record: &Record, content: &[u8], unpacked_bytes_max: u32) -> Vec<u8> {
+        let mut table = Vec::new();
+        record.encode(&mut table);
+        let header = Header {
+            stripe: number,
+            table_bytes: table.len() as u32,
+            content_bytes: content.len() as u32,
+            unpacked_bytes_max,
+            table_hash: *blake3::hash(&table).as_bytes(),
+        };
+        let mut out = Vec::new();
+        header.encode(&mut out);
+        [&out, &table[..], content].concat()
+    }
+
+    /// Nothing is unpacked that was not announced, or to more than was said; what is broken is asked for again.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_is_packed_is_announced_and_unpacks_to_no_more_than_is_said() {
+        let host = Host::new();
+        let serve = Serve::start(&host);
+        let content = vec![b'x'; 1 << 20];
+        let small = zstd::bulk::compress(&content, 3).unwrap();
+        let whole =
+            |item, path: &str| Record::Piece(piece(item, path.as_bytes(), 1 << 20, 0, &content));
+        let plain = pushing(&host, &serve, Compares::default()).await;
+        plain.send(&packed(0, &whole(1, "a"), &small, 1 << 20)).await;
+        plain.expect_closed("nobody has asked for packed content").await;
+        let mut attacker = packing(&host, &serve, Compares::default(), Packing::Always).await;
+        attacker.send(&packed(0, &whole(1, "a"), &small, 1 << 20)).await;
+        assert_eq!(attacker.next().await, Some(ToSender::Confirm(0)));
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 3).unwrap();
+        for broken in [&small[..small.len() - 1], &bomb, b"no frame", b""] {
+            attacker.send(&packed(1, &whole(2, "b"), broken, 1 << 20)).await;
+            assert_eq!(attacker.next().await, Some(ToSender::Damaged(1)));
+        }
+        attacker.send(&packed(1, &whole(2, "b"), &small, 1 << 21)).await;
+        assert_eq!(attacker.next().await, Some(ToSender::Confirm(1)));
+        // As long as it says, and not as long as its records.
+        attacker.send(&packed(2, &whole(3, "c"), &small[..], 1 << 20)).await;
+        assert_eq!(attacker.next().await, Some(ToSender::Confirm(2)));
+        let longer = zstd::bulk::compress(&vec![b'x'; (1 << 20) + 1], 3).unwrap();
+        attacker.send(&packed(3, &whole(4, "d"), &longer, 1 << 21)).await;
+        attacker.expect_closed("broke the protocol").await;
+        assert!(!host.root("d").exists());
         assert_eq!(serve.stop(), Some(0));
     }
 }

@@ -12,7 +12,7 @@ use qbulk::net::sockets::SystemSockets;
 use qbulk::net::tls::{ServerTrust, server_config};
 use qbulk::serve::own_names;
 use qbulk::wire::{
-    CLOSE_REFUSED, Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request,
+    CLOSE_REFUSED, Compares, Extras, HostNumber, Keep, Packing, PushNumber, PushRequest, Request,
     TransferSecret,
 };
 use quinn::VarInt;
@@ -108,6 +108,7 @@ async fn a_log_holds_nothing_as_clients_say_it_and_no_secret_of_a_transfer() {
             extras: Extras::default(),
             is_stream: false,
             compares: Compares::default(),
+            packing: Packing::None,
         })
     };
     let mut attacker = Attacker::to(&host, &host, address).await;

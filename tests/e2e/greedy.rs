@@ -18,8 +18,8 @@ use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
     Answer, CONTENT_BYTES_MAX, Compares, Destination, Extras, HostNumber, Keep, ListRequest, Meta,
-    Piece, PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Select, Skip,
-    Subject, ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
+    Packing, Piece, PullRequest, PushNumber, PushRequest, Question, Record, Request, Run, Select,
+    Skip, Subject, ToReceiver, ToSender, TransferSecret, VerifyRequest, Wish,
 };
 use quinn::congestion::CubicConfig;
 use quinn::{ClientConfig, TransportConfig};
@@ -81,6 +81,7 @@ fn hello(push: [u8; 16]) -> Request {
         extras: Extras::default(),
         is_stream: false,
         compares: Compares::default(),
+        packing: Packing::None,
     })
 }
 
@@ -154,6 +155,7 @@ async fn idle_pull(beside: &Beside) -> Attacker {
         wish,
         names_kept: false,
         skip: Skip::NOTHING,
+        packing: Packing::None,
         extras: Extras::default(),
     };
     attacker.say(&Request::Pull(Box::new(request))).await;

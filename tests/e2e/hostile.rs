@@ -20,9 +20,9 @@ use qbulk::net::telemetry::Telemetry;
 use qbulk::net::tls::{ClientTrust, client_config};
 use qbulk::wire::{
     Answer, CONTENT_BYTES_MAX, Compares, Extra, Extras, Header, HostNumber, Keep, Message, Meta,
-    Owner, PATH_BYTES_MAX, Piece, PushNumber, PushRequest, Record, Request, Run, SourceBasis,
-    SourceId, SourceState, SourceVersion, Special, TABLE_BYTES_MAX, ToReceiver, ToSender,
-    TransferSecret, VERSION, Xattr, put_varint,
+    Owner, PATH_BYTES_MAX, Packing, Piece, PushNumber, PushRequest, Record, Request, Run,
+    SourceBasis, SourceId, SourceState, SourceVersion, Special, TABLE_BYTES_MAX, ToReceiver,
+    ToSender, TransferSecret, VERSION, Xattr, put_varint,
 };
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, SendStream, VarInt};
 use tokio::time::timeout;
@@ -168,6 +168,7 @@ impl Attacker {
             extras,
             is_stream: false,
             compares: Compares::default(),
+            packing: Packing::None,
         }))
         .await;
     }
@@ -245,7 +246,8 @@ pub(crate) fn with_table(stripe: u64, table: &[u8], content: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let (table_bytes, content_bytes) = (table.len() as u32, content.len() as u32);
     let table_hash = *blake3::hash(table).as_bytes();
-    Header { stripe, table_bytes, content_bytes, table_hash }.encode(&mut out);
+    Header { stripe, table_bytes, content_bytes, unpacked_bytes_max: 0, table_hash }
+        .encode(&mut out);
     out.extend_from_slice(table);
     out.extend_from_slice(content);
     out
@@ -485,7 +487,14 @@ async fn stripes_that_are_no_stripes_end_the_transfer() {
     let scene = Scene::new();
     let header = |table_bytes, content_bytes| {
         let mut out = Vec::new();
-        Header { stripe: 0, table_bytes, content_bytes, table_hash: [0; 32] }.encode(&mut out);
+        Header {
+            stripe: 0,
+            table_bytes,
+            content_bytes,
+            unpacked_bytes_max: 0,
+            table_hash: [0; 32],
+        }
+        .encode(&mut out);
         out
     };
     let good = stripe(0, &[file(1, b"file", b"content")], b"content");
@@ -579,6 +588,7 @@ async fn talk_that_makes_no_sense_ends_the_connection() {
             extras: Extras::default(),
             is_stream: false,
             compares: Compares::default(),
+            packing: Packing::None,
         };
         Request::Push(request).encode(out);
     };
@@ -625,6 +635,7 @@ async fn a_transfer_belongs_to_the_client_that_began_it() {
         extras: Extras::default(),
         is_stream: false,
         compares: Compares::default(),
+        packing: Packing::None,
     });
     let mut owner = Attacker::connect(&host, &serve).await;
     owner.say(&hello).await;

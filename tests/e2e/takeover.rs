@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use qbulk::wire::{
-    Compares, Extras, HostNumber, Keep, PushNumber, PushRequest, Request, TransferSecret,
+    Compares, Extras, HostNumber, Keep, Packing, PushNumber, PushRequest, Request, TransferSecret,
 };
 use tokio::runtime::Runtime;
 
@@ -26,6 +26,7 @@ async fn run_at(place: u8, host: &Host, serve: &Serve) -> Attacker {
         extras: Extras::default(),
         is_stream: false,
         compares: Compares::default(),
+        packing: Packing::None,
     }))
     .await;
     run.expect_welcome().await;

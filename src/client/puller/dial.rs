@@ -121,6 +121,7 @@ pub(super) fn request(config: &PullConfig, transfer: TransferSecret, place: &Pla
         names_kept: config.receipt.is_some(),
         skip: config.skip,
         extras: config.extras,
+        packing: config.packing,
     }
 }
 

@@ -80,6 +80,7 @@ impl Puller {
             skipped_bytes: sent.skipped_bytes,
             sent_bytes: sent.sent_bytes,
             matched_bytes: self.dial.receiver.matched_bytes(),
+            saved_bytes: self.dial.receiver.saved_bytes(),
             interruptions: 0,
             failures: std::mem::take(&mut self.failures),
             failed: sent.unsent + unwritten,

@@ -52,6 +52,7 @@ pub fn sink(data: &[u8]) {
             stripe: stripe as u64,
             table_bytes: bytes.len() as u32,
             content_bytes: content.len() as u32,
+            unpacked_bytes_max: 0,
             table_hash: *blake3::hash(&bytes).as_bytes(),
         };
         let Ok(applied) = sink.apply(&header, &bytes, &content) else {
