@@ -243,7 +243,7 @@ pub struct Summary {
     /// Bytes that the receiver had of earlier runs, so that they were not read and sent again.
     pub kept_bytes: u64,
     /// Files that were not sent because of what is there: by default those of the same size and modification
-    /// time. Nobody has compared their content, and they are not among the files above.
+    /// time, whose content nobody has compared. They are not among the files above.
     pub skipped_files: u64,
     /// Their bytes.
     pub skipped_bytes: u64,

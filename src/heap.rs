@@ -6,14 +6,14 @@
 pub(crate) fn have_few() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
-        let processors = std::thread::available_parallelism().map_or(1, Into::into);
+        let processors: usize = std::thread::available_parallelism().map_or(1, Into::into);
         // As many as are enough for one not to wait for another.
-        let heaps = processors.clamp(4, 8);
+        let heaps = if processors > 4 { 8 } else { 4 };
         #[expect(
             unsafe_code,
             reason = "foreign; takes no pointers, and any thread may call it at any time"
         )]
-        let is_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps as i32) } == 1;
+        let is_set = unsafe { libc::mallopt(libc::M_ARENA_MAX, heaps) } == 1;
         tracing::debug!(heaps, is_set, "heaps");
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Workers {
     /// What is done at the same time for one of them, at most.
     own_max: usize,
     table: Mutex<Table>,
-    behind: OnceLock<Behind>,
+    behind: OnceLock<(Behind, Arc<Self>)>,
 }
 
 impl Default for Workers {
@@ -68,6 +68,11 @@ impl Workers {
     fn on(processors: usize) -> Self {
         let own_max = (PER_PROCESSOR * processors).clamp(*OWN_MAX.start(), *OWN_MAX.end());
         Self { own_max, table: Mutex::default(), behind: OnceLock::new() }
+    }
+
+    /// Others, for as many.
+    fn like(other: &Self) -> Self {
+        Self { own_max: other.own_max, table: Mutex::default(), behind: OnceLock::new() }
     }
 
     /// Does work for `owner`.
@@ -122,18 +127,18 @@ impl Work {
         tokio::task::spawn_blocking(in_turn(turn, work)).await
     }
 
-    /// The same for what takes processors for long: whatever else is to be done goes first.
+    /// The same for what takes processors for long: whatever else is to be done goes first, and has turns of its own.
     pub(crate) async fn run_behind<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = self.turn().await;
-        let work = in_turn(turn, work);
-        let begun = match &self.0 {
-            Some((workers, _)) => workers.behind.get_or_init(Behind::new).spawn(work),
-            None => tokio::task::spawn_blocking(work),
+        let Some((workers, owner)) = &self.0 else {
+            return tokio::task::spawn_blocking(work).await;
         };
-        begun.await
+        let new = || (Behind::new(), Arc::new(Workers::like(workers)));
+        let (threads, turns) = workers.behind.get_or_init(new);
+        let turn = turns.of(*owner).turn().await;
+        threads.spawn(in_turn(turn, work)).await
     }
 
     /// The same for whoever does not wait for it.
@@ -338,10 +343,17 @@ mod tests {
         let before = work.run(niceness).await.unwrap();
         assert_eq!(work.run_behind(niceness).await.unwrap(), (before + NICER).min(19));
         assert_eq!(work.run(niceness).await.unwrap(), before, "no other thread is");
+        // In turns, and in others than what goes before it.
         let turns = ask(&workers, 1, workers.own_max).await;
-        let waiting = tokio::spawn(async move { work.run_behind(|| ()).await });
+        work.run_behind(|| ()).await.unwrap();
+        drop(turns);
+        let behind = Arc::clone(&workers.behind.get().unwrap().1);
+        let turns = ask(&behind, 1, workers.own_max).await;
+        let also = work.clone();
+        let waiting = tokio::spawn(async move { also.run_behind(|| ()).await });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        work.run(|| ()).await.unwrap();
         drop(turns);
         waiting.await.unwrap().unwrap();
     }

@@ -105,7 +105,7 @@ async fn answer_blocks(
     sender: Sender<ToSender>,
 ) {
     while let Some(Blocks { number: question, path, bytes, block_bytes }) = questions.recv().await {
-        let (_turn, mut hashing) = match receiver.blocks(path, bytes, block_bytes).await {
+        let mut hashing = match receiver.blocks(path, bytes, block_bytes).await {
             Ok(begun) => begun,
             Err(error) => return end(&receiver, &error),
         };

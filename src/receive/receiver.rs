@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use quinn::Connection;
 use tokio::sync::mpsc::Sender;
-use tokio::sync::{Notify, OnceCell, OwnedMutexGuard, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 
 use super::ledger::{Claim, Ledger};
 use super::members::Members;
@@ -56,7 +56,7 @@ pub(crate) struct Receiver {
     held: Mutex<HashMap<u64, Box<dyn Room>>>,
     recalling: tokio::sync::Mutex<()>,
     looking: tokio::sync::Mutex<()>,
-    comparing: Arc<tokio::sync::Mutex<()>>,
+    comparing: tokio::sync::Mutex<()>,
     outcome: OnceCell<Result<Outcome, SinkError>>,
     /// Why it has come to an end before it was done.
     end: Mutex<Option<String>>,
@@ -99,7 +99,7 @@ impl Receiver {
             held: Mutex::default(),
             recalling: tokio::sync::Mutex::default(),
             looking: tokio::sync::Mutex::default(),
-            comparing: Arc::default(),
+            comparing: tokio::sync::Mutex::default(),
             outcome: OnceCell::new(),
             end: Mutex::default(),
             ended: Notify::new(),
@@ -128,23 +128,23 @@ impl Receiver {
         self.blocking(move || sink.look(files, likeness)).await
     }
 
-    /// What the blocks of a file hash to, if there is one, while nothing else is hashed for the job.
+    /// What the blocks of a file hash to, if there is one.
     pub(super) async fn blocks(
         self: &Arc<Self>,
         path: Vec<u8>,
         bytes: u64,
         block_bytes: u64,
-    ) -> Result<(OwnedMutexGuard<()>, Option<BlockHashing>), SinkError> {
-        let turn = Arc::clone(&self.comparing).lock_owned().await;
+    ) -> Result<Option<BlockHashing>, SinkError> {
         let sink = Arc::clone(&self.sink);
-        Ok((turn, self.blocking(move || sink.blocks(path, bytes, block_bytes)).await?))
+        self.blocking(move || sink.blocks(path, bytes, block_bytes)).await
     }
 
-    /// Does a step of what takes long.
+    /// Does a step of what takes long, one at a time for each job.
     pub(super) async fn behind<T: Send + 'static>(
         &self,
         step: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, SinkError> {
+        let _turn = self.comparing.lock().await;
         self.work.run_behind(step).await.map_err(|error| internal(&error))
     }
 

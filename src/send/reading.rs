@@ -12,11 +12,15 @@ use crate::clock;
 use crate::error::Error;
 use crate::store::scan::Lost;
 use crate::store::source::{
-    LeftOut, Outcome, Prepared, ReadOptions, Sealed, SourceItem, confirm, prepare, reread,
+    Held, Holding, LeftOut, Outcome, Prepared, ReadOptions, Sealed, SourceItem, confirm, prepare,
+    reread,
 };
 use crate::store::unreadable::Unreadable;
 use crate::traffic::{Input, Item, Stripe, StripeId};
 use crate::wire::Packing;
+
+/// So much of a file is checked before it is another's turn, in bytes.
+const STEP_BYTES: u64 = 64 << 20;
 
 impl<L: Lines> Sender<L> {
     /// Looks at files of which the server has something.
@@ -26,8 +30,22 @@ impl<L: Lines> Sender<L> {
         {
             self.checking += 1;
             let (events, wanted) = (self.events.clone(), self.wanted.watch());
-            self.work.start(move || {
-                let same = check.run(&wanted);
+            let work = self.work.clone();
+            tokio::spawn(async move {
+                let (local, info, pieces) = check.expected();
+                let begin = move || Holding::new(&local, &info, pieces?);
+                let mut holding = work.run_behind(begin).await.unwrap_or_default();
+                let mut same = None;
+                while let Some(mut under_way) = holding.take() {
+                    let wanted = wanted.clone();
+                    let step = move || (under_way.step(STEP_BYTES, &wanted), under_way);
+                    // What cannot be looked at is not the same.
+                    match work.run_behind(step).await {
+                        Ok((Held::SoFar, under_way)) => holding = Some(under_way),
+                        Ok((Held::All(info), _)) => same = Some(info),
+                        Ok((Held::Not, _)) | Err(_) => {}
+                    }
+                }
                 drop(events.send(Event::Checked(Box::new(check), same)));
             });
         }

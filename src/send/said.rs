@@ -98,8 +98,12 @@ impl<L: Lines> Sender<L> {
                     self.begin(destination, kept)?;
                 }
             }
-            ToSender::Found { question, there } => self.on_looked(conn, question, &there, now)?,
+            ToSender::Found { question, there } => {
+                self.moved_at = now;
+                self.on_looked(conn, question, &there, now)?;
+            }
             ToSender::Hashes { question, hashes, is_last } => {
+                self.moved_at = now;
                 let compared = self.source.compares.answer(conn, question, &hashes, is_last);
                 let Ok(compared) = compared else { return Err(self.broken()) };
                 let items = compared.map(|compared| self.source.take_compared(compared));

@@ -553,7 +553,9 @@ impl<L: Lines> Sender<L> {
         if !self.flights.is_empty() {
             return Some(Awaits::Confirmation);
         }
-        (self.finishing || !self.source.is_named()).then_some(Awaits::Answer)
+        let asked = self.source.looks.count() + self.source.compares.count();
+        let is_asked = asked > 0 && self.checking + self.reading == 0;
+        (self.finishing || !self.source.is_named() || is_asked).then_some(Awaits::Answer)
     }
 
     /// Ends all connections, and gives the news a moment to leave.

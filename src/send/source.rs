@@ -14,12 +14,11 @@ use crate::error::{Error, reason};
 use crate::event::{Failure, FailureKind};
 use crate::hashtree::{FILE_BYTES_MAX, HashTree};
 use crate::send::names::{Names, Taken};
-use crate::store::compare::StillWanted;
 use crate::store::fresh::meta_of_new;
 use crate::store::kind::{Beside, FileInfo, Kind};
 use crate::store::owners::claim;
 use crate::store::scan::Entry;
-use crate::store::source::{Base, Chunk, Part, ReadOptions, Sealed, SourceItem, SourceKind, holds};
+use crate::store::source::{Base, Chunk, Part, ReadOptions, Sealed, SourceItem, SourceKind};
 use crate::store::source_root::SourcePath;
 use crate::traffic::{Item, ItemId, Stripe};
 use crate::wire::{
@@ -110,18 +109,21 @@ enum There {
 }
 
 impl Check {
-    /// Reads what the receiver has. Returns how the file was if it still has all of that.
-    pub(super) fn run(&self, wanted: &StillWanted) -> Option<FileInfo> {
+    /// The file, and what the receiver has of it, if that can be all that there is.
+    pub(super) fn expected(&self) -> (SourcePath, FileInfo, Option<Nodes>) {
         let bytes = self.info.bytes;
         let pieces = match &self.there {
-            There::Kept(Kept::Whole { hash, .. }) => vec![(0, bytes, *hash)],
+            There::Kept(Kept::Whole { hash, .. }) => Some(vec![(0, bytes, *hash)]),
             // Those that do not fit a file of this size are left out.
-            There::Kept(Kept::Pieces { pieces, .. }) => tree(bytes, pieces).pieces(),
-            There::Other(base) => base.whole()?,
+            There::Kept(Kept::Pieces { pieces, .. }) => Some(tree(bytes, pieces).pieces()),
+            There::Other(base) => base.whole(),
         };
-        holds(&self.local, &self.info, &pieces, wanted)
+        (self.local.clone(), self.info, pieces)
     }
 }
+
+/// Nodes of a file's hash tree: where each is, its length and its hash.
+type Nodes = Vec<(u64, u64, [u8; 32])>;
 
 impl Source {
     /// What `search` finds, for one attempt at sending it.
@@ -381,13 +383,20 @@ impl Source {
                 items.extend(adopted.map(|at| self.adopt(at, now, xattr_bytes_max)));
                 items
             }
+            None if self.looks.is_on() && self.compares.is_delta(info.bytes) => {
+                let (kind, is_compared) = (Kind::File(info), true);
+                let unsure = Unsure { local, path, kind, claim, xattr_bytes_max, is_compared };
+                self.compares.add(unsure, None);
+                Vec::new()
+            }
             None => self.offer((local, path), info, xattr_bytes_max, false, Had::default()),
         }
     }
 
     /// What is there of a file that is sent.
     fn had(&self, bytes: u64, kept: Option<Pieces>, base: Arc<Base>) -> Had {
-        Had { kept, base: self.compares.is_delta(bytes).then_some(base) }
+        let is_of_use = self.compares.is_delta(bytes) && !base.is_empty();
+        Had { kept, base: is_of_use.then_some(base) }
     }
 
     /// It is known what the file hashes to that is there.

@@ -35,7 +35,7 @@ fn is_worth_it(packed: usize, whole: usize) -> bool {
 
 /// What it was, if that was no more than `bytes_max`.
 pub fn unpack(packed: &[u8], bytes_max: usize) -> Option<Vec<u8>> {
-    zstd::bulk::decompress(packed, bytes_max).ok()
+    zstd::bulk::decompress(packed, bytes_max).ok().filter(|content| !content.is_empty())
 }
 
 #[cfg(test)]

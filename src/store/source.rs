@@ -18,7 +18,7 @@ pub use self::base::Base;
 pub use self::extra::reread;
 use self::extra::{of_file, of_other};
 use self::read::{Content, Read, read_piece, read_whole, whole};
-pub use self::read::{confirm, holds, read_small};
+pub use self::read::{Held, Holding, confirm, read_small};
 use super::kind::{FileInfo, Kind};
 use super::pack::pack;
 use super::source_root::SourcePath;
@@ -391,12 +391,11 @@ pub fn prepare(stripe: u64, parts: &[Part], buffers: &Buffers, options: ReadOpti
     let mut head = Vec::with_capacity(Header::BYTES + table.len());
     header.encode(&mut head);
     head.extend_from_slice(&table);
-    let content = match packed {
-        Some(packed) => packed.into(),
-        None => {
-            content.buffer.truncate(content.filled);
-            Bytes::from_owner(content.buffer)
-        }
+    let content = if let Some(packed) = packed {
+        packed.into()
+    } else {
+        content.buffer.truncate(content.filled);
+        Bytes::from_owner(content.buffer)
     };
     let prepared = Prepared { head: head.into(), content };
     let left_out = LeftOut { matched_bytes, saved_bytes };
@@ -456,7 +455,7 @@ fn record(
         return Err(Unreadable::changed());
     }
     let is_whole = part.len == info.bytes;
-    let Read { info, runs, hash } = if is_whole {
+    let Read { info, runs, hash, is_based } = if is_whole {
         read_whole(&part.item.local, info, content, options)?
     } else {
         read_piece(part, info, content, options)?
@@ -476,7 +475,7 @@ fn record(
         sparse: info.sparse,
         offset: part.offset,
         len: if is_whole { info.bytes } else { part.len },
-        is_based: !is_whole && part.item.base.is_some(),
+        is_based,
         runs,
         hash,
     };

@@ -118,7 +118,7 @@ mod tests {
     use crate::store::kind::Kind;
     use crate::store::scan::{Entry, look_again, scan};
     use crate::store::source::{
-        Part, ReadOptions, Sealed, SourceItem, SourceKind, confirm, holds, prepare, read_small,
+        Holding, Part, ReadOptions, Sealed, SourceItem, SourceKind, confirm, prepare, read_small,
     };
     use crate::store::start::Start;
 
@@ -159,7 +159,7 @@ mod tests {
             }
             let hash = *blake3::hash(&[7; 100]).as_bytes();
             let wanted = Wanted::default();
-            assert_eq!(holds(&local, &info, &[(0, info.bytes, hash)], &wanted.watch()), None);
+            assert!(Holding::new(&local, &info, vec![(0, info.bytes, hash)]).is_none());
             changed(read_small(&local, &info).unwrap_err().kind);
             let sealed = Sealed { item, hash, is_unsure: true, extra: None };
             changed(confirm(&sealed, options, &wanted.watch()).unwrap_err().kind);

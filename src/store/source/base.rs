@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
-use super::super::holes;
 use super::read::Content;
+use crate::buffers::Buffers;
 use crate::hashtree::PieceHasher;
 use crate::wire::Run;
 
@@ -30,8 +32,18 @@ impl Base {
         self.hashes.len() as u64 <= self.blocks()
     }
 
+    /// Whether nothing is there.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
     fn blocks(&self) -> u64 {
         self.bytes.div_ceil(self.block_bytes)
+    }
+
+    /// Whether something is there at `offset` that it could be compared with.
+    pub(super) fn has_some_at(&self, offset: u64) -> bool {
+        offset / self.block_bytes < self.hashes.len() as u64
     }
 
     /// What the hashes of all blocks take, in bytes.
@@ -79,10 +91,7 @@ impl Base {
                     if to - from == block_len {
                         hasher.update(&content.since(start)[from as usize..to as usize]);
                     } else {
-                        holes::read(file, block..block + block_len, |part| {
-                            hasher.update(part);
-                            true
-                        })?;
+                        hash_plainly(file, block..block + block_len, &mut hasher)?;
                     }
                     hasher.finish() == *hash
                 }
@@ -96,4 +105,16 @@ impl Base {
         content.keep_runs(start, &runs);
         Ok(runs)
     }
+}
+
+/// Of a block that is larger than the piece: its holes are not looked for, as that takes time for each.
+fn hash_plainly(file: &File, range: Range<u64>, hasher: &mut PieceHasher) -> io::Result<()> {
+    const STEP_BYTES: u64 = 256 << 10;
+    let mut buffer = Buffers::default().take(STEP_BYTES as usize);
+    for at in range.clone().step_by(STEP_BYTES as usize) {
+        let block = &mut buffer.as_mut()[..(range.end - at).min(STEP_BYTES) as usize];
+        file.read_exact_at(block, at)?;
+        hasher.update(block);
+    }
+    Ok(())
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{FileType, fstat};
 
 use super::super::compare::StillWanted;
-use super::super::holes::{self, hash_runs};
+use super::super::holes::{self, Extents, hash_runs};
 use super::super::kind::{FileInfo, Kind};
 use super::super::source_root::SourcePath;
 use super::super::unreadable::Unreadable;
@@ -71,6 +71,8 @@ pub(super) struct Read {
     pub(super) info: FileInfo,
     pub(super) runs: Vec<Run>,
     pub(super) hash: [u8; 32],
+    /// Of the rest there is as much at the receiver.
+    pub(super) is_based: bool,
 }
 
 /// Reads a piece of a file. It may have changed since other pieces were read, but not while this one was.
@@ -85,7 +87,7 @@ pub(super) fn read_piece(
     let mut before = lock(&part.item.reading).latest.unwrap_or(*info);
     for _ in 0..TRIES {
         content.filled = start;
-        let base = part.item.base.as_deref();
+        let base = part.item.base.as_deref().filter(|base| base.has_some_at(part.offset));
         // Of what is compared all is read, holes as well.
         let sparse = info.sparse && base.is_none();
         let read = read_runs(&file, part.offset, part.len, sparse, content);
@@ -110,7 +112,7 @@ pub(super) fn read_piece(
                 Some(base) => base.leave_out(&file, (part.offset, part.len), content, start)?,
                 None => runs,
             };
-            return Ok(Read { info, runs, hash });
+            return Ok(Read { info, runs, hash, is_based: base.is_some() });
         }
         before = now;
     }
@@ -173,7 +175,7 @@ pub(super) fn read_whole(
         let is_prefix = is_longer && options.growing_ok && found.has_grown_into(&now);
         if is_settled || is_prefix && hash_before == Some(hash) {
             let info = if is_prefix { as_found(found, &now) } else { now.with_bytes(bytes) };
-            return Ok(Read { info, runs, hash });
+            return Ok(Read { info, runs, hash, is_based: false });
         }
         (before, hash_before) = (now, Some(hash));
     }
@@ -280,37 +282,91 @@ pub fn confirm(
     Err(Unreadable::changed())
 }
 
-/// Whether a file that was found still has `pieces`, each an offset, a length and a hash. Returns how it was
-/// when all of them were read.
-pub fn holds(
-    local: &SourcePath,
-    found: &FileInfo,
-    pieces: &[(u64, u64, [u8; 32])],
-    wanted: &StillWanted,
-) -> Option<FileInfo> {
-    let file = local.open().ok()?;
-    let mut before = state(&file).ok()?;
-    for _ in 0..CONFIRM_TRIES {
-        if !found.has_same_version(&before) {
+/// Looks whether a file that was found still has some pieces, in steps: whoever reads for others lets them have their
+/// turns in between.
+#[derive(Debug)]
+pub struct Holding {
+    file: File,
+    found: FileInfo,
+    /// How it was when this pass began.
+    before: FileInfo,
+    /// Each an offset, a length and a hash, in the order of their offsets.
+    pieces: Vec<(u64, u64, [u8; 32])>,
+    /// The piece that is under way, and what of it was read.
+    at: (usize, u64),
+    hasher: Option<PieceHasher>,
+    extents: Extents,
+    passes: usize,
+}
+
+impl Holding {
+    /// Of a file as it was `found`. `None` if it is another one.
+    pub fn new(
+        local: &SourcePath,
+        found: &FileInfo,
+        pieces: Vec<(u64, u64, [u8; 32])>,
+    ) -> Option<Self> {
+        let file = local.open().ok()?;
+        let before = state(&file).ok()?;
+        let (at, hasher, extents) = ((0, 0), None, Extents::until(found.bytes));
+        Some(Self { file, found: *found, before, pieces, at, hasher, extents, passes: 0 })
+    }
+
+    /// Reads up to `bytes` more, while that is `wanted`.
+    pub fn step(&mut self, bytes: u64, wanted: &StillWanted) -> Held {
+        self.read_on(bytes, wanted).unwrap_or(Held::Not)
+    }
+
+    /// `None` if it has not all of the pieces.
+    fn read_on(&mut self, bytes: u64, wanted: &StillWanted) -> Option<Held> {
+        if self.passes == CONFIRM_TRIES || !self.found.has_same_version(&self.before) {
             return None;
         }
-        for &(offset, len, hash) in pieces {
-            let mut hasher = PieceHasher::new(offset, len, found.bytes);
-            let read = holes::read(&file, offset..offset.checked_add(len)?, |part| {
+        let mut left = bytes;
+        while let Some(&(offset, len, hash)) = self.pieces.get(self.at.0) {
+            if left == 0 {
+                return Some(Held::SoFar);
+            }
+            let new = || PieceHasher::new(offset, len, self.found.bytes);
+            let hasher = self.hasher.get_or_insert_with(new);
+            let start = offset + self.at.1;
+            let more = (len - self.at.1).min(left);
+            let end = start.checked_add(more).filter(|&end| end <= self.found.bytes)?;
+            let read = self.extents.read(&self.file, start..end, |part| {
                 hasher.update(part);
                 wanted.get()
             });
-            if !read.is_ok_and(|all| all) || hasher.finish() != hash {
+            if !read.is_ok_and(|all| all) {
                 return None;
             }
+            left -= more;
+            self.at.1 += more;
+            if self.at.1 == len {
+                if self.hasher.take()?.finish() != hash {
+                    return None;
+                }
+                self.at = (self.at.0 + 1, 0);
+            }
         }
-        let after = state(&file).ok()?;
-        if after.is_unchanged(&before) {
-            return Some(after.with_meta(found.meta));
+        let after = state(&self.file).ok()?;
+        if after.is_unchanged(&self.before) {
+            return Some(Held::All(after.with_meta(self.found.meta)));
         }
-        before = after;
+        (self.before, self.at, self.passes) = (after, (0, 0), self.passes + 1);
+        self.extents = Extents::until(self.found.bytes);
+        Some(Held::SoFar)
     }
-    None
+}
+
+/// What of its pieces a file still has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Those that were read by now.
+    SoFar,
+    /// All of them, and how it was when they were read.
+    All(FileInfo),
+    /// Not all, or it does not hold still.
+    Not,
 }
 
 /// How an open file is, if it still is one.
@@ -337,4 +393,47 @@ pub(super) fn data_runs(file: &File, offset: u64, len: u64) -> io::Result<Vec<Ru
         at = data.end;
     }
     Ok(runs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::super::compare::Wanted;
+    use super::super::super::source_root::SourceRoot;
+    use super::*;
+    use crate::hashtree::piece_hash;
+
+    #[test]
+    fn a_file_holds_what_it_has_in_whatever_steps_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..200_000_u32).map(|at| (at % 251) as u8).collect();
+        std::fs::write(dir.path().join("file"), &content).unwrap();
+        let root = Arc::new(SourceRoot::open(dir.path().as_os_str().as_encoded_bytes()).unwrap());
+        let local = SourcePath::new(root, b"file".to_vec());
+        let info = FileInfo::of(&rustix::fs::stat(dir.path().join("file")).unwrap());
+        let piece = |offset: u64, len: u64| {
+            let part = &content[offset as usize..(offset + len) as usize];
+            (offset, len, piece_hash(offset, part, 200_000))
+        };
+        let wanted = Wanted::default();
+        let holds = |pieces: Vec<_>, bytes| {
+            let mut holding = Holding::new(&local, &info, pieces).unwrap();
+            loop {
+                match holding.step(bytes, &wanted.watch()) {
+                    Held::SoFar => {}
+                    held => return held != Held::Not,
+                }
+            }
+        };
+        let other = (0, 65_536, [1; 32]);
+        for step in [1_000, 65_536, u64::MAX] {
+            assert!(holds(vec![piece(0, 65_536), piece(131_072, 65_536)], step));
+            assert!(holds(vec![piece(0, 200_000)], step) && holds(vec![], step));
+            assert!(!holds(vec![other, piece(131_072, 65_536)], step));
+            assert!(!holds(vec![piece(0, 65_536), (131_072, 131_072, [1; 32])], step), "beyond it");
+        }
+        wanted.stop();
+        assert!(!holds(vec![piece(0, 200_000)], 1_000));
+    }
 }
