@@ -11,8 +11,9 @@ use quinn::{
     AsyncUdpSocket, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt,
 };
 
-use super::batch::{BatchRuntime, Batched, RECEIVED_BYTES_MAX};
+use super::batch::{BatchRuntime, Batched};
 use super::controllers::Late;
+use super::parts::RECEIVED_BYTES_MAX;
 use super::path::{DATAGRAM_BYTES_MAX, PathMtu};
 use super::reset::make_lasting;
 use super::sockets::Sockets;

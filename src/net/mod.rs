@@ -10,6 +10,7 @@ pub mod knock;
 pub mod limit;
 pub mod line;
 pub mod lookup;
+mod parts;
 pub mod path;
 pub mod pipe;
 mod reset;

@@ -1,6 +1,7 @@
 //! The sender of a job, whoever it belongs to and whoever dialled the lines that it sends over.
 
 mod again;
+mod check;
 mod compares;
 mod connections;
 mod failures;

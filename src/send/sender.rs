@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::again::Again;
+use super::check::Check;
 use super::connections::Connections;
 use super::failures::Failures;
 use super::outflow::{Outflow, Ready};
 use super::recall::Recall;
 use super::receipt::Receipt;
 use super::search::Search;
-use super::source::{Check, Source};
+use super::source::Source;
 use super::{Awaits, Lines};
 use crate::buffers::Buffers;
 use crate::clock;

@@ -8,6 +8,7 @@ mod linked;
 mod made;
 mod partial;
 mod pieces;
+mod shown;
 mod table;
 
 use std::collections::HashSet;
@@ -18,8 +19,7 @@ use std::sync::{Arc, Mutex, Weak};
 use cap_std::fs::Dir;
 
 use self::partial::Partials;
-use self::table::{decode, split, strip};
-use super::blocks::{BlockHashing, open_file};
+use self::table::{decode, split};
 use super::commit::{Committed, Committer, Complete, GROUP, GROUP_BYTES};
 use super::descriptors::{Share, Shed};
 use super::folders::Folders;
@@ -27,7 +27,6 @@ use super::holes::hash_runs;
 use super::journal::{Entry, Journal};
 use super::kept::{Kept, Remnant};
 use super::links::Links;
-use super::look::look;
 use super::meta::Metas;
 use super::own::OwnNames;
 use super::places::moved_reason;
@@ -37,10 +36,7 @@ use super::systems::Systems;
 use super::tally::{Delivered, Failed, Outcome, Tally, Teller};
 use super::{beneath, folder_of, is_full, join, reason, shown};
 use crate::mutex::lock;
-use crate::wire::{
-    Candidate, Compares, Extra, Extras, Header, Keep, Likeness, Packing, Record, Skip, There,
-    WireError,
-};
+use crate::wire::{Compares, Extra, Extras, Header, Keep, Packing, Record, Skip, WireError};
 
 /// So many files of earlier runs are named where their folder was moved; others are counted.
 const EARLIER_MAX: usize = 1 << 16;
@@ -364,59 +360,6 @@ impl Sink {
     /// Whether it may.
     pub fn shows(&self) -> bool {
         self.shows
-    }
-
-    /// What is there of files that the sender may not have to send. Those that are the same get their mode and
-    /// time, if that is asked and nothing keeps from it.
-    pub fn look(
-        &self,
-        mut files: Vec<Candidate>,
-        likeness: Likeness,
-    ) -> Result<Vec<There>, SinkError> {
-        if !self.shows {
-            return Err(SinkError::Protocol("it may not know what is there".into()));
-        }
-        for file in &mut files {
-            strip(&mut file.path, file.bytes.is_none(), &self.root_name, &self.within)?;
-        }
-        self.check_disk()?;
-        if self.discards {
-            return Ok(vec![There::NOTHING; files.len()]);
-        }
-        let adopts = likeness.adopts && !self.committer.places().is_append_only();
-        let there = look(&self.root, &files, likeness, adopts.then_some(&*self.metas));
-        for (Candidate { path, bytes, meta, .. }, there) in files.iter().zip(&there) {
-            if let &Some(bytes) = bytes
-                && self.skip.is_some_and(|skip| skip.skips(*there, likeness))
-            {
-                self.tally.tell(&Delivered::Skipped { path, bytes, meta: *meta });
-            }
-        }
-        Ok(there)
-    }
-
-    /// What the blocks of the file at `path` hash to, which has `bytes` bytes at the source; `None` where there is no
-    /// such file.
-    pub fn blocks(
-        &self,
-        mut path: Vec<u8>,
-        bytes: u64,
-        block_bytes: u64,
-    ) -> Result<Option<BlockHashing>, SinkError> {
-        if !self.shows || !self.compares.is_any() {
-            return Err(SinkError::Protocol("it may not know what content is there".into()));
-        }
-        strip(&mut path, false, &self.root_name, &self.within)?;
-        self.check_disk()?;
-        if self.discards {
-            return Ok(None);
-        }
-        let held = self.share.enter(|| ());
-        let file = open_file(&self.root, &path);
-        drop(held);
-        let begin = |file| BlockHashing::new(file, bytes, block_bytes, self.share.hold(1));
-        // What cannot be looked at is not the same.
-        Ok(file.and_then(begin).ok())
     }
 
     /// Verifies a stripe and writes what it holds.

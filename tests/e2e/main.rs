@@ -43,5 +43,6 @@ mod stream;
 mod takeover;
 mod transfer;
 mod trust;
+mod unread;
 mod usage;
 mod verify;
